@@ -1,0 +1,131 @@
+"""`make seeds`: both methods three times on scikit-learn's digits; split and teacher are fixed, the last epoch counts.
+
+Prints correct/total of each run and, last, one line a method. Exits 1 where a bar is missed.
+"""
+
+import argparse
+import logging
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from shutil import rmtree
+
+import torch
+
+from distillery.data.pool import dequantize, quantize
+from distillery.evaluation.report import load_report
+from distillery.recipes.schema import MaterializeSection
+from distillery.runtime import resolve_runtime
+from distillery.seeding import stream
+from distillery.steps.assembly import PlannedMethod, open_teacher
+from distillery.synthesis.bundle import load_synthesizer
+from distillery_kfp.pipelines.digits import TeacherTraining, make_teacher
+from distillery_kfp.pipelines.direct import DirectRun
+
+RECIPES = {"fast_dfkd": "fast_dfkd/digits", "ls_gdfd": "ls_gdfd/digits"}
+SEEDS = (0, 1, 2)
+MEAN_BAR, MIN_BAR, TEACHER_BAR, SHARE_BAR, LABEL_BAR = 0.99, 0.98, 0.99, 1 / 8, 0.90
+RAW_IMAGES = 10_000
+
+
+@dataclass(frozen=True)
+class Score:
+    """A student on the test images."""
+
+    correct: int
+    total: int
+    share: float
+
+    @property
+    def rate(self) -> float:
+        """Correct / total."""
+        return self.correct / self.total
+
+
+def main() -> int:
+    """Run everything; the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--folder", type=Path, default=Path(".seeds"), help="emptied first")
+    options = parser.parse_args()
+    folder = options.folder.absolute()
+    rmtree(folder, ignore_errors=True)
+    missed = [] if teach(folder) else ["teacher"]
+    scores: dict[str, list[Score]] = {method: [] for method in RECIPES}
+    for method, recipe in RECIPES.items():
+        for seed in SEEDS:
+            began = time.monotonic()
+            run = DirectRun(recipe, folder / "teacher", folder / f"{method}-{seed}", str(folder / "test.npz"), seed).execute()
+            score = read_score(run)
+            scores[method].append(score)
+            seconds = time.monotonic() - began
+            print(f"{method} seed {seed}: {score.correct}/{score.total} in {seconds:.0f} s, 1/{1 / score.share:.1f} of the parameters")
+            if "materialize" in run.sections and not labels_hold(run, method):
+                missed.append(f"{method} seed {seed} raw labels")
+            if score.share > SHARE_BAR:
+                missed.append(f"{method} seed {seed} parameters")
+    for method, found in scores.items():
+        missed += judge(method, found)
+    for name in missed:
+        print(f"missed: {name}", file=sys.stderr)
+    for method, found in scores.items():
+        print(summary(method, found))
+    return 1 if missed else 0
+
+
+def teach(folder: Path) -> bool:
+    """Train the one teacher of all runs; whether it is good enough."""
+    made = make_teacher(folder, TeacherTraining(), resolve_runtime(precision="float32"))
+    print(
+        f"teacher: {round(made['top1'] * made['images'])}/{made['images']}, {made['parameters']:,} parameters, sha256 {made['sha256'][:12]}"
+    )
+    return bool(made["top1"] >= TEACHER_BAR)
+
+
+def read_score(run: DirectRun) -> Score:
+    """What `evaluate` wrote about the student of the last epoch."""
+    report = load_report(run.report)
+    scores = report.student.accuracy
+    return Score(scores.correct, scores.total, report.student.cost.parameters / report.teacher.cost.parameters)
+
+
+def labels_hold(run: DirectRun, method: str) -> bool:
+    """Print how often the teacher agrees with the asked label, before any selection and in the set; whether the first is high enough."""
+    raw = raw_agreement(run)
+    kept = run.metrics["materialize"]["set_agreement"]
+    print(f"{method} seed {run.seed}: the teacher sees the asked label in {raw:.1%} of {RAW_IMAGES:,} raw images, {kept:.1%} of the set")
+    return raw >= LABEL_BAR
+
+
+def raw_agreement(run: DirectRun, batch: int = 500) -> float:
+    """Share of raw images, labels uniform, that the teacher names as they were asked for; seen in 256 levels, as a stored image is."""
+    section = MaterializeSection.parse(run.sections["materialize"])
+    teacher = open_teacher(section, str(run.teacher))
+    plan = PlannedMethod.parse(section.method, section.method_config, run.statistics)
+    synthesizer = plan.build(teacher, resolve_runtime(precision="float32"), section.seed)
+    synthesizer.load_state_dict(load_synthesizer(run.synthesizer, teacher.sha256).state)
+    asked = torch.randint(teacher.classifier.num_classes, (RAW_IMAGES,), generator=stream(run.seed, "seeds", "labels"))
+    agreed = 0
+    with torch.no_grad():
+        for labels in asked.split(batch):
+            images = dequantize(quantize(synthesizer.synthesize(len(labels), labels).images))
+            agreed += int((teacher.classifier(images).argmax(dim=1) == labels).sum())
+    return agreed / RAW_IMAGES
+
+
+def judge(method: str, scores: list[Score]) -> list[str]:
+    """Names of the bars that a method missed."""
+    rates = [score.rate for score in scores]
+    bars = {"mean": (sum(rates) / len(rates), MEAN_BAR), "min": (min(rates), MIN_BAR)}
+    return [f"{method} {name} {value:.4f} < {bar}" for name, (value, bar) in bars.items() if value < bar]
+
+
+def summary(method: str, scores: list[Score]) -> str:
+    """The one line of a method, in percent."""
+    rates = [100 * score.rate for score in scores]
+    return f"{method} mean {sum(rates) / len(rates):.1f} min {min(rates):.1f} n {len(rates)}"
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")  # the steps would log each epoch
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Kubeflow components: one folder a step, each a thin shim over `distillery.steps`."""

@@ -1,0 +1,1 @@
+"""Scores a student beside its teacher."""

@@ -1,0 +1,39 @@
+"""Shim of the step that scores a student beside its teacher."""
+
+from kfp import dsl
+
+
+@dsl.component(base_image="distillery/runtime-gpu-python:0.1.0", packages_to_install=[], install_kfp_package=False)
+def evaluate(
+    section: dict[str, object],
+    teacher_uri: str,
+    eval_data_uri: str,
+    student: dsl.Input[dsl.Model],
+    dataset: dsl.Input[dsl.Dataset],
+    report: dsl.Output[dsl.Artifact],
+    metrics: dsl.Output[dsl.Metrics],
+    confusion: dsl.Output[dsl.ClassificationMetrics],
+    page: dsl.Output[dsl.HTML],
+) -> None:
+    """Score a student beside its teacher, on labelled images where there are any.
+
+    Args:
+        section: the plan's settings for this step.
+        teacher_uri: folder of the teacher's bundle.
+        eval_data_uri: labelled images; empty falls back on agreement over the set's held-out images.
+        student: the student's bundle.
+        dataset: reference to the synthetic set.
+        report: the whole report as JSON.
+        metrics: its numbers.
+        confusion: the student's confusion matrix, where there are labels.
+        page: everything about the run as one page to look at.
+    """
+    from pathlib import Path
+
+    from distillery.steps.evaluate import confusion_of, run
+
+    scores = run(section, teacher_uri, Path(student.path), Path(dataset.path), eval_data_uri, Path(report.path), Path(page.path))
+    for name, value in scores.items():
+        metrics.log_metric(name, value)
+    if matrix := confusion_of(Path(report.path)):
+        confusion.log_confusion_matrix(*matrix)

@@ -1,0 +1,1 @@
+"""Trains an offline method's synthesizer."""

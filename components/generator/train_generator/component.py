@@ -1,0 +1,30 @@
+"""Shim of the step that trains an offline method's synthesizer."""
+
+from typing import Any
+
+from kfp import dsl
+
+
+@dsl.component(base_image="distillery/runtime-gpu-python:0.1.0", packages_to_install=[], install_kfp_package=False)
+def train_generator(
+    section: dict[str, Any],
+    teacher_uri: str,
+    statistics: dsl.Input[dsl.Artifact],
+    synthesizer: dsl.Output[dsl.Model],
+    metrics: dsl.Output[dsl.Metrics],
+) -> None:
+    """Train a synthesizer against the teacher alone, before any student exists.
+
+    Args:
+        section: the plan's settings for this step.
+        teacher_uri: folder of the teacher's bundle.
+        statistics: the teacher's moments.
+        synthesizer: the trained synthesizer and its configuration.
+        metrics: the loss terms of the last round.
+    """
+    from pathlib import Path
+
+    from distillery.steps.train_generator import run
+
+    for name, value in run(section, teacher_uri, Path(statistics.path), Path(synthesizer.path)).items():
+        metrics.log_metric(name, value)

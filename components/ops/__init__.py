@@ -1,0 +1,1 @@
+"""Steps that keep the books: plan and register."""

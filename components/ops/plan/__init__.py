@@ -1,0 +1,1 @@
+"""Resolves the recipe once and hands every step its section."""

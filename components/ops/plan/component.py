@@ -1,0 +1,32 @@
+"""Shim of the step that resolves the recipe and hands every other step its settings."""
+
+from typing import Any, NamedTuple
+
+from kfp import dsl
+
+
+@dsl.component(base_image="distillery/runtime-cpu-python:0.1.0", packages_to_install=[], install_kfp_package=False)
+def plan(
+    pipeline: str,
+    run_recipe: str,
+    run_recipe_uri: str,
+    run_overrides: dict[str, Any],
+    run_salt: str,
+    run_seed: int,
+    teacher_uri: str,
+    teacher_sha256: str,
+    eval_data_uri: str,
+    gen_rounds: int,
+    student_architecture: str,
+    mlflow_model_name: str,
+    synth_size: int = 0,
+) -> NamedTuple(  # type: ignore[valid-type]
+    "Sections", [(n, dict[str, Any]) for n in "statistics generator materialize student distill evaluation registration".split()]
+):
+    """Resolve the recipe, verify the teacher, and hand every step its section; the parameters are those of the pipelines."""
+    form = dict(locals())
+    from distillery.steps.plan import run
+
+    sections = run(form.pop("pipeline"), {name: value for name, value in form.items() if value})
+    names = "statistics generator materialize student distill evaluation registration".split()
+    return tuple(sections.get(name, {}) for name in names)

@@ -1,0 +1,1 @@
+"""Registers the student as a model version."""

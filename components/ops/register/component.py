@@ -1,0 +1,24 @@
+"""Shim of the step that registers the student as a model version."""
+
+from typing import Any
+
+from kfp import dsl
+
+
+@dsl.component(base_image="distillery/runtime-cpu-python:0.1.0", packages_to_install=[], install_kfp_package=False)
+def register(
+    section: dict[str, Any], student: dsl.Input[dsl.Model], report: dsl.Input[dsl.Artifact], registration: dsl.Output[dsl.Artifact]
+) -> None:
+    """Register the student as a model version, and let it challenge the champion.
+
+    Args:
+        section: the plan's settings for this step.
+        student: the student's bundle.
+        report: the evaluation's report.
+        registration: what the registry answered, as JSON.
+    """
+    from pathlib import Path
+
+    from distillery.steps.register import run
+
+    run(section, Path(student.path), Path(report.path), Path(registration.path))

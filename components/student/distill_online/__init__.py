@@ -1,0 +1,1 @@
+"""Plays a synthesizer against the student it trains."""

@@ -1,0 +1,35 @@
+"""Shim of the step that plays a synthesizer against the student it trains."""
+
+from typing import Any
+
+from kfp import dsl
+
+
+@dsl.component(base_image="distillery/runtime-gpu-python:0.1.0", packages_to_install=[], install_kfp_package=False)
+def distill_online(
+    section: dict[str, Any],
+    teacher_uri: str,
+    statistics: dsl.Input[dsl.Artifact],
+    synthesizer: dsl.Output[dsl.Model],
+    dataset: dsl.Output[dsl.Dataset],
+    student: dsl.Output[dsl.Model],
+    metrics: dsl.Output[dsl.Metrics],
+) -> None:
+    """Train a synthesizer and a student against each other, round by round.
+
+    Args:
+        section: the plan's settings for this step.
+        teacher_uri: folder of the teacher's bundle.
+        statistics: the teacher's moments.
+        synthesizer: the synthesizer after the last round.
+        dataset: reference to the pool that the student was trained on, published as a set.
+        student: the student's bundle.
+        metrics: the loss terms of the last round.
+    """
+    from pathlib import Path
+
+    from distillery.steps.distill_online import run
+
+    paths = [Path(artifact.path) for artifact in (statistics, synthesizer, dataset, student)]
+    for name, value in run(section, teacher_uri, *paths).items():
+        metrics.log_metric(name, value)

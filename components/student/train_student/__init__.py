@@ -1,0 +1,1 @@
+"""Trains a student on a synthetic set."""

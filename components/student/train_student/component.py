@@ -1,0 +1,30 @@
+"""Shim of the step that trains a student on a synthetic set."""
+
+from typing import Any
+
+from kfp import dsl
+
+
+@dsl.component(base_image="distillery/runtime-gpu-python:0.1.0", packages_to_install=[], install_kfp_package=False)
+def train_student(
+    section: dict[str, Any],
+    teacher_uri: str,
+    dataset: dsl.Input[dsl.Dataset],
+    student: dsl.Output[dsl.Model],
+    metrics: dsl.Output[dsl.Metrics],
+) -> None:
+    """Train a student on a synthetic set with its teacher's answers.
+
+    Args:
+        section: the plan's settings for this step.
+        teacher_uri: folder of the teacher's bundle.
+        dataset: reference to the synthetic set; its shards are verified as they are read.
+        student: the student's bundle.
+        metrics: the loss terms of the last epoch, and agreement on held-out images.
+    """
+    from pathlib import Path
+
+    from distillery.steps.train_student import run
+
+    for name, value in run(section, teacher_uri, Path(dataset.path), Path(student.path)).items():
+        metrics.log_metric(name, value)

@@ -1,0 +1,32 @@
+"""Shim of the step that draws a synthetic set from a synthesizer."""
+
+from typing import Any
+
+from kfp import dsl
+
+
+@dsl.component(base_image="distillery/runtime-gpu-python:0.1.0", packages_to_install=[], install_kfp_package=False)
+def materialize(
+    section: dict[str, Any],
+    teacher_uri: str,
+    statistics: dsl.Input[dsl.Artifact],
+    synthesizer: dsl.Input[dsl.Model],
+    dataset: dsl.Output[dsl.Dataset],
+    metrics: dsl.Output[dsl.Metrics],
+) -> None:
+    """Draw a synthetic set with quotas per class, and publish it by its manifest.
+
+    Args:
+        section: the plan's settings for this step.
+        teacher_uri: folder of the teacher's bundle.
+        statistics: the teacher's moments.
+        synthesizer: the trained synthesizer.
+        dataset: a copy of the set's manifest, and a reference with its address and digest.
+        metrics: images drawn and kept, and how often the teacher agrees with the asked label.
+    """
+    from pathlib import Path
+
+    from distillery.steps.materialize import run
+
+    for name, value in run(section, teacher_uri, Path(statistics.path), Path(synthesizer.path), Path(dataset.path)).items():
+        metrics.log_metric(name, value)

@@ -1,0 +1,25 @@
+"""Shim of the step that reads the teacher's BatchNorm moments."""
+
+from typing import Any
+
+from kfp import dsl
+
+
+@dsl.component(base_image="distillery/runtime-cpu-python:0.1.0", packages_to_install=[], install_kfp_package=False)
+def extract_statistics(
+    section: dict[str, Any], teacher_uri: str, statistics: dsl.Output[dsl.Artifact], metrics: dsl.Output[dsl.Metrics]
+) -> None:
+    """Read the teacher's BatchNorm moments into one file.
+
+    Args:
+        section: the plan's settings for this step.
+        teacher_uri: folder of the teacher's bundle.
+        statistics: one safetensors file with mean and variance of every BatchNorm2d.
+        metrics: how many layers and channels were read.
+    """
+    from pathlib import Path
+
+    from distillery.steps.extract_statistics import run
+
+    for name, value in run(section, teacher_uri, Path(statistics.path)).items():
+        metrics.log_metric(name, value)

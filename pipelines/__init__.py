@@ -1,0 +1,1 @@
+"""The pipelines, their compiler and local runner, and the command line."""

@@ -1,0 +1,212 @@
+"""The `distillery` command. Whatever is heavy is imported where it is used: help, `recipes` and `methods` answer at once."""
+
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from distillery.errors import ConfigError, DistilleryError
+from distillery_kfp.pipelines.commands.export import export_images
+from distillery_kfp.pipelines.commands.export_student import export_student
+from distillery_kfp.pipelines.commands.inspect import inspect_set
+from distillery_kfp.pipelines.commands.predict import predict
+from distillery_kfp.pipelines.commands.verify import verify_set
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+app = typer.Typer(
+    name="distillery",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    help="Turn a trained image classifier into a smaller one without the data it was trained on.\n\n"
+    "Start with `distillery recipes`, bring your teacher in with `distillery import-teacher`, then `distillery run`.",
+)
+
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N; auto is cuda where there is one.")]
+
+
+def main() -> None:
+    """Run the command; an error that the user can mend is one line on stderr and exit code 1."""
+    try:
+        app()
+    except DistilleryError as error:
+        typer.echo(f"distillery: {' '.join(str(error).split())}", err=True)
+        raise SystemExit(1) from None
+
+
+@app.command()
+def run(
+    recipe: Annotated[str, typer.Argument(metavar="RECIPE|FILE.yaml", help="A name that `distillery recipes` lists, or your own file.")],
+    teacher: Annotated[str, typer.Option(metavar="BUNDLE", help="Folder that `distillery import-teacher` wrote.")],
+    data: Annotated[
+        str, typer.Option(help="Labelled test images (npz, idx folder, or a folder a class); only the evaluation sees them.")
+    ] = "",
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Replace a value: --set synthesis.rounds=40.")
+    ] = None,
+    store: Annotated[str, typer.Option(help="Folder for students, sets, checkpoints and run records.")] = "distillery-store",
+    workdir: Annotated[
+        str, typer.Option(help="Local folder for logs, locks and MLflow's database  \\[default: .distillery beside the store].")
+    ] = "",
+    seed: Annotated[int, typer.Option(help="Seed of every random stream.")] = 0,
+    device: Device = "",
+    threads: Annotated[int, typer.Option(help="CPU threads of a step; 0 is torch's choice.")] = 0,
+    salt: Annotated[str, typer.Option(help="Any text; a new one does finished work again.")] = "",
+) -> None:
+    """Distil a teacher into a student, as the recipe says, on this machine.
+
+    A run that was stopped goes on where it was: give the same command again. Equal inputs find finished work and take it.
+    """
+    from rich.console import Console
+
+    from distillery.recipes.loader import parse_assignments
+    from distillery_kfp.pipelines.local import RunRequest, execute
+
+    folder = Path(store).expanduser().absolute() if "://" not in store else Path.cwd() / "store"
+    request = RunRequest(
+        recipe=recipe,
+        teacher=teacher,
+        store=store,
+        workdir=Path(workdir).expanduser().absolute() if workdir else folder.parent / ".distillery",
+        data=data,
+        overrides=parse_assignments(set_ or []),
+        seed=seed,
+        salt=salt,
+        device=device,
+        threads=threads,
+    )
+    console = Console()
+    try:
+        result = execute(request, console)
+    except SystemExit as stop:
+        if stop.code in (128 + signal.SIGTERM, 128 + signal.SIGINT):
+            typer.echo("distillery: stopped; the same command goes on from the last checkpoint.", err=True)
+        raise
+    from distillery_kfp.pipelines.outcome import show_result
+
+    show_result(console, result)
+
+
+@app.command()
+def recipes(name: Annotated[str, typer.Argument(help="Show one recipe whole; without it, list all.")] = "") -> None:
+    """List recipes: what each costs in images and student steps, and which teacher it expects."""
+    from distillery_kfp.pipelines.listing import show_recipe, show_recipes
+
+    if name:
+        show_recipe(_console(), name)
+    else:
+        show_recipes(_console())
+
+
+@app.command()
+def methods() -> None:
+    """List the methods: what each optimises, when it meets the student, what it needs of the teacher."""
+    from distillery_kfp.pipelines.listing import show_methods
+
+    show_methods(_console())
+
+
+@app.command()
+def import_teacher(
+    checkpoint: Annotated[Path, typer.Argument(help="safetensors, or a file of torch.save that holds a state dict.")],
+    architecture: Annotated[str, typer.Option(help="resnet34, wrn_40_2, torchvision:resnet50, timm:NAME or your.module:factory.")],
+    shape: Annotated[str, typer.Option(help="Channels, height and width: 3,32,32.")],
+    mean: Annotated[str, typer.Option(help="One value a channel, of pixels in [0, 1]: 0.491,0.482,0.447.")],
+    std: Annotated[str, typer.Option(help="One value a channel.")],
+    classes: Annotated[str, typer.Option(help="Names in the order of the logits: cat,dog; a text file with one a line; or a number.")],
+    out: Annotated[Path, typer.Option(help="Folder for the bundle.")],
+    argument: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="Argument of the architecture.")] = None,
+    check: Annotated[str, typer.Option(help="Labelled images: print the teacher's top-1 on them (a wrong mean or std shows here).")] = "",
+) -> None:
+    """Turn somebody's checkpoint into a teacher bundle: verified, hashed, with its own normalisation."""
+    from distillery.recipes.loader import parse_assignments
+
+    spec = dict(zip(("channels", "height", "width"), _integers("--shape", shape, 3), strict=True))
+    settings = {"name": architecture, "arguments": parse_assignments(argument or [])}
+    constants = {"mean": _floats("--mean", mean), "std": _floats("--std", std)}
+    names = _class_names(classes)
+    from distillery.steps.import_teacher import run as import_checkpoint
+
+    result = import_checkpoint(checkpoint, settings, {**spec, **constants}, names, out, check)
+    console = _console()
+    console.print(
+        f"{out}: {architecture}, {result['parameters']:,} parameters, {result['batchnorm']} BatchNorm layers, {len(names)} classes"
+    )
+    if "top1" in result:
+        console.print(f"top-1 on {result['images']:,} images: {result['top1']:.2%}")
+    console.print(f"sha256 {result['sha256']}", soft_wrap=True)
+
+
+@app.command()
+def evaluate(
+    student: Annotated[Path, typer.Argument(help="Bundle to score.")],
+    teacher: Annotated[Path, typer.Option(help="Bundle to compare with.")],
+    data: Annotated[str, typer.Option(help="Labelled images.")],
+    json_: Annotated[Path | None, typer.Option("--json", help="Also write the report here.")] = None,
+    device: Device = "auto",
+) -> None:
+    """Score a student beside its teacher on labelled images."""
+    from distillery.evaluation.report import save_report, table
+    from distillery.models.bundle import read_bundle
+    from distillery.provenance import Provenance, code_version
+    from distillery.steps.evaluate import evaluate_bundles
+
+    report = evaluate_bundles(teacher, student, data, device=device)
+    if json_:
+        inputs = {"teacher": read_bundle(teacher)[1], "student": read_bundle(student)[1]}
+        save_report(json_.absolute(), report, Provenance(inputs=inputs, code_version=code_version()))
+    _console().print(table(report))
+
+
+@app.command("compile")
+def compile_pipelines(out: Annotated[Path, typer.Option(help="Folder for the files.")]) -> None:
+    """Compile the pipelines to YAML for a Kubeflow cluster."""
+    from distillery_kfp.pipelines.compile import compile_all
+
+    for path in compile_all(out):
+        typer.echo(path)
+
+
+app.command("inspect")(inspect_set)
+app.command("verify")(verify_set)
+app.command("export")(export_images)
+app.command()(export_student)
+app.command()(predict)
+
+
+def _console() -> "Console":
+    """A console that does not cut tables where nobody has given it a width."""
+    from rich.console import Console
+
+    return Console() if sys.stdout.isatty() else Console(width=160)
+
+
+def _integers(flag: str, text: str, count: int) -> list[int]:
+    parts = text.replace("x", ",").split(",")
+    if len(parts) != count or not all(part.strip().isdecimal() for part in parts):
+        raise ConfigError(f"{flag} {text!r} is not allowed: give {count} whole numbers with commas between, such as 3,32,32.")
+    return [int(part) for part in parts]
+
+
+def _floats(flag: str, text: str) -> list[float]:
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise ConfigError(f"{flag} {text!r} is not allowed: give numbers with commas between, such as 0.49,0.48,0.45.") from None
+
+
+def _class_names(text: str) -> list[str]:
+    if text.isdecimal():
+        return [str(index) for index in range(int(text))]
+    if "," not in text and Path(text).is_file():
+        return Path(text).read_text().splitlines()
+    return [name.strip() for name in text.split(",")]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,51 @@
+"""`distillery export-student`: a student as files that are served without Distillery, and its model card."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from distillery_kfp.pipelines.commands.bundles import local_bundle
+from distillery_kfp.pipelines.commands.sets import open_set
+
+if TYPE_CHECKING:
+    from distillery.models.export import ExportedFile
+
+CARD = "model-card.md"
+
+
+def export_student(
+    bundle: Annotated[str, typer.Argument(help="The student's folder, or its URI in a store.")],
+    out: Annotated[Path, typer.Option(help="Folder to write; an earlier export in it is replaced as a whole.")],
+    format_: Annotated[list[str] | None, typer.Option("--format", help="pt2 or onnx; give it twice for both  \\[default: both].")] = None,
+    input_: Annotated[
+        list[str] | None, typer.Option("--input", help="float32 (pixels in 0 to 1) or uint8 (0 to 255)  \\[default: both].")
+    ] = None,
+    report: Annotated[Path | None, typer.Option(help="JSON of its evaluation, for the model card.")] = None,
+    set_: Annotated[str, typer.Option("--set", help="The synthetic set that it was trained on, for the model card.")] = "",
+    health: Annotated[Path | None, typer.Option(help="JSON of that set's health, for the model card.")] = None,
+) -> None:
+    """Write a student as pt2 and ONNX, normalisation inside, with a model card.
+
+    Each file is run beside the bundle on random images before the folder appears.
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    from distillery.evaluation.card import model_card, open_sources
+    from distillery.models import export
+
+    with local_bundle(bundle) as folder:
+        manifest = open_set(set_).manifest if set_ else None
+        open_sources(folder, report, manifest, health)  # so that files of another student are refused before the long part
+
+        def card(files: Mapping[str, "ExportedFile"]) -> Mapping[str, str]:
+            hashes = {name: file.sha256 for name, file in files.items()}
+            return {CARD: model_card(open_sources(folder, report, manifest, health, hashes))}
+
+        files = export.export_student(folder, out, format_ or export.FORMATS, input_ or export.INPUTS, card)
+    table = Table("file", "bytes", "differs from the bundle by", "sha256", box=None)
+    for name, file in files.items():
+        table.add_row(name, f"{file.bytes:,}", "" if file.difference is None else f"{file.difference:.1e}", file.sha256)
+    Console(width=160).print(table)

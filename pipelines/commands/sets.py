@@ -1,0 +1,47 @@
+"""What the commands about sets share."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from distillery.data.store import SyntheticSet
+    from distillery.types import Classifier
+
+SET_HELP = "Folder or URI of a set (it holds manifest.json), or a step's output folder with reference.json."
+
+
+def open_set(where: str, teacher_sha256: str = "") -> "SyntheticSet":
+    """The set at a prefix, or the one that a folder's reference.json names, whose digest is then checked.
+
+    Args:
+        where: a path or a URI.
+        teacher_sha256: the teacher it must be of; "" accepts any.
+
+    Raises:
+        MissingResourceError: no set is published there.
+        CheckpointMismatchError: the set is of another teacher.
+        StoreError: a damaged manifest, or another set than the one referred to.
+    """
+    from distillery.data.store import REFERENCE, SyntheticSet, open_reference
+
+    folder = Path(where).expanduser()
+    if "://" not in where and (folder / REFERENCE).is_file():
+        return open_reference(folder, teacher_sha256)
+    return SyntheticSet.open(where if "://" in where else str(folder), teacher_sha256)
+
+
+def open_teacher(uri: str) -> "tuple[Classifier, str]":
+    """A teacher's bundle, frozen, and its sha256.
+
+    Raises:
+        MissingResourceError: no bundle there.
+        StoreError: damaged weights.
+    """
+    from tempfile import TemporaryDirectory
+
+    from distillery.models.bundle import fetch_bundle, load_classifier, read_bundle
+
+    with TemporaryDirectory() as folder:
+        path = fetch_bundle(uri, Path(folder))
+        sha256 = read_bundle(path)[1]
+        return load_classifier(path, sha256).freeze(), sha256

@@ -1,0 +1,70 @@
+"""Compile the pipelines to YAML: equal sources give equal bytes, choices become drop-downs, and the lint has the last word."""
+
+from collections.abc import Mapping
+from importlib import import_module
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import yaml
+
+from distillery_kfp.pipelines.form import ALL, literals, summaries
+from distillery_kfp.pipelines.lint import lint
+
+Document = dict[str, Any]
+
+
+def compile_documents(pipeline: str) -> list[Document]:
+    """The pipeline as kfp's two documents, its specification and its Kubernetes settings, with the choices put in.
+
+    Args:
+        pipeline: a name of `form.ALL`.
+    """
+    return list(yaml.safe_load_all(_compile(pipeline)))
+
+
+def compile_text(pipeline: str) -> str:
+    """The file as it is committed: kfp's heading comments, then both documents.
+
+    Args:
+        pipeline: a name of `form.ALL`.
+
+    Raises:
+        AssertionError: the result breaks a rule of `lint`, which is our own bug.
+    """
+    text = _compile(pipeline)
+    broken = lint(pipeline, text)
+    assert not broken, f"{pipeline} breaks: {'; '.join(broken)}"
+    return text
+
+
+def compile_all(folder: Path) -> list[Path]:
+    """Write `<pipeline>.yaml` of every pipeline into `folder`, and return the paths."""
+    texts = {pipeline: compile_text(pipeline) for pipeline in ALL}
+    folder.mkdir(parents=True, exist_ok=True)
+    for pipeline, text in texts.items():
+        (folder / f"{pipeline}.yaml").write_text(text)
+    return [folder / f"{pipeline}.yaml" for pipeline in texts]
+
+
+def _compile(pipeline: str) -> str:
+    from kfp import compiler
+
+    function = getattr(import_module(f"distillery_kfp.pipelines.{pipeline}"), pipeline)
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "pipeline.yaml"
+        compiler.Compiler().compile(function, str(path))
+        text = path.read_text()
+    documents = list(yaml.safe_load_all(text))
+    _describe(documents[0], summaries(pipeline), literals(pipeline))
+    heading = "".join(line for line in text.splitlines(keepends=True) if line.startswith("#"))
+    return heading + yaml.safe_dump_all(documents, sort_keys=True, width=140)
+
+
+def _describe(document: Document, texts: Mapping[str, str], choices: Mapping[str, tuple[str, ...]]) -> None:
+    parameters = document["root"]["inputDefinitions"]["parameters"]
+    for name, text in texts.items():
+        parameters[name]["description"] = text
+    # kfp 2.17 refuses typing.Literal in a signature, but its backend and run form honour the field
+    for name, values in choices.items():
+        parameters[name]["literals"] = list(values)

@@ -1,0 +1,46 @@
+"""The run form of each pipeline: what a field means and which values it offers; imports neither kfp nor torch.
+
+The fields that a recipe knows stand in `distillery.recipes.parameters`, where the plan step checks them too; here are those of the
+cluster alone.
+"""
+
+from distillery.methods.catalog import METHODS
+from distillery.recipes.loader import list_recipes
+from distillery.recipes.parameters import PIPELINES, Parameter, parameters_of
+
+ALL = tuple(PIPELINES.values())
+"""Names of the pipelines."""
+STEPS = {
+    "generative_distillation": ("plan", "extract_statistics", "train_generator", "materialize", "train_student", "evaluate", "register"),
+    "online_distillation": ("plan", "extract_statistics", "distill_online", "evaluate", "register"),
+}
+"""Steps of each pipeline, in the order of a run."""
+GROUPS = ("run_", "teacher_", "gen_", "synth_", "student_", "eval_", "mlflow_", "k8s_")
+"""Prefixes of the fields: the form sorts by the alphabet, so that a group stays together."""
+CLUSTER = {
+    "k8s_cpu_request": "CPUs of a task that trains.",
+    "k8s_credentials": "Secret with the credentials of the store and of the tracking server.",
+    "k8s_gpu_limit": "Accelerators of a task that trains; 0 runs it on CPUs.",
+    "k8s_gpu_node_selector": "Node labels for the tasks that train.",
+    "k8s_gpu_tolerations": "Tolerations of the tasks that train.",
+    "k8s_gpu_type": "Resource name of the accelerator.",
+    "k8s_memory_limit": "Memory limit of a task that trains; /dev/shm counts against it.",
+    "k8s_memory_request": "Memory of a task that trains.",
+    "k8s_settings": "ConfigMap with the addresses of the store and of the tracking server.",
+}
+"""Fields that only a cluster reads, with what they mean."""
+
+
+def fields(pipeline: str) -> dict[str, Parameter]:
+    """Fields of the pipeline's form that the plan step reads."""
+    return {row.name: row for row in parameters_of(pipeline).values() if row.pipeline in ("", pipeline)}
+
+
+def summaries(pipeline: str) -> dict[str, str]:
+    """What each field of the pipeline's form means."""
+    return {**{row.name: row.summary for row in fields(pipeline).values()}, **CLUSTER}
+
+
+def literals(pipeline: str) -> dict[str, tuple[str, ...]]:
+    """Fields of the pipeline's form that are a choice, with the values they offer."""
+    return {"run_recipe": tuple(recipe.name for recipe in list_recipes() if PIPELINES[METHODS[recipe.method].coupling] == pipeline)}

@@ -1,0 +1,241 @@
+"""Rules over compiled pipelines. Each catches something that kfp compiles without a word and that fails or hides in a cluster."""
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from distillery_kfp.pipelines.form import GROUPS, literals
+from distillery_kfp.pipelines.metadata import STAGES, images, metadata
+
+SIZE_BUDGET = 150_000
+"""Bytes of one compiled file; the cluster keeps it in one object of at most 1 MiB beside the state of the run."""
+PARAMETER_BUDGET = 10_000
+"""Bytes of JSON that all parameters of a run may have together."""
+_IMMUTABLE = re.compile(r"(@sha256:[0-9a-f]{64}|:v?\d+\.\d+\.\d+\S*)$")
+_SECRET = re.compile(r"SECRET|TOKEN|PASSWORD|ACCESS_KEY|CREDENTIAL", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """One compiled pipeline, taken apart.
+
+    Attributes:
+        pipeline: its name.
+        text: the file.
+        spec: the first document.
+        platform: executor label -> its Kubernetes settings.
+    """
+
+    pipeline: str
+    text: str
+    spec: dict[str, Any]
+    platform: dict[str, Any]
+
+    @classmethod
+    def parse(cls, pipeline: str, text: str) -> "Compiled":
+        """Take a file apart."""
+        spec, *rest = yaml.safe_load_all(text)
+        platform = rest[0]["platforms"]["kubernetes"]["deploymentSpec"]["executors"] if rest else {}
+        return cls(pipeline, text, spec, platform)
+
+    def graphs(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Name and component of the root and of every nested graph."""
+        yield "root", self.spec["root"]
+        for name, component in self.spec["components"].items():
+            if "dag" in component:
+                yield name, component
+
+    def tasks(self) -> Iterator[tuple[str, str, dict[str, Any]]]:
+        """(enclosing graph, task name, task) of every task."""
+        for graph, component in self.graphs():
+            for name, task in component["dag"]["tasks"].items():
+                yield graph, name, task
+
+    def executor(self, task: dict[str, Any]) -> str:
+        """Executor label of a task, empty for a nested graph."""
+        label: str = self.spec["components"][task["componentRef"]["name"]].get("executorLabel", "")
+        return label
+
+    def step(self, task: dict[str, Any]) -> str:
+        """Name of our component that a task runs, empty for a nested graph or a stranger."""
+        name = re.sub(r"-\d+$", "", self.executor(task).removeprefix("exec-")).replace("-", "_")
+        return name if name in STAGES else ""
+
+    def parameters(self) -> dict[str, Any]:
+        """Parameters of the run."""
+        found: dict[str, Any] = self.spec["root"].get("inputDefinitions", {}).get("parameters", {})
+        return found
+
+
+def lint(pipeline: str, text: str) -> list[str]:
+    """Every broken rule of a compiled file, one sentence each; empty where all hold.
+
+    Args:
+        pipeline: its name.
+        text: the compiled file.
+    """
+    compiled = Compiled.parse(pipeline, text)
+    return [f"{rule.__name__.lstrip('_')}: {broken}" for rule in RULES for broken in rule(compiled)]
+
+
+def _inputs_exist(compiled: Compiled) -> Iterator[str]:
+    """A task may refer only to inputs of the graph around it (kfp 2.17 forgets resource parameters in groups)."""
+    for graph, component in compiled.graphs():
+        definitions = component.get("inputDefinitions", {})
+        for kind, key in (("parameters", "componentInputParameter"), ("artifacts", "componentInputArtifact")):
+            for name in set(_values(component["dag"], key)) - set(definitions.get(kind, {})):
+                yield f"{graph} has no input {name!r}"
+        if graph == "root":
+            continue
+    for _, name, task in compiled.tasks():
+        declared = set(task.get("inputs", {}).get("parameters", {}))
+        executor = compiled.spec["deploymentSpec"]["executors"].get(compiled.executor(task), {})
+        wanted = re.findall(r"inputs\.parameters\['(pipelinechannel--[^']+)'\]", json.dumps(executor))
+        for channel in sorted(set(wanted) - declared):
+            yield f"task {name} uses {channel!r} but does not take it"
+
+
+def _platform_inputs_exist(compiled: Compiled) -> Iterator[str]:
+    """The same for Kubernetes settings."""
+    for graph, name, task in compiled.tasks():
+        component = compiled.spec["root"] if graph == "root" else compiled.spec["components"][graph]
+        known = set(component.get("inputDefinitions", {}).get("parameters", {}))
+        for parameter in sorted(set(_values(compiled.platform.get(compiled.executor(task), {}), "componentInputParameter")) - known):
+            yield f"the Kubernetes settings of {name} use {parameter!r}, which {graph} does not have"
+
+
+def _images_are_listed(compiled: Compiled) -> Iterator[str]:
+    """Images stand in images.yaml, under the name that metadata.yaml gives, and never move."""
+    for _, name, task in compiled.tasks():
+        label = compiled.executor(task)
+        image = compiled.spec["deploymentSpec"]["executors"].get(label, {}).get("container", {}).get("image", "")
+        step = compiled.step(task)
+        if step and image != images()[metadata(step).image]:
+            yield f"{name} runs in {image!r}, but images.yaml says {images()[metadata(step).image]!r}"
+        if label and not _IMMUTABLE.search(image):
+            yield f"{name} runs in {image!r}, which can move: give a version or a digest"
+
+
+def _parameters_read_well(compiled: Compiled) -> Iterator[str]:
+    """Every parameter has a default (the form refuses blanks) and a group's prefix; together they stay below the limit."""
+    parameters = compiled.parameters()
+    for name, definition in parameters.items():
+        if definition.get("defaultValue") is None:
+            yield f"parameter {name} has no default"
+        if not name.startswith(GROUPS):
+            yield f"parameter {name} has no prefix of {', '.join(GROUPS)}"
+        if not definition.get("description"):
+            yield f"parameter {name} has no description"
+    size = len(json.dumps({name: definition.get("defaultValue") for name, definition in parameters.items()}))
+    if size > PARAMETER_BUDGET:
+        yield f"the defaults have {size} bytes, allowed are {PARAMETER_BUDGET}"
+
+
+def _loops_and_conditions(compiled: Compiled) -> Iterator[str]:
+    """No condition below a loop (false without a word), no loop below an exit handler, no loop over a named output at the root."""
+    for graph, name, task in compiled.tasks():
+        looping = "parameterIterator" in task or "artifactIterator" in task
+        below = list(_below(compiled, task))
+        if looping and any("condition" in inner.get("triggerPolicy", {}) for inner in below):
+            yield f"loop {name} holds a condition"
+        if name.startswith("exit-handler") and any("parameterIterator" in inner or "artifactIterator" in inner for inner in below):
+            yield f"exit handler {name} holds a loop"
+        source = _iterated(task)
+        if graph == "root" and source.get("outputParameterKey", "Output") != "Output":
+            yield f"loop {name} runs over the named output {source['outputParameterKey']!r}: put it in a nested pipeline"
+
+
+def _accelerated_tasks_survive(compiled: Compiled) -> Iterator[str]:
+    """A task with an accelerator has shared memory, a retry and a time limit."""
+    for _, name, task in compiled.tasks():
+        label = compiled.executor(task)
+        container = compiled.spec["deploymentSpec"]["executors"].get(label, {}).get("container", {})
+        if "accelerator" not in container.get("resources", {}):
+            continue
+        settings = compiled.platform.get(label, {})
+        if all(mount.get("mountPath") != "/dev/shm" for mount in settings.get("emptyDirMounts", [])):
+            yield f"{name} has an accelerator but no /dev/shm"
+        if not task.get("retryPolicy", {}).get("maxRetryCount"):
+            yield f"{name} has an accelerator but no retry"
+        if not int(settings.get("activeDeadlineSeconds", 0)):
+            yield f"{name} has an accelerator but no time limit"
+
+
+def _stays_small(compiled: Compiled) -> Iterator[str]:
+    size = len(compiled.text.encode())
+    if size > SIZE_BUDGET:
+        yield f"the file has {size} bytes, allowed are {SIZE_BUDGET}"
+
+
+def _caching_as_declared(compiled: Compiled) -> Iterator[str]:
+    """Caching is decided in metadata.yaml: the flag given at submission does not reach nested graphs."""
+    for _, name, task in compiled.tasks():
+        step = compiled.step(task)
+        flag = bool(task.get("cachingOptions", {}).get("enableCache", False))
+        if step and flag != metadata(step).caching:
+            yield f"{name} caches: {flag}, but its metadata.yaml says {metadata(step).caching}"
+
+
+def _no_secret_values(compiled: Compiled) -> Iterator[str]:
+    """Credentials enter by the name of a Secret, never by value."""
+    for label, executor in compiled.spec["deploymentSpec"]["executors"].items():
+        for variable in executor.get("container", {}).get("env", []):
+            if _SECRET.search(variable["name"]) and variable.get("value"):
+                yield f"{label} carries the value of {variable['name']}"
+    for name, definition in compiled.parameters().items():
+        if _SECRET.search(name) and name != "k8s_credentials" and definition.get("defaultValue"):
+            yield f"parameter {name} carries a secret"
+
+
+def _choices_are_literals(compiled: Compiled) -> Iterator[str]:
+    parameters = compiled.parameters()
+    for name, values in literals(compiled.pipeline).items():
+        definition = parameters.get(name, {})
+        if definition.get("literals") != list(values):
+            yield f"parameter {name} does not offer its {len(values)} choices"
+        if definition.get("defaultValue") not in values:
+            yield f"the default {definition.get('defaultValue')!r} of {name} is no choice"
+
+
+RULES: tuple[Callable[[Compiled], Iterator[str]], ...] = (
+    _inputs_exist,
+    _platform_inputs_exist,
+    _images_are_listed,
+    _parameters_read_well,
+    _loops_and_conditions,
+    _accelerated_tasks_survive,
+    _stays_small,
+    _caching_as_declared,
+    _no_secret_values,
+    _choices_are_literals,
+)
+
+
+def _values(tree: Any, key: str) -> Iterator[str]:
+    """Every text under `key` anywhere in a tree."""
+    if isinstance(tree, dict):
+        for name, value in tree.items():
+            if name == key and isinstance(value, str):
+                yield value
+            yield from _values(value, key)
+    elif isinstance(tree, list):
+        for value in tree:
+            yield from _values(value, key)
+
+
+def _below(compiled: Compiled, task: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    component = compiled.spec["components"][task["componentRef"]["name"]]
+    for inner in component.get("dag", {}).get("tasks", {}).values():
+        yield inner
+        yield from _below(compiled, inner)
+
+
+def _iterated(task: dict[str, Any]) -> dict[str, Any]:
+    """The upstream output that a loop runs over, empty where it runs over something else."""
+    items = task.get("parameterIterator", {}).get("items", {}).get("inputParameter", "")
+    source: dict[str, Any] = task.get("inputs", {}).get("parameters", {}).get(items, {}).get("taskOutputParameter", {})
+    return source

@@ -1,0 +1,66 @@
+"""What `distillery recipes` and `distillery methods` show, read from plain data: neither torch nor kfp nor mlflow is imported."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+from rich.console import Console
+from rich.table import Table
+
+from distillery.methods.catalog import METHODS
+from distillery.recipes.loader import list_recipes, load_document, recipe_name
+from distillery.recipes.parameters import PIPELINES
+
+
+def show_recipes(console: Console) -> None:
+    """One line a recipe."""
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for heading in ("recipe", "data", "teacher it expects", "student"):
+        table.add_column(heading, no_wrap=heading == "recipe", overflow="fold")
+    for heading in ("images", "student steps"):
+        table.add_column(heading, justify="right")
+    for recipe in list_recipes():
+        about = recipe.about
+        costs = (f"{about.get('images', 0):,}", f"{about.get('student_steps', 0):,}")
+        table.add_row(recipe.name, *(str(about.get(key, "")) for key in ("dataset", "teacher", "student")), *costs)
+    console.print(table)
+    console.print("\nimages: synthetic images that the student is trained on; steps: its optimizer steps.", highlight=False)
+    console.print(
+        "Next: distillery recipes NAME, or distillery run NAME --teacher BUNDLE --data TEST_IMAGES", highlight=False, soft_wrap=True
+    )
+
+
+def show_recipe(console: Console, name: str) -> None:
+    """One recipe whole: what it is, what it costs, and every value that it sets, as YAML that a file of your own can start from.
+
+    Raises:
+        DistilleryError: there is no such recipe.
+    """
+    document = load_document(name)
+    about: Mapping[str, Any] = document.pop("about", {})
+    method = METHODS.get(str(document.get("synthesis", {}).get("method", "")))
+    console.print(f"[bold]{recipe_name(name)}[/bold]: {about.get('title', '')}", highlight=False, soft_wrap=True)
+    facts = {
+        key: about[key] for key in ("paper", "table", "dataset", "teacher", "student", "published", "weights", "minutes") if about.get(key)
+    }
+    facts |= {"images": f"{about.get('images', 0):,} synthetic", "student steps": f"{about.get('student_steps', 0):,}"}
+    if method:
+        facts["pipeline"] = f"{PIPELINES[method.coupling]} ({method.title}, {method.coupling})"
+    for key, value in facts.items():
+        console.print(f"  {key:<14}{value}", highlight=False, soft_wrap=True, markup=False)
+    console.print("\nIts values; any of them can be replaced by --set section.key=value:\n", highlight=False)
+    console.print(
+        yaml.safe_dump(document, sort_keys=False, default_flow_style=None, width=120), highlight=False, markup=False, soft_wrap=True
+    )
+
+
+def show_methods(console: Console) -> None:
+    """One line a method."""
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for heading in ("method", "paper", "optimises", "student", "needs", "what it does"):
+        table.add_column(heading, no_wrap=heading == "method", overflow="fold")
+    for method in METHODS.values():
+        needs = ", ".join({"moments": "BatchNorm2d"}.get(need, need) for need in method.needs) or "nothing"
+        table.add_row(method.name, method.paper, f"the {method.target}", method.coupling, needs, method.summary)
+    console.print(table)
+    console.print("\nstudent: offline methods never look at it, online ones play against it.", highlight=False)

@@ -1,0 +1,355 @@
+"""A pipeline on this machine: kfp's local runner in a process of its own, watched, stopped and accounted for by this one."""
+
+import json
+import logging
+import os
+import queue
+import secrets
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from shutil import rmtree
+from types import FrameType
+from typing import Any
+
+from rich.console import Console
+
+from distillery import errors
+from distillery.engine.locks import lock
+from distillery.errors import DistilleryError, StoreError
+from distillery.methods.catalog import find_method
+from distillery.provenance import dump_json, load_json, sha256_file
+from distillery.recipes.loader import apply_overrides, is_own_file, load_document
+from distillery.recipes.parameters import PIPELINES
+from distillery.storage import Store, open_store
+from distillery_kfp.pipelines.display import Display
+from distillery_kfp.pipelines.form import STEPS
+
+logger = logging.getLogger(__name__)
+
+_POLL_SECONDS = 0.2
+_REMIND_SECONDS = 10.0  # a signal that falls between two processes is lost, so it is sent again
+
+
+@dataclass(frozen=True)
+class RunRequest:
+    """What to run.
+
+    Attributes:
+        recipe: a preset's name, or a path to the user's own YAML file.
+        teacher: folder of the teacher's bundle.
+        store: where results and checkpoints go.
+        workdir: local workspace for logs, locks, kfp's files and the tracking database.
+        data: labelled images for the evaluation; "" for none.
+        overrides: dotted keys of the recipe and their values.
+        seed: of every random stream.
+        salt: a new value forces new work.
+        device: auto, cpu, cuda or cuda:N; "" leaves what the environment says.
+        threads: CPU threads of a step; 0 leaves what the environment says.
+    """
+
+    recipe: str
+    teacher: str
+    store: str
+    workdir: Path
+    data: str = ""
+    overrides: dict[str, Any] = field(default_factory=dict)
+    seed: int = 0
+    salt: str = ""
+    device: str = ""
+    threads: int = 0
+
+    def pipeline(self) -> str:
+        """The pipeline that the recipe's method needs.
+
+        Raises:
+            DistilleryError: an unknown recipe or method, or overrides that do not fit it.
+        """
+        document = apply_overrides(load_document(self.recipe), self.overrides)
+        synthesis = document.get("synthesis")
+        method = synthesis.get("method", "") if isinstance(synthesis, dict) else ""
+        return PIPELINES[find_method(str(method)).coupling]
+
+    def arguments(self) -> dict[str, Any]:
+        """The pipeline's parameters; what is left out keeps its default."""
+        own = is_own_file(self.recipe)
+        source = {"run_recipe_uri": _absolute(self.recipe)} if own else {"run_recipe": self.recipe}
+        data = {"eval_data_uri": _absolute(self.data)} if self.data else {}
+        chosen = {"run_overrides": self.overrides, "run_seed": self.seed, "run_salt": self.salt}
+        return {**source, **data, **chosen, "teacher_uri": _absolute(self.teacher)}
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What came out.
+
+    Attributes:
+        run_id: names the run in the store and in the tracking database.
+        pipeline: what ran.
+        student: the student's bundle, a folder of the store.
+        report: the evaluation's report, a file of the store.
+        page: the same and the whole run as a page to look at, a file of the store.
+        dataset: reference of the synthetic set, its address and sha256.
+        log: everything that kfp and the steps said.
+        tracking_uri: where MLflow keeps the run.
+        seconds: wall time.
+    """
+
+    run_id: str
+    pipeline: str
+    student: Path
+    report: Path
+    page: Path
+    dataset: dict[str, str]
+    log: Path
+    tracking_uri: str
+    seconds: float
+
+
+def execute(request: RunRequest, console: Console) -> RunResult:
+    """Run a recipe; one that was stopped goes on where it was.
+
+    Args:
+        request: what to run.
+        console: where progress is shown.
+
+    Raises:
+        DistilleryError: the sentence of the step that failed. The store then holds no trace of the run but finished work.
+        SystemExit: the run was stopped by SIGINT (130) or SIGTERM (143); its steps have ended by then.
+    """
+    pipeline = request.pipeline()
+    store = open_store(request.store)
+    for folder, flag in ((store.local_path("runs"), "--store"), (request.workdir, "--workdir")):
+        check_writable(folder, flag)
+    run = _Run(request, pipeline, store)
+    with lock(request.workdir / "locks" / "run.lock", f"The workspace {str(request.workdir)!r}"):
+        run.prepare()
+        with Display(console, STEPS[pipeline], request.workdir / "progress") as display:
+            code = run.watch(display)
+        if code:
+            run.fail(code)
+        return run.publish()
+
+
+def check_writable(folder: Path | None, flag: str) -> None:
+    """Refuse a folder that could not be written, without writing anything.
+
+    Raises:
+        StoreError: a regular file stands in its way, or this user may not write there.
+    """
+    if folder is None:
+        return
+    nearest = next(part for part in (folder, *folder.parents) if part.exists())
+    if not nearest.is_dir():
+        raise StoreError(f"{flag} {str(folder)!r} cannot be written: {str(nearest)!r} is a regular file; choose another folder.")
+    if not os.access(nearest, os.W_OK):
+        raise StoreError(f"{flag} {str(folder)!r} cannot be written: this user may not write in {str(nearest)!r}; choose another folder.")
+
+
+class _Run:
+    """One run: its files, its process, its end."""
+
+    def __init__(self, request: RunRequest, pipeline: str, store: Store) -> None:
+        now = datetime.now(UTC)
+        self.request, self.pipeline, self.store = request, pipeline, store
+        self.id = f"{now:%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+        self.root = request.workdir / "kfp" / self.id
+        self.log = request.workdir / "logs" / f"{self.id}.log"
+        self.began, self.began_at = time.monotonic(), now
+        self.planned = False
+        self.failed = ""
+        self.stopped = 0
+
+    def prepare(self) -> None:
+        """Make the workspace, without what the run before left to be shown."""
+        for name in ("progress", "errors"):
+            rmtree(self.request.workdir / name, ignore_errors=True)
+        for folder in (self.root / "tmp", self.log.parent):
+            folder.mkdir(parents=True, exist_ok=True)
+        request = {"pipeline": self.pipeline, "arguments": self.request.arguments(), "root": str(self.root)}
+        (self.root / "request.json").write_bytes(dump_json(request))
+
+    def environment(self) -> dict[str, str]:
+        """What steps read from their environment."""
+        chosen = {
+            "DISTILLERY_STORE": self.store.uri,
+            "DISTILLERY_WORKDIR": str(self.request.workdir),
+            "KFP_RUN_ID": self.id,
+            "TMPDIR": str(self.root / "tmp"),
+            "PYTHONUNBUFFERED": "1",
+        }
+        if self.request.device:
+            chosen["DISTILLERY_DEVICE"] = self.request.device
+        if self.request.threads:
+            chosen["DISTILLERY_THREADS"] = str(self.request.threads)
+        return {**os.environ, "MLFLOW_TRACKING_URI": self.tracking_uri(), **chosen}
+
+    def tracking_uri(self) -> str:
+        """The environment's tracking server, else a database in the workspace."""
+        return os.environ.get("MLFLOW_TRACKING_URI", "").strip() or f"sqlite:///{self.request.workdir / 'mlflow.db'}"
+
+    def watch(self, display: Display) -> int:
+        """Start the process, show its steps, pass signals on, and return how it ended (negative: by that signal)."""
+        arrivals: queue.SimpleQueue[dict[str, str]] = queue.SimpleQueue()
+        reminded = time.monotonic()
+        with self._process(arrivals) as process, self._passing_signals(process):
+            while process.poll() is None:
+                self._drain(arrivals, display)
+                display.refresh()
+                if self.stopped and time.monotonic() - reminded > _REMIND_SECONDS:
+                    self._forward(process)
+                    reminded = time.monotonic()
+                time.sleep(_POLL_SECONDS)
+        self._drain(arrivals, display)
+        return -self.stopped if self.stopped else process.returncode or int(bool(self.failed))
+
+    def fail(self, code: int) -> None:
+        """Raise what the run ended with.
+
+        Raises:
+            DistilleryError: the failed step's own sentence.
+            SystemExit: stopped by a signal, or a bug of ours, whose traceback is shown.
+        """
+        if self.planned:
+            self._close_tracking("KILLED" if self.stopped else "FAILED")
+        if self.stopped:
+            raise SystemExit(128 + self.stopped)
+        self._withdraw()
+        for path in sorted((self.request.workdir / "errors").glob("*.json")):
+            said = json.loads(path.read_bytes())
+            raise getattr(errors, said["error"], DistilleryError)(said["message"])
+        tail = self.log.read_text(errors="replace").splitlines()[-15:]
+        logger.error(
+            "Step %s ended without a word of its own (exit %s); the log %s ends:\n%s", self.failed, code, self.log, "\n".join(tail)
+        )
+        raise SystemExit(1)
+
+    def publish(self) -> RunResult:
+        """Copy the student and the report into the store, and complete `runs/<id>/run.json`."""
+        student, report = self._artifact("student"), self._artifact("report")
+        key = f"students/{sha256_file(student / 'bundle.json')}"
+        files = [path.relative_to(student).as_posix() for path in student.rglob("*") if path.is_file()]
+        for name in sorted(files, key=lambda name: (name == "bundle.json", name)):  # without that document there is no bundle
+            if not self.store.exists(f"{key}/{name}"):
+                self.store.write(f"{key}/{name}", (student / name).read_bytes())
+        self.store.write(f"runs/{self.id}/evaluation.json", report.read_bytes())
+        self.store.write(f"runs/{self.id}/report.html", self._artifact("page").read_bytes())
+        dataset = json.loads((self._artifact("dataset") / "reference.json").read_bytes())
+        seconds = time.monotonic() - self.began
+        record = load_json(self.store.read(f"runs/{self.id}/run.json"), "run.json")
+        files_of_run = {"evaluation": f"runs/{self.id}/evaluation.json", "page": f"runs/{self.id}/report.html"}
+        results = {"student": key, "dataset": dataset, **files_of_run}
+        times = {"began": self.began_at.isoformat(timespec="seconds"), "seconds": round(seconds, 1)}
+        self.store.write(f"runs/{self.id}/run.json", dump_json({**record, **times, "results": results}))
+        rmtree(self.root / "tmp", ignore_errors=True)
+        place = Path(self.store.uri)
+        return RunResult(
+            run_id=self.id,
+            pipeline=self.pipeline,
+            student=place / key,
+            report=place / files_of_run["evaluation"],
+            page=place / files_of_run["page"],
+            dataset=dataset,
+            log=self.log,
+            tracking_uri=self.tracking_uri(),
+            seconds=seconds,
+        )
+
+    @contextmanager
+    def _process(self, arrivals: "queue.SimpleQueue[dict[str, str]]") -> Iterator[subprocess.Popen[bytes]]:
+        reading, writing = os.pipe()
+        command = [sys.executable, "-m", "distillery_kfp.pipelines.child", str(self.root / "request.json"), str(writing)]
+        with self.log.open("wb") as log:
+            # its own session: Ctrl-C reaches it through us only; the pipe to its input tells it when we are gone
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=self.environment(),
+                pass_fds=(writing,),
+                start_new_session=True,
+            )
+        os.close(writing)
+        reader = threading.Thread(target=_read_events, args=(reading, arrivals), daemon=True)
+        reader.start()
+        try:
+            yield process
+        finally:
+            assert process.stdin is not None
+            process.stdin.close()
+            process.wait()
+            reader.join()
+
+    @contextmanager
+    def _passing_signals(self, process: subprocess.Popen[bytes]) -> Iterator[None]:
+        def stop(number: int, frame: FrameType | None) -> None:
+            self.stopped = number
+            self._forward(process)
+
+        try:
+            previous = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+        except ValueError:  # not the main thread: whoever runs us there handles signals
+            previous = {}
+        try:
+            yield
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+    def _forward(self, process: subprocess.Popen[bytes]) -> None:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, self.stopped)
+
+    def _drain(self, arrivals: "queue.SimpleQueue[dict[str, str]]", display: Display) -> None:
+        while not arrivals.empty():
+            self._take(arrivals.get(), display)
+
+    def _take(self, event: dict[str, str], display: Display) -> None:
+        if event["state"] == "started":
+            display.started(event["step"])
+            return
+        succeeded = event["state"] == "done"
+        self.planned |= succeeded and event["step"] == "plan"
+        self.failed = "" if succeeded else event["step"]
+        if not self.stopped:
+            display.ended(event["step"], succeeded)
+
+    def _artifact(self, name: str) -> Path:
+        """The one output of that name; steps that read it get its path, so it is written once."""
+        found = [path for path in self.root.glob(f"*/*/{name}") if path.exists()]
+        assert len(found) == 1, f"{len(found)} outputs are called {name} below {self.root}"
+        return found[0]
+
+    def _withdraw(self) -> None:
+        """Take back the record of a run that failed: a bad input leaves the store as it was."""
+        self.store.delete(f"runs/{self.id}/run.json")
+        folder = self.store.local_path(f"runs/{self.id}")
+        if folder is not None:
+            for empty in (folder, folder.parent, folder.parent.parent):
+                with suppress(OSError):
+                    empty.rmdir()
+
+    def _close_tracking(self, status: Any) -> None:
+        from distillery.tracking.protocol import close_parent
+
+        chosen = self.environment()
+        os.environ.update({name: chosen[name] for name in ("MLFLOW_TRACKING_URI", "KFP_RUN_ID", "DISTILLERY_WORKDIR")})
+        close_parent(status)
+
+
+def _read_events(descriptor: int, arrivals: "queue.SimpleQueue[dict[str, str]]") -> None:
+    with os.fdopen(descriptor, "r") as lines:
+        for line in lines:
+            arrivals.put(json.loads(line))
+
+
+def _absolute(path: str) -> str:
+    return path if "://" in path else str(Path(path).expanduser().absolute())

@@ -1,0 +1,63 @@
+"""What stands beside the components: metadata.yaml of each, and the one table of images."""
+
+from dataclasses import dataclass
+from functools import cache
+from importlib import import_module, resources
+from typing import Any, Literal
+
+import yaml
+
+COMPONENTS = "distillery_kfp.components"
+STAGES = {
+    "plan": "ops",
+    "extract_statistics": "teacher",
+    "train_generator": "generator",
+    "materialize": "synthesis",
+    "train_student": "student",
+    "distill_online": "student",
+    "evaluate": "evaluation",
+    "register": "ops",
+}
+"""Stage of every component, in the order of a run."""
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """One metadata.yaml.
+
+    Attributes:
+        name: of the component, its folder and its step.
+        stability: alpha | beta | stable.
+        image: row of images.yaml.
+        gpu: none | optional | required.
+        caching: whether the platform may reuse outputs; decided here, never at submission.
+        retries: how often the platform tries again.
+        timeout_seconds: when it gives up.
+    """
+
+    name: str
+    stability: Literal["alpha", "beta", "stable"]
+    image: str
+    gpu: Literal["none", "optional", "required"]
+    caching: bool
+    retries: int
+    timeout_seconds: int
+
+
+@cache
+def metadata(name: str) -> Metadata:
+    """The metadata of the component `name`."""
+    text = resources.files(COMPONENTS).joinpath(STAGES[name], name, "metadata.yaml").read_text()
+    return Metadata(**yaml.safe_load(text))
+
+
+@cache
+def images() -> dict[str, str]:
+    """Image references by name."""
+    table: dict[str, str] = yaml.safe_load(resources.files("distillery_kfp.images").joinpath("images.yaml").read_text())
+    return table
+
+
+def component(name: str) -> Any:
+    """The component `name` itself (imports kfp)."""
+    return getattr(import_module(f"{COMPONENTS}.{STAGES[name]}.{name}.component"), name)

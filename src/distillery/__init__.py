@@ -1,0 +1,1 @@
+"""Data-free knowledge distillation: teacher weights in, an evaluated student out."""

@@ -1,0 +1,92 @@
+"""The base of every configuration section: frozen, closed to unknown keys, hashed over its parsed values."""
+
+import difflib
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any, Self, get_args
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_core import ErrorDetails
+
+from distillery.errors import ConfigError
+
+
+def canonical_json(value: object) -> str:
+    """JSON with sorted keys and no spaces: equal values give equal text, so the text can be hashed."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+class Config(BaseModel):
+    """A frozen section of a recipe.
+
+    Types are lax because integers cross Kubeflow's borders as floats; no field is ever None for the same reason. The hash is
+    taken over the parsed model, so that `3` and `3.0` in a recipe are the same configuration.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False)
+
+    @classmethod
+    def parse(cls, value: object, where: str = "") -> Self:
+        """Parse a mapping.
+
+        Args:
+            value: what stood in the recipe.
+            where: dotted path of this section, put before the key in the message.
+
+        Raises:
+            ConfigError: one sentence naming the key, the value and what is allowed.
+        """
+        if isinstance(value, cls):
+            return value
+        if not isinstance(value, Mapping):
+            raise ConfigError(f"{where or cls.__name__} must be a mapping of keys to values, not {value!r}.")
+        try:
+            return cls.model_validate(dict(value))
+        except ValidationError as error:
+            raise ConfigError(_sentence(cls, error.errors(include_url=False)[0], where)) from None
+
+    def to_json(self) -> dict[str, Any]:
+        """The section as plain JSON values, tuples as lists."""
+        return self.model_dump(mode="json")
+
+    def digest(self) -> str:
+        """sha256 of the parsed values, as hexadecimal text."""
+        return hashlib.sha256(canonical_json(self.to_json()).encode()).hexdigest()
+
+
+def nearest(name: str, allowed: list[str]) -> str:
+    """A hint `, did you mean 'x'?` where a close name exists, else an empty string."""
+    close = difflib.get_close_matches(name, allowed, n=1, cutoff=0.6)
+    return f", did you mean {close[0]!r}?" if close else ""
+
+
+def _sentence(cls: type[BaseModel], error: ErrorDetails, where: str) -> str:
+    path = ".".join([*([where] if where else []), *(str(part) for part in error["loc"])])
+    if error["type"] == "extra_forbidden":
+        allowed = sorted(_fields_at(cls, error["loc"][:-1]))
+        unknown = str(error["loc"][-1])
+        hint = nearest(unknown, allowed) or "."
+        return f"Unknown key {path!r}; allowed here: {', '.join(allowed)}{hint}"
+    if error["type"] == "missing":
+        return f"{path} is missing: give it a value."
+    reason = error["msg"].removeprefix("Value error, ").removesuffix(".")
+    return f"{path or cls.__name__} = {error['input']!r} is not allowed: {reason[:1].lower()}{reason[1:]}."
+
+
+def _fields_at(cls: type[BaseModel], location: tuple[int | str, ...]) -> set[str]:
+    """Field names of the model found by walking `location` down from `cls`, through unions and tuples."""
+    models = [cls]
+    for part in location:
+        inner: list[type[BaseModel]] = []
+        for model in models:
+            field = model.model_fields.get(str(part))
+            inner += _models_in(field.annotation) if field else [model]
+        models = inner or models
+    return {name for model in models for name in model.model_fields}
+
+
+def _models_in(annotation: object) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for part in get_args(annotation) for model in _models_in(part)]

@@ -1,0 +1,1 @@
+"""Images: real, augmented, pooled, stored."""

@@ -1,0 +1,176 @@
+"""One file of a synthetic set: uint8 images, the labels asked for, the teacher's logits, and where they come from."""
+
+import json
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple
+
+import torch
+from pydantic import Field
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from distillery.config import Config, canonical_json
+from distillery.data.pool import NO_LABEL
+from distillery.errors import CheckpointMismatchError, MissingResourceError, StoreError
+from distillery.provenance import Provenance, check_format, sha256_bytes, stamp
+from distillery.storage import Store
+from distillery.storage.cache import read_cached
+
+FORMAT = "distillery-shard"
+VERSION = 1
+_SHA256 = r"^[0-9a-f]{64}$"
+_METADATA = "distillery"  # one entry only: safetensors writes several in no fixed order, and the bytes are hashed
+
+Role = Literal["train", "holdout"]
+
+
+class Shard(NamedTuple):
+    """Images of a synthetic set.
+
+    Attributes:
+        images: (n, C, H, W) uint8.
+        asked: (n,) int64, the class each image was asked for, -1 where none was.
+        teacher_logits: (n, K) float32.
+    """
+
+    images: Tensor
+    asked: Tensor
+    teacher_logits: Tensor
+
+
+class ShardEntry(Config):
+    """What a manifest says about a shard.
+
+    Attributes:
+        sha256: of the shard's bytes; it is also the shard's name.
+        bytes: size of the shard.
+        images: how many images it has.
+        role: no student trains on `holdout`.
+        counts: images by the teacher's argmax, one number a class.
+        asked: images by the class they were asked for; unlabelled ones are in none.
+        agreed: images that the teacher puts in the class they were asked for.
+    """
+
+    sha256: str = Field(pattern=_SHA256)
+    bytes: int = Field(ge=1)
+    images: int = Field(ge=1)
+    role: Role
+    counts: tuple[int, ...]
+    asked: tuple[int, ...]
+    agreed: int = Field(ge=0)
+
+    @property
+    def key(self) -> str:
+        """Where the shard lies below its set."""
+        return f"shards/{self.sha256}.safetensors"
+
+
+def pack_shard(shard: Shard, provenance: Provenance) -> bytes:
+    """A shard's file; equal shards of equal provenance give equal bytes on every machine.
+
+    Args:
+        shard: images uint8, asked int64, teacher logits of any floating type, which are stored as float32.
+        provenance: where the images come from.
+    """
+    tensors = {
+        "images": shard.images.cpu().contiguous(),
+        "asked": shard.asked.cpu().contiguous(),
+        "teacher_logits": shard.teacher_logits.detach().float().cpu().contiguous(),
+    }
+    return save(tensors, {_METADATA: canonical_json(stamp(FORMAT, VERSION, provenance, {}))})
+
+
+def describe_shard(shard: Shard, data: bytes, role: Role) -> ShardEntry:
+    """The manifest entry of a shard whose file is `data`."""
+    return ShardEntry(sha256=sha256_bytes(data), bytes=len(data), role=role, **count_shard(shard))
+
+
+def count_shard(shard: Shard) -> dict[str, Any]:
+    """The fields of a shard's entry that count its images."""
+    num_classes = shard.teacher_logits.shape[1]
+    asked = shard.asked.cpu()
+    # float32 first: the counts are those of the logits as they are stored
+    obtained = shard.teacher_logits.float().cpu().argmax(1)
+    return {
+        "images": len(shard.images),
+        "counts": tuple(torch.bincount(obtained, minlength=num_classes).tolist()),
+        "asked": tuple(torch.bincount(asked[asked != NO_LABEL], minlength=num_classes).tolist()),
+        "agreed": int((asked == obtained).sum()),
+    }
+
+
+def has_shard(store: Store, entry: ShardEntry) -> bool:
+    """Whether the shard is in the store, whole."""
+    return store.holds(entry.key, entry.bytes, entry.sha256)
+
+
+def read_shard(store: Store, entry: ShardEntry, fresh: bool = False) -> Shard:
+    """Read a shard and verify every byte of it; one of a remote store is kept in the workspace's read cache.
+
+    Args:
+        store: the store below the set's prefix.
+        entry: what the manifest, or a checkpoint, says about the shard.
+        fresh: read the store's own bytes, whatever the cache holds.
+
+    Raises:
+        MissingResourceError: the shard is not there.
+        StoreError: its bytes do not have the size or the hash of the entry.
+        CheckpointMismatchError: it is of a newer version than this code reads.
+    """
+
+    def check(data: bytes) -> None:
+        if len(data) != entry.bytes or sha256_bytes(data) != entry.sha256:
+            raise StoreError(
+                f"The shard {entry.key!r} of the set {store.uri!r} is damaged ({len(data)} of {entry.bytes} bytes, or another hash): "
+                "delete it and materialize the set again."
+            )
+
+    try:
+        data = b"".join(store.stream(entry.key)) if fresh else read_cached(store, entry.key, entry.sha256, check)
+    except MissingResourceError:
+        raise MissingResourceError(f"The shard {entry.key!r} is missing from the set {store.uri!r}: materialize the set again.") from None
+    if fresh:
+        check(data)
+    return _unpack(data, f"The shard {entry.key!r}", entry)
+
+
+def sample_shards(store: Store, entries: Sequence[ShardEntry], limit: int, draws: torch.Generator) -> Shard:
+    """At most `limit` images of the shards, chosen at random without replacement, in their order; one shard is in memory at a time.
+
+    Args:
+        store: the store below the set's prefix.
+        entries: at least one shard.
+        limit: 1 or more; where the shards hold fewer images, all come and nothing is drawn.
+        draws: decides which.
+
+    Raises:
+        MissingResourceError: a shard is not there.
+        StoreError: a shard is damaged.
+    """
+    total = sum(entry.images for entry in entries)
+    chosen = torch.arange(total) if total <= limit else torch.randperm(total, generator=draws)[:limit].sort().values
+    parts, start = [], 0
+    for entry in entries:
+        rows = chosen[(chosen >= start) & (chosen < start + entry.images)] - start
+        start += entry.images
+        if len(rows):
+            parts.append([part[rows] for part in read_shard(store, entry)])
+    return Shard(*(torch.cat(column) for column in zip(*parts, strict=True)))
+
+
+def _unpack(data: bytes, where: str, entry: ShardEntry) -> Shard:
+    try:
+        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+        document = json.loads(header["__metadata__"][_METADATA])
+    except (KeyError, TypeError, ValueError):
+        document = {}
+    check_format(document, FORMAT, VERSION, where)
+    try:
+        tensors = load(data)
+        shard = Shard(tensors["images"], tensors["asked"], tensors["teacher_logits"])
+    except (SafetensorError, KeyError) as error:
+        raise StoreError(f"{where} cannot be read ({error}): materialize the set again.") from None
+    if {len(part) for part in shard} != {entry.images}:
+        raise CheckpointMismatchError(f"{where} does not hold the {entry.images} images of its manifest: materialize the set again.")
+    return shard

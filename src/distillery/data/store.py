@@ -1,0 +1,363 @@
+"""A synthetic set in a store: shards under their content hash, and a manifest that is written last and makes them a set."""
+
+import logging
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from distillery.config import Config, canonical_json
+from distillery.data.shards import Role, Shard, ShardEntry, count_shard, describe_shard, has_shard, pack_shard, read_shard
+from distillery.errors import CheckpointMismatchError, ConfigError, MissingResourceError, StoreError
+from distillery.provenance import Provenance, check_format, dump_json, load_json, sha256_bytes, stamp
+from distillery.storage import FolderStore, Store, open_store
+
+FORMAT = "distillery-set"
+VERSION = 1
+MANIFEST = "manifest.json"
+REFERENCE_FORMAT = "distillery-set-reference"
+REFERENCE_VERSION = 1
+REFERENCE = "reference.json"
+
+_log = logging.getLogger(__name__)
+
+
+class SetHeader(Config):
+    """What is known of a set before its first image.
+
+    Attributes:
+        shape: (C, H, W) of its images.
+        num_classes: K, classes of the teacher.
+        teacher_sha256: bundle hash of the teacher that labelled the images.
+        synthesizer_sha256: hash of the synthesizer that made them; "" for the pool of an online run, made by many states of one.
+        provenance: where the set comes from.
+    """
+
+    shape: tuple[int, int, int]
+    num_classes: int = Field(ge=2)
+    teacher_sha256: str
+    synthesizer_sha256: str = ""
+    provenance: Provenance
+
+
+class SetManifest(SetHeader):
+    """The commit of a set; without one there is no set.
+
+    Attributes:
+        config_sha256: hash of the configuration in `provenance`.
+        images: images that a student may train on.
+        holdout: images withheld from training.
+        counts: training images by the teacher's argmax, one number a class.
+        asked: training images by the class they were asked for.
+        agreed: training images that the teacher puts in the class they were asked for.
+        shortfall: images that the quotas wanted and the synthesizer did not give, one number a class.
+        shards: all shards, in the order they were written.
+    """
+
+    config_sha256: str
+    images: int = Field(ge=0)
+    holdout: int = Field(ge=0)
+    counts: tuple[int, ...]
+    asked: tuple[int, ...]
+    agreed: int = Field(ge=0)
+    shortfall: tuple[int, ...]
+    shards: tuple[ShardEntry, ...]
+
+    @model_validator(mode="after")
+    def _sums_of_its_shards(self) -> Self:
+        if any(len(row) != self.num_classes for entry in self.shards for row in (entry.counts, entry.asked)):
+            raise ValueError("a shard does not count every class")
+        if any(getattr(self, name) != value for name, value in _totals(self.shards, self.num_classes).items()):
+            raise ValueError("its totals are not the sums of its shards")
+        return self
+
+    def to_bytes(self) -> bytes:
+        """The manifest's file."""
+        fields = self.to_json()
+        del fields["provenance"]
+        return dump_json(stamp(FORMAT, VERSION, self.provenance, fields))
+
+    @classmethod
+    def from_bytes(cls, data: bytes, where: str) -> Self:
+        """Read a manifest's file.
+
+        Args:
+            data: its bytes.
+            where: the set, for messages.
+
+        Raises:
+            CheckpointMismatchError: another format, or a newer version.
+            StoreError: not what Distillery writes.
+        """
+        document = load_json(data, where)
+        check_format(document, FORMAT, VERSION, where)
+        try:
+            return cls.parse({key: value for key, value in document.items() if key not in ("format", "version")})
+        except ConfigError:  # its message would repeat the whole manifest
+            raise StoreError(f"{where} is damaged or was edited: materialize the set again.") from None
+
+
+class SetReference(Config):
+    """Where a published set is, and the sha256 of its manifest, which names every byte of it."""
+
+    uri: str
+    sha256: str
+
+
+class SetWriter:
+    """Writes shards as images come, and publishes them as a set.
+
+    Every call may be repeated after a crash: equal images give an equal shard under an equal key, and what is there is not written
+    again. Nobody sees a set until `publish` has written its manifest.
+
+    Args:
+        store: the store below the set's prefix.
+        header: what is known of the set.
+        entries: shards written before, in their order, as a checkpoint names them.
+    """
+
+    def __init__(self, store: Store, header: SetHeader, entries: Sequence[ShardEntry] = ()) -> None:
+        self.store = store
+        self.header = header
+        self._entries = list(entries)
+
+    @property
+    def entries(self) -> tuple[ShardEntry, ...]:
+        """All shards so far, in order: what a checkpoint needs to keep."""
+        return tuple(self._entries)
+
+    def append(self, images: Tensor, asked: Tensor | None, teacher_logits: Tensor, role: Role = "train") -> ShardEntry:
+        """Write one shard.
+
+        Args:
+            images: (n, C, H, W) uint8, n above 0.
+            asked: (n,) int64, -1 where an image was asked for no class; None if none was.
+            teacher_logits: (n, K), the teacher's logits of exactly these uint8 images.
+            role: train, or holdout for images that no student may train on.
+
+        Raises:
+            StoreError: the store cannot be written.
+        """
+        asked = torch.full((len(images),), -1) if asked is None else asked
+        assert (images.dtype, tuple(images.shape[1:])) == (torch.uint8, self.header.shape), "images are uint8 of the set's shape"
+        assert (asked.dtype, len(asked)) == (torch.int64, len(images)), "one asked label an image, int64"
+        assert teacher_logits.shape == (len(images), self.header.num_classes), "logits are (n, K)"
+        shard = Shard(images, asked, teacher_logits)
+        data = pack_shard(shard, self.header.provenance)
+        entry = describe_shard(shard, data, role)
+        if not has_shard(self.store, entry):
+            self.store.write(entry.key, data)
+        self._entries.append(entry)
+        return entry
+
+    def published(self) -> SetReference | None:
+        """The set that is published here already, None if there is none."""
+        if not self.store.exists(MANIFEST):
+            return None
+        return SetReference(uri=self.store.uri, sha256=SyntheticSet(self.store, self.header.teacher_sha256).digest)
+
+    def publish(self, shortfall: Sequence[int] = ()) -> SetReference:
+        """Write the manifest, after every shard it names; if a set is published here already, that one stands.
+
+        Args:
+            shortfall: (K,) images that the quotas wanted and did not get; empty where nothing is short.
+
+        Raises:
+            StoreError: a shard is not there in full, or the store cannot be written.
+            CheckpointMismatchError: what is published here was made with another teacher.
+        """
+        data = self._manifest(shortfall).to_bytes()
+        if adopted := self._adopt(data):
+            return adopted
+        there = self.store.sizes("shards")
+        for entry in self._entries:
+            if there.get(entry.key) != entry.bytes:
+                raise StoreError(f"The shard {entry.key!r} is not whole in {self.store.uri!r}, so the set is not published: run again.")
+        if not self.store.create(MANIFEST, data) and (adopted := self._adopt(data)):
+            return adopted
+        return SetReference(uri=self.store.uri, sha256=sha256_bytes(data))
+
+    def _adopt(self, data: bytes) -> SetReference | None:
+        """The set that somebody published here before us, None if nobody did; of two writers at once the later one comes here."""
+        published = self.published()
+        if published is not None and published.sha256 == sha256_bytes(data):
+            _log.info("%s is published already, byte for byte the set just made: it is adopted.", self.store.uri)
+        elif published is not None:
+            _log.warning("%s holds a published set that differs from the one just made; the published one is used.", self.store.uri)
+        return published
+
+    def _manifest(self, shortfall: Sequence[int]) -> SetManifest:
+        num_classes = self.header.num_classes
+        assert len(shortfall) in (0, num_classes), "one shortfall a class"
+        return SetManifest(
+            **dict(self.header),
+            config_sha256=sha256_bytes(canonical_json(self.header.provenance.to_json()["config"]).encode()),
+            **_totals(self._entries, num_classes),
+            shortfall=tuple(shortfall) or (0,) * num_classes,
+            shards=tuple(self._entries),
+        )
+
+
+class SyntheticSet:
+    """A published set; every shard is verified as it is read.
+
+    Args:
+        store: the store below the set's prefix.
+        teacher_sha256: the teacher it must be of; "" accepts any.
+
+    Raises:
+        MissingResourceError: no set is published there.
+        CheckpointMismatchError: the set is of another teacher, or of a newer version than this code reads.
+        StoreError: the manifest is damaged.
+    """
+
+    def __init__(self, store: Store, teacher_sha256: str = "") -> None:
+        try:
+            data = store.read(MANIFEST)
+        except MissingResourceError:
+            raise MissingResourceError(f"No synthetic set is published at {store.uri!r}: check the URI, or materialize it.") from None
+        self.store = store
+        self.digest = sha256_bytes(data)
+        self.manifest = SetManifest.from_bytes(data, f"The manifest of the set {store.uri!r}")
+        if teacher_sha256 and self.manifest.teacher_sha256 != teacher_sha256:
+            raise CheckpointMismatchError(
+                f"The set {store.uri!r} was made with the teacher {self.manifest.teacher_sha256[:12]}, not with {teacher_sha256[:12]}: "
+                "use that teacher, or materialize a set with this one."
+            )
+
+    @classmethod
+    def open(cls, uri: str, teacher_sha256: str = "") -> Self:
+        """The set published at a URI."""
+        return cls(open_store(uri), teacher_sha256)
+
+    def entries(self, role: Role) -> tuple[ShardEntry, ...]:
+        """Its shards of one role, in order."""
+        return tuple(entry for entry in self.manifest.shards if entry.role == role)
+
+    def shards(self, role: Role) -> Iterator[Shard]:
+        """Shards of one role, one at a time.
+
+        Raises:
+            MissingResourceError: a shard is missing.
+            StoreError: a shard is damaged; it is never skipped.
+        """
+        for entry in self.entries(role):
+            yield read_shard(self.store, entry)
+
+    def load(self, role: Role = "train") -> Shard:
+        """All images of one role, with asked labels and teacher logits; empty tensors where the set has none."""
+        empty = Shard(
+            torch.empty((0, *self.manifest.shape), dtype=torch.uint8),
+            torch.empty(0, dtype=torch.int64),
+            torch.empty((0, self.manifest.num_classes)),
+        )
+        return Shard(*(torch.cat(parts) for parts in zip(empty, *self.shards(role), strict=True)))
+
+    def verify(self) -> None:
+        """Read every shard from the store, past any cache, and compare what it holds with the manifest.
+
+        Raises:
+            MissingResourceError: a shard is missing.
+            StoreError: a shard is damaged, or is not what the manifest says.
+        """
+        for entry in self.manifest.shards:
+            shard = read_shard(self.store, entry, fresh=True)
+            if any(getattr(entry, name) != value for name, value in count_shard(shard).items()):
+                raise StoreError(f"The shard {entry.key!r} is not what the manifest of {self.store.uri!r} says: materialize it again.")
+
+
+def split_holdout(n: int, share: float, generator: torch.Generator) -> Tensor:
+    """Choose which of n images to withhold from training.
+
+    Where n * share is no whole number it is rounded up or down at random, so that many small rounds withhold their share as well; at
+    least one image is left to train on.
+
+    Args:
+        n: how many images.
+        share: share to withhold, in [0, 1).
+        generator: decides which; not drawn from at share 0.
+
+    Returns:
+        (n,) bool on the CPU, True where an image is withheld.
+
+    Raises:
+        ConfigError: the share is outside [0, 1).
+    """
+    if not 0 <= share < 1:
+        raise ConfigError(f"holdout = {share!r} is not allowed: give a share from 0 to below 1, such as 0.05.")
+    mask = torch.zeros(n, dtype=torch.bool)
+    if share and n:
+        device = generator.device
+        count = int(n * share + torch.rand(1, generator=generator, device=device, dtype=torch.float64).item())
+        mask[torch.randperm(n, generator=generator, device=device)[: min(count, n - 1)].cpu()] = True
+    return mask
+
+
+def write_reference(folder: Path, reference: SetReference) -> None:
+    """Write what a pipeline hands on instead of a set: a copy of its manifest, its URI and its digest.
+
+    Raises:
+        MissingResourceError: no set is published at the reference.
+        StoreError: the set there is another one, or the folder cannot be written.
+    """
+    published = _open_exactly(reference, "")
+    target = FolderStore(folder)
+    target.write(MANIFEST, published.store.read(MANIFEST))
+    document = stamp(REFERENCE_FORMAT, REFERENCE_VERSION, published.manifest.provenance, reference.to_json())
+    target.write(REFERENCE, dump_json(document))
+
+
+def read_reference(folder: Path) -> SetReference:
+    """The reference in a folder made by `write_reference`, without opening the set.
+
+    Raises:
+        MissingResourceError: the folder has none.
+        CheckpointMismatchError: it is of a newer version than this code reads.
+        StoreError: it is damaged.
+    """
+    where = f"The set reference {str(folder / REFERENCE)!r}"
+    document = load_json(FolderStore(folder).read(REFERENCE), where)
+    check_format(document, REFERENCE_FORMAT, REFERENCE_VERSION, where)
+    try:
+        return SetReference.parse({key: document[key] for key in SetReference.model_fields if key in document})
+    except ConfigError as error:
+        raise StoreError(f"{where} is damaged: {error}") from None
+
+
+def open_reference(folder: Path, teacher_sha256: str = "") -> SyntheticSet:
+    """The set that a reference names.
+
+    Args:
+        folder: made by `write_reference`.
+        teacher_sha256: the teacher it must be of; "" accepts any.
+
+    Raises:
+        MissingResourceError: the reference or the set is not there.
+        CheckpointMismatchError: the set is of another teacher or of a newer version.
+        StoreError: the set at its URI is no longer the one that was referred to.
+    """
+    return _open_exactly(read_reference(folder), teacher_sha256)
+
+
+def _open_exactly(reference: SetReference, teacher_sha256: str) -> SyntheticSet:
+    found = SyntheticSet.open(reference.uri, teacher_sha256)
+    if found.digest != reference.sha256:
+        raise StoreError(
+            f"The set at {reference.uri!r} is {found.digest[:12]}, not {reference.sha256[:12]} as referred to: run its step again."
+        )
+    return found
+
+
+def _totals(shards: Sequence[ShardEntry], num_classes: int) -> dict[str, Any]:
+    """Sums over shards; per class over the training shards only."""
+    train = [entry for entry in shards if entry.role == "train"]
+    return {
+        "images": sum(entry.images for entry in train),
+        "holdout": sum(entry.images for entry in shards if entry.role == "holdout"),
+        "counts": tuple(sum(entry.counts[k] for entry in train) for k in range(num_classes)),
+        "asked": tuple(sum(entry.asked[k] for entry in train) for k in range(num_classes)),
+        "agreed": sum(entry.agreed for entry in train),
+    }

@@ -1,0 +1,115 @@
+"""Checkpoints of a loop in progress, and the result of a finished one.
+
+The payload is written first, under the hash of its bytes; `latest.json` then points at it, and older payloads go last: whenever
+the process dies, the pointer names a whole payload.
+"""
+
+import io
+import logging
+import pickle
+from typing import Any
+
+import torch
+
+from distillery.errors import StoreError
+from distillery.provenance import Provenance, check_format, code_version, dump_json, load_json, sha256_bytes, stamp
+from distillery.storage import Store
+
+logger = logging.getLogger(__name__)
+
+FORMAT = "distillery-checkpoint"
+VERSION = 1
+RESULT_FORMAT = "distillery-result"
+_POINTER = "latest.json"
+_RESULT = "result.json"
+_PAYLOADS = "payloads"
+
+
+class Checkpoints:
+    """The checkpoints of one step under one key.
+
+    Args:
+        store: where they lie, already below the key.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self._known: set[str] = set()  # payloads that this process wrote or read
+
+    def save(self, round: int, state: dict[str, Any]) -> None:
+        """Write a checkpoint and drop the older ones.
+
+        Args:
+            round: how many rounds or epochs are finished.
+            state: nested dicts and lists of tensors, numbers, strings and booleans: what `torch.load(weights_only=True)` reads.
+        """
+        buffer = io.BytesIO()
+        torch.save(state, buffer)
+        data = buffer.getvalue()
+        digest = sha256_bytes(data)
+        payload = f"{_PAYLOADS}/{digest}.pt"
+        fields = {"round": round, "payload": payload, "sha256": digest, "bytes": len(data), "threads": torch.get_num_threads()}
+        self.store.write(payload, data)
+        self._known.add(payload)
+        self.store.write(_POINTER, dump_json(stamp(FORMAT, VERSION, Provenance(code_version=code_version()), fields)))
+        # no lock reaches the other machines that write to a remote store: what is not known here may be what another's pointer names
+        self._drop_payloads(self._known - {payload} if self.store.remote else set(self.store.list(_PAYLOADS)) - {payload})
+
+    def load(self) -> tuple[int, dict[str, Any]] | None:
+        """The finished rounds and the state of the newest checkpoint, on the CPU; None where there is none.
+
+        Raises:
+            StoreError: the payload is missing or fails its hash.
+            CheckpointMismatchError: written by a newer Distillery.
+        """
+        if not self.store.exists(_POINTER):
+            return None
+        where = f"The checkpoint {_POINTER} in {self.store.uri!r}"
+        pointer = load_json(self.store.read(_POINTER), where)
+        check_format(pointer, FORMAT, VERSION, where)
+        if pointer["threads"] != torch.get_num_threads():
+            logger.warning(
+                "The checkpoint was written with %d threads and this process has %d: the run will not end bit-equal.",
+                pointer["threads"],
+                torch.get_num_threads(),
+            )
+        self._known.add(str(pointer["payload"]))
+        return int(pointer["round"]), self._payload(str(pointer["payload"]), str(pointer["sha256"]))
+
+    def finish(self, result: dict[str, Any]) -> None:
+        """Record the result of finished work, then drop the checkpoints that led to it.
+
+        Args:
+            result: plain JSON values.
+        """
+        self.store.write(_RESULT, dump_json(stamp(RESULT_FORMAT, VERSION, Provenance(code_version=code_version()), {"result": result})))
+        self.store.delete(_POINTER)
+        self._drop_payloads(set(self.store.list(_PAYLOADS)))
+
+    def finished(self) -> dict[str, Any] | None:
+        """The result of finished work, None where it is not finished."""
+        if not self.store.exists(_RESULT):
+            return None
+        where = f"The result {_RESULT} in {self.store.uri!r}"
+        document = load_json(self.store.read(_RESULT), where)
+        check_format(document, RESULT_FORMAT, VERSION, where)
+        result: dict[str, Any] = document["result"]
+        return result
+
+    def _payload(self, key: str, digest: str) -> dict[str, Any]:
+        advice = f"delete the folder {self.store.uri!r} to start this step anew"
+        if not self.store.exists(key):
+            raise StoreError(f"The checkpoint payload {key!r} is missing: {advice}.")
+        data = self.store.read(key)
+        if sha256_bytes(data) != digest:
+            raise StoreError(f"The checkpoint payload {key!r} does not match its sha256, so it is damaged: {advice}.")
+        try:
+            state: dict[str, Any] = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        except (pickle.UnpicklingError, RuntimeError) as error:
+            raise StoreError(f"The checkpoint payload {key!r} cannot be read ({type(error).__name__}): {advice}.") from None
+        return state
+
+    def _drop_payloads(self, keys: set[str]) -> None:
+        for key in sorted(keys):
+            self.store.delete(key)
+        self._known -= keys

@@ -1,0 +1,79 @@
+"""Where a student's batches come from; the trainer does not know which."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+
+from distillery.data.pool import ImagePool, dequantize, quantize
+from distillery.synthesis.protocol import Synthesizer
+from distillery.tracking.history import Stopwatch
+from distillery.types import Batch, Classifier
+
+
+class Feed(Protocol):
+    """A source of batches."""
+
+    def batches(self, batch: int, steps: int, draws: torch.Generator) -> Iterator[Batch]:
+        """Exactly `steps` batches of exactly `batch` images.
+
+        Args:
+            batch: images a step.
+            steps: how many.
+            draws: CPU stream that decides the order.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class PoolFeed:
+    """Shuffled passes over a pool, without labels: what an image was asked for is not what it shows.
+
+    Attributes:
+        pool: all images, or those of one round.
+    """
+
+    pool: ImagePool
+
+    def batches(self, batch: int, steps: int, draws: torch.Generator) -> Iterator[Batch]:
+        """Batches without replacement within each pass."""
+        return (Batch(images) for images in self.pool.draw(batch, steps, draws))
+
+
+@dataclass(frozen=True)
+class LabelledFeed:
+    """Shuffled passes over real images with their labels.
+
+    Attributes:
+        pool: images appended with labels.
+    """
+
+    pool: ImagePool
+
+    def batches(self, batch: int, steps: int, draws: torch.Generator) -> Iterator[Batch]:
+        """Batches with labels, without replacement within each pass."""
+        labels = self.pool.labels
+        return (Batch(images, labels[chosen]) for images, chosen in self.pool.draw(batch, steps, draws, with_indices=True))
+
+
+@dataclass(frozen=True)
+class FreshFeed:
+    """New images each step, from a live synthesizer.
+
+    Attributes:
+        synthesizer: draws from its own stream, not from the feed's.
+        student: handed to it.
+        clock: told how long the images take.
+    """
+
+    synthesizer: Synthesizer
+    student: Classifier
+    clock: Stopwatch = field(default_factory=Stopwatch)
+
+    def batches(self, batch: int, steps: int, draws: torch.Generator) -> Iterator[Batch]:
+        """Each batch is made when it is asked for, in 256 levels as a stored image would be."""
+        for _ in range(steps):
+            with self.clock.part("synthesis"):
+                images = self.synthesizer.synthesize(batch, student=self.student).images
+            yield Batch(dequantize(quantize(images)))

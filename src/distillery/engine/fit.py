@@ -1,0 +1,168 @@
+"""Training a student, step by step; the same for a set, a live synthesizer and real data."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from distillery.data.augment import augment
+from distillery.engine.feeds import Feed
+from distillery.engine.terms import TermWatch, bad_term, is_bad
+from distillery.errors import ConfigError
+from distillery.optim.restore import restore_strides
+from distillery.optim.schedules import rate_at
+from distillery.runtime import Runtime
+from distillery.seeding import derive_seed, seeded, stream
+from distillery.students.plan import Objective, StageConfig, build_objective, build_optimizer, select_trained
+from distillery.types import Batch, Classifier
+
+
+class Position(NamedTuple):
+    """Where a plan stands after some steps: the stage, the epoch within it, and the step within that."""
+
+    stage: int
+    epoch: int
+    step: int
+
+
+class StudentTrainer:
+    """A student on its way through a plan.
+
+    Everything is a function of the steps taken: stage, epoch and learning rate. Between two calls of `train` the student is in eval mode
+    without gradients, and nothing here touches it.
+
+    Args:
+        stages: sized: each with `steps_per_epoch` above 0.
+        teacher: frozen, on the runtime's device.
+        student: placed on the runtime's device.
+        runtime: device and precision.
+        seed: the run's.
+    """
+
+    def __init__(self, stages: tuple[StageConfig, ...], teacher: Classifier, student: Classifier, runtime: Runtime, seed: int) -> None:
+        for number, stage in enumerate(stages):
+            if not stage.steps_per_epoch:
+                raise ConfigError(f"stages.{number}.steps_per_epoch = 0 needs a set of fixed size: give 1 or more where it still grows.")
+        assert not teacher.training, "the teacher must be frozen"
+        self.stages = stages
+        self.teacher = teacher
+        self.student = student.eval()
+        self.runtime = runtime
+        self.steps = 0
+        self._seed = seed
+        self._order = stream(seed, "student", "order")
+        self._augment = stream(seed, "student", "augment")
+        self._enter(0)
+
+    @property
+    def epochs(self) -> int:
+        """Finished epochs, over all stages."""
+        position = self.position
+        return sum(stage.epochs for stage in self.stages[: position.stage]) + position.epoch
+
+    @property
+    def steps_left(self) -> int:
+        """Steps to the end of the present epoch."""
+        position = self.position
+        return self.stages[position.stage].steps_per_epoch - position.step
+
+    @property
+    def position(self) -> Position:
+        """Stage, epoch and step; past the plan's end the last stage goes on, at the end of its schedule."""
+        steps = self.steps
+        for index, stage in enumerate(self.stages):
+            length = stage.epochs * stage.steps_per_epoch
+            if steps < length or index == len(self.stages) - 1:
+                return Position(index, *divmod(steps, stage.steps_per_epoch))
+            steps -= length
+        raise AssertionError("a plan without stages")
+
+    def train(self, steps: int, feed: Feed) -> dict[str, float]:
+        """Take some steps; an epoch's or a stage's end within them is passed on the way.
+
+        Args:
+            steps: how many.
+            feed: where the batches come from.
+
+        Returns:
+            Mean of each term over these steps, and `rate`, the last learning rate; of the last stage where a stage ended.
+
+        Raises:
+            ConfigError: a term or a weight went bad; names the step and the term.
+        """
+        watch = TermWatch("the student", self.steps)
+        while steps > 0:
+            stage = self.position.stage
+            if stage != self._stage:
+                watch.read()
+                self._enter(stage)
+                watch = TermWatch("the student", self.steps)
+            piece = min(steps, self.steps_left)
+            self._train_piece(piece, feed, watch)
+            steps -= piece
+        numbers = watch.read()
+        self._check_weights()
+        return {**numbers, "rate": self._optimizer.param_groups[0]["lr"]}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything the next step depends on."""
+        return {
+            "student": self.student.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+            "steps": self.steps,
+            "stage": self._stage,
+            "order": self._order.get_state(),
+            "augment": self._augment.get_state(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from `state_dict()` of an equal plan."""
+        self.student.load_state_dict(state["student"])
+        self.steps = int(state["steps"])
+        self._enter(int(state["stage"]))
+        self._optimizer.load_state_dict(state["optimizer"])
+        restore_strides(self._optimizer)
+        self._order.set_state(state["order"])
+        self._augment.set_state(state["augment"])
+
+    def _enter(self, stage: int) -> None:
+        """Begin a stage with an optimizer and an objective of its own."""
+        self._stage = stage
+        self._objective: Objective = build_objective(self.stages[stage])
+        parameters = select_trained(self.student, self.stages[stage].trains)
+        self._optimizer = build_optimizer(self.stages[stage].optimizer, parameters)
+        self.student.eval()
+
+    def _train_piece(self, steps: int, feed: Feed, watch: TermWatch) -> None:
+        """Steps within one epoch, so at one learning rate."""
+        stage, epoch = self.stages[self._stage], self.position.epoch
+        for group in self._optimizer.param_groups:
+            group["lr"] = rate_at(stage.schedule, stage.optimizer.rate, epoch, stage.epochs)
+        select_trained(self.student, stage.trains)
+        # drawn by name and step, dropout needs no state of its own in a checkpoint
+        with seeded(self._seed, "student", "dropout", self.steps):
+            if self.runtime.device.type == "cuda":
+                torch.cuda.manual_seed(derive_seed(self._seed, "student", "dropout", self.steps))
+            for batch in feed.batches(stage.batch, steps, self._order):
+                watch.add(*self._step(batch, stage))
+                self.steps += 1
+        self.student.eval()
+
+    def _step(self, batch: Batch, stage: StageConfig) -> tuple[tuple[str, ...], Tensor]:
+        images = augment(batch.images.to(self.runtime.device), stage.augment, self._augment)
+        images = images.contiguous(memory_format=torch.channels_last)
+        with self.runtime.autocast():
+            terms = self._objective.terms(self.teacher, self.student, Batch(images, batch.labels))
+        values = torch.stack([term.float() for term in terms.values()])
+        values.sum().backward()
+        self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+        return tuple(terms), values.detach()
+
+    def _check_weights(self) -> None:
+        """The last step's damage shows in no term: look at the weights and buffers themselves."""
+        values = [value for value in self.student.state_dict().values() if value.is_floating_point()]
+        largest = torch.stack(torch._foreach_norm(values, float("inf")))
+        if bool(is_bad(largest.float()).any()):
+            raise bad_term("the student", self.steps - 1, "weights")

@@ -1,0 +1,22 @@
+"""What the teacher says about stored images."""
+
+import torch
+from torch import Tensor
+
+from distillery.data.pool import dequantize
+from distillery.types import Classifier
+
+_BATCH = 256
+
+
+@torch.no_grad()
+def teacher_logits(teacher: Classifier, images: Tensor) -> Tensor:
+    """Logits (N, K) float32 of uint8 images (N, C, H, W), without autocast: they are stored, and quotas count their argmax.
+
+    Args:
+        teacher: frozen.
+        images: on any device; the logits are on the teacher's.
+    """
+    device = teacher.mean.device
+    parts = [teacher(dequantize(part.to(device)).contiguous(memory_format=torch.channels_last)).float() for part in images.split(_BATCH)]
+    return torch.cat(parts) if parts else torch.empty(0, teacher.num_classes, device=device)

@@ -1,0 +1,249 @@
+"""Fill a synthetic set from a synthesizer, class by class as the teacher sees them."""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from distillery.config import Config
+from distillery.data.pool import NO_LABEL, quantize
+from distillery.data.shards import Role, Shard, ShardEntry
+from distillery.data.store import SetHeader, SetReference, SetWriter
+from distillery.engine.labelling import teacher_logits
+from distillery.engine.session import Review, Session, accept
+from distillery.errors import ConfigError
+from distillery.seeding import stream
+from distillery.storage import Store
+from distillery.synthesis.protocol import Synthesizer
+from distillery.types import Classifier, ImageSpec
+
+logger = logging.getLogger(__name__)
+
+_GOLDEN = 0.6180339887498949
+
+
+class SetConfig(Config):
+    """What a materialized set holds.
+
+    Attributes:
+        size: images of the whole set, held-out ones included; each class gets an equal quota by the teacher's argmax.
+        batch: images asked of the synthesizer at a time.
+        max_oversampling: raw images drawn are at most this many times `size`.
+        holdout: share of each class's images that no student trains on.
+        strict: a shortfall is an error; else it is published in the manifest with a warning.
+        shard_images: images of a shard.
+        labels: classes asked for: uniform leaves the draw to the synthesizer, missing asks for those whose quota is open.
+        max_bytes: pixels of the whole set; more is refused before work begins.
+    """
+
+    size: int = Field(default=10_000, ge=2)
+    batch: int = Field(default=256, ge=2)
+    max_oversampling: float = Field(default=10.0, ge=1)
+    holdout: float = Field(default=0.05, ge=0, le=0.5)
+    strict: bool = False
+    shard_images: int = Field(default=2048, ge=1)
+    labels: Literal["uniform", "missing"] = "uniform"
+    max_bytes: int = Field(default=2**36, ge=1)
+
+
+@dataclass(frozen=True)
+class Materialized:
+    """A published set and how it came about.
+
+    Attributes:
+        reference: where it is.
+        numbers: `images`, `holdout`, `drawn` raw images, `shortfall`, `asked_agreement` over all raw images (the teacher's argmax is the
+            class asked for) and `set_agreement` over the images that were kept; the two only where classes were asked for.
+    """
+
+    reference: SetReference
+    numbers: dict[str, float]
+
+
+class Materializer:
+    """Draws images until every class has its quota, or too many were drawn.
+
+    Args:
+        config: quotas and bounds.
+        synthesizer: trained.
+        teacher: frozen, on its device.
+        seed: the run's.
+    """
+
+    def __init__(self, config: SetConfig, synthesizer: Synthesizer, teacher: Classifier, seed: int) -> None:
+        check_size(config, teacher.spec)
+        self.config = config
+        self.drawn = 0
+        self._labelled = self._agreed = self._kept_agreed = 0
+        self._synthesizer = synthesizer
+        self._teacher = teacher
+        self._quota = quotas(config.size, teacher.num_classes)
+        self._kept = torch.zeros_like(self._quota)
+        self._draws = stream(seed, "materialize", "labels")
+        self._buffers: dict[Role, Shard] = {"train": _empty(teacher), "holdout": _empty(teacher)}
+
+    def run(self, store: Store, header: SetHeader, session: Session, review: Review = accept) -> Materialized:
+        """Fill and publish the set; a half-written one is continued from its last shard.
+
+        Args:
+            store: below the set's prefix.
+            header: what is known of the set.
+            session: checkpoints name the shards and hold what is not yet in one, the counts and the synthesizer.
+            review: sees the finished shards before they become a set.
+
+        Raises:
+            ConfigError: under `strict`, a class is short of its quota, or the review refuses the set.
+        """
+        state = session.resume()
+        writer = SetWriter(store, header)
+        if state is not None:
+            writer = SetWriter(store, header, [ShardEntry.parse(entry) for entry in state["entries"]])
+            self.load_state_dict(state)
+        limit = int(self.config.size * self.config.max_oversampling)
+        while self.drawn < limit and bool((self._kept < self._quota).any()):
+            with session.clock.part("synthesis"):
+                self._draw(min(self.config.batch, limit - self.drawn))
+            filled = int(self._kept.sum())
+            session.progress.tick("materialize: images", filled, self.config.size)
+            with session.clock.part("io"):
+                wrote = self._write_full(writer)
+            if wrote:
+                session.note("materialize: images", self.config.size, {"drawn": float(self.drawn), "kept": float(filled)}, done=filled)
+                session.save({**self.state_dict(), "entries": [entry.to_json() for entry in writer.entries]})
+        shortfall = self._quota - self._kept
+        self._check_shortfall(shortfall)
+        with session.clock.part("io"):
+            for role in ("train", "holdout"):
+                self._write(writer, role, len(self._buffers[role].images))
+        review(writer.store, writer.entries)
+        with session.clock.part("io"):
+            reference = writer.publish(shortfall.tolist() if bool(shortfall.any()) else ())
+        return Materialized(reference, self._numbers(writer, shortfall))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Counts, images not yet in a shard, random stream and synthesizer."""
+        return {
+            "counts": [self.drawn, self._labelled, self._agreed, self._kept_agreed],
+            "kept": self._kept,
+            "buffers": {role: list(shard) for role, shard in self._buffers.items()},
+            "draws": self._draws.get_state(),
+            "synthesizer": self._synthesizer.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from `state_dict()`."""
+        self.drawn, self._labelled, self._agreed, self._kept_agreed = state["counts"]
+        self._kept = state["kept"]
+        self._buffers = {role: Shard(*parts) for role, parts in state["buffers"].items()}
+        self._draws.set_state(state["draws"])
+        self._synthesizer.load_state_dict(state["synthesizer"])
+
+    def _draw(self, n: int) -> None:
+        """Draw n raw images and keep those whose class is open, in the order they came."""
+        batch = self._synthesizer.synthesize(n, self._labels(n))
+        images = quantize(batch.images).cpu()
+        logits = teacher_logits(self._teacher, images).cpu()
+        asked = torch.full((n,), NO_LABEL) if batch.labels is None else batch.labels.cpu()
+        obtained = logits.argmax(1)
+        number = self._kept[obtained] + _ranks(obtained, self._teacher.num_classes)
+        keep = number <= self._quota[obtained]
+        withheld = is_withheld(number, obtained, self.config.holdout)
+        self.drawn += n
+        self._labelled += int((asked != NO_LABEL).sum())
+        self._agreed += int((asked == obtained).sum())
+        self._kept_agreed += int((asked == obtained)[keep].sum())
+        self._kept = self._kept + torch.bincount(obtained[keep], minlength=len(self._kept))
+        chosen: dict[Role, Tensor] = {"train": keep & ~withheld, "holdout": keep & withheld}
+        for role, mask in chosen.items():
+            parts = zip(self._buffers[role], (images, asked, logits), strict=True)
+            self._buffers[role] = Shard(*(torch.cat([old, new[mask]]) for old, new in parts))
+
+    def _labels(self, n: int) -> Tensor | None:
+        if self.config.labels == "uniform":
+            return None
+        missing = (self._kept < self._quota).nonzero().flatten()
+        return missing[torch.randint(len(missing), (n,), generator=self._draws)]
+
+    def _write_full(self, writer: SetWriter) -> bool:
+        """Write every full shard, and say whether there was one."""
+        before = len(writer.entries)
+        for role, buffer in self._buffers.items():
+            for _ in range(len(buffer.images) // self.config.shard_images):
+                self._write(writer, role, self.config.shard_images)
+        return len(writer.entries) > before
+
+    def _write(self, writer: SetWriter, role: Role, count: int) -> None:
+        if not count:
+            return
+        buffer = self._buffers[role]
+        writer.append(buffer.images[:count], buffer.asked[:count], buffer.teacher_logits[:count], role)
+        # cloned, or the checkpoint would hold the storage of the part that is gone
+        self._buffers[role] = Shard(*(part[count:].clone() for part in buffer))
+
+    def _check_shortfall(self, shortfall: Tensor) -> None:
+        if not bool(shortfall.any()):
+            return
+        worst = ", ".join(f"{int(index)} ({int(shortfall[index])})" for index in shortfall.argsort(descending=True)[:5] if shortfall[index])
+        sentence = (
+            f"The set is short of {int(shortfall.sum())} of {self.config.size} images after {self.drawn} were drawn, most in classes "
+            f"{worst}: raise max_oversampling, or train the generator longer."
+        )
+        if self.config.strict or not bool(self._kept.any()):
+            raise ConfigError(sentence)
+        logger.warning(sentence)
+
+    def _numbers(self, writer: SetWriter, shortfall: Tensor) -> dict[str, float]:
+        held_out = sum(entry.images for entry in writer.entries if entry.role == "holdout")
+        kept = int(self._kept.sum())
+        numbers = {"images": kept - held_out, "holdout": held_out, "drawn": self.drawn, "shortfall": int(shortfall.sum())}
+        rates = {"asked_agreement": self._agreed / self._labelled, "set_agreement": self._kept_agreed / kept} if self._labelled else {}
+        return {name: float(value) for name, value in (numbers | rates).items()}
+
+
+def quotas(size: int, num_classes: int) -> Tensor:
+    """Images of each class, (K,) int64 with sum `size`: equal, the remainder to the first classes."""
+    share, rest = divmod(size, num_classes)
+    return torch.full((num_classes,), share) + (torch.arange(num_classes) < rest)
+
+
+def is_withheld(number: Tensor, classes: Tensor, share: float) -> Tensor:
+    """Which images are held out, as a fixed pattern over each class's images.
+
+    Args:
+        number: (N,) int64, the how-manieth of its class an image is, from 1.
+        classes: (N,) int64. Each class's pattern begins elsewhere, so that small quotas hold out the share of all classes together.
+        share: to hold out.
+
+    Returns:
+        (N,) bool.
+    """
+    phase = (classes.double() * _GOLDEN) % 1
+    last = number.double() * share + phase
+    return last.floor() > (last - share).floor()
+
+
+def check_size(config: SetConfig, spec: ImageSpec) -> None:
+    """Refuse a set that is larger than allowed.
+
+    Raises:
+        ConfigError: names the bytes and the bound.
+    """
+    channels, height, width = spec.shape
+    size = config.size * channels * height * width
+    if size > config.max_bytes:
+        raise ConfigError(f"size = {config.size} makes {size} bytes of images, max_bytes = {config.max_bytes}: lower it or raise that.")
+
+
+def _ranks(classes: Tensor, num_classes: int) -> Tensor:
+    """For each element the how-manieth of its class it is, from 1."""
+    hot = torch.nn.functional.one_hot(classes, num_classes)
+    return hot.cumsum(0).gather(1, classes[:, None])[:, 0]
+
+
+def _empty(teacher: Classifier) -> Shard:
+    images = torch.empty((0, *teacher.spec.shape), dtype=torch.uint8)
+    return Shard(images, torch.empty(0, dtype=torch.int64), torch.empty(0, teacher.num_classes))

@@ -1,0 +1,81 @@
+"""Loops that train one thing at a time: a synthesizer without a student, or a student on a fixed source of images."""
+
+from dataclasses import dataclass
+
+from distillery.engine.feeds import Feed
+from distillery.engine.fit import StudentTrainer
+from distillery.engine.selection import Selection
+from distillery.engine.session import Session, Validate
+from distillery.engine.terms import round_numbers
+from distillery.synthesis.protocol import Synthesizer
+
+
+def train_synthesizer(synthesizer: Synthesizer, rounds: int, session: Session) -> dict[str, float]:
+    """Let a synthesizer learn for a number of rounds; what a killed run had finished is not done again.
+
+    Args:
+        synthesizer: fresh; brought to the last checkpoint's state where there is one.
+        rounds: how many in all.
+        session: checkpoints hold `synthesizer`.
+
+    Returns:
+        The terms of the last round.
+
+    Raises:
+        ConfigError: a term went bad; names the round and the term.
+    """
+    state = session.resume()
+    if state is not None:
+        synthesizer.load_state_dict(state["synthesizer"])
+    while session.done < rounds:
+        with session.clock.part("synthesis"):
+            numbers = round_numbers(synthesizer.advance(None), session.done + 1)
+        session.note("synthesizer: round", rounds, numbers)
+        if session.is_due(rounds):
+            session.save({"synthesizer": synthesizer.state_dict()})
+    return session.history[-1]
+
+
+@dataclass
+class StudentFit:
+    """Training a student on a set, a live synthesizer or real data, whichever the feed gives.
+
+    Attributes:
+        trainer: holds the student; its plan ends the training.
+        feed: where batches come from.
+        selection: keeps the best student and snapshots.
+        session: checkpoints hold `trainer` and `selection`, one an epoch.
+        validate: scores the student after each epoch; None where nothing is held out.
+    """
+
+    trainer: StudentTrainer
+    feed: Feed
+    selection: Selection
+    session: Session
+    validate: Validate | None = None
+
+    def run(self) -> dict[str, float]:
+        """Train to the end of the plan; what a killed run had finished is not done again.
+
+        Returns:
+            The numbers of the last epoch.
+
+        Raises:
+            ConfigError: a term or a weight went bad; names the step and the term.
+        """
+        trainer, session = self.trainer, self.session
+        total = sum(stage.epochs for stage in trainer.stages)
+        state = session.resume()
+        if state is not None:
+            trainer.load_state_dict(state["trainer"])
+            self.selection.load_state_dict(state["selection"])
+        while session.done < total:
+            with session.clock.part("student"):
+                numbers = {f"student/{name}": value for name, value in trainer.train(trainer.steps_left, self.feed).items()}
+            with session.clock.part("check"):
+                scores = self.validate(trainer.student) if self.validate else {}
+            self.selection.offer(trainer.epochs, scores, trainer.student)
+            session.note("student: epoch", total, {**numbers, **{f"holdout/{name}": value for name, value in scores.items()}})
+            if session.is_due(total):
+                session.save({"trainer": trainer.state_dict(), "selection": self.selection.state_dict()})
+        return session.history[-1]

@@ -1,0 +1,134 @@
+"""Rounds of a synthesizer that plays against a student, and the student's training between them."""
+
+import logging
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pydantic import Field
+
+from distillery.config import Config
+from distillery.engine.feeds import Feed, FreshFeed, PoolFeed
+from distillery.engine.fit import StudentTrainer
+from distillery.engine.recorded import RecordedPool
+from distillery.engine.selection import Selection
+from distillery.engine.session import Session, Validate
+from distillery.engine.terms import round_numbers
+from distillery.errors import ConfigError
+from distillery.synthesis.protocol import Round, Synthesizer
+
+logger = logging.getLogger(__name__)
+
+
+class OnlineConfig(Config):
+    """How rounds and student steps alternate.
+
+    Attributes:
+        rounds: of the synthesizer.
+        student_steps_per_round: once the synthesizer is ready.
+        feed: what the student sees: all images so far, this round's, or new ones each step.
+    """
+
+    rounds: int = Field(ge=1)
+    student_steps_per_round: int = Field(ge=1)
+    feed: Literal["pool", "round", "fresh"] = "pool"
+
+
+@dataclass
+class OnlineDistillation:
+    """One run.
+
+    Attributes:
+        config: its length and feed.
+        synthesizer: fresh.
+        trainer: holds the student. Its epochs count student steps, so its schedule stands still during warm-up.
+        pool: takes the images of each round.
+        selection: keeps the best student and snapshots.
+        session: checkpoints hold all of these, the pool by the names of its shards.
+        validate: scores the student whenever an epoch ends; None where nothing is held out.
+    """
+
+    config: OnlineConfig
+    synthesizer: Synthesizer
+    trainer: StudentTrainer
+    pool: RecordedPool
+    selection: Selection
+    session: Session
+    validate: Validate | None = None
+
+    def run(self) -> dict[str, float]:
+        """Play all rounds; those that a killed run had finished are not played again.
+
+        Returns:
+            The numbers of the last round.
+
+        Raises:
+            ConfigError: a term went bad (names round or step and the term), or no round was ever ready for the student.
+        """
+        state = self.session.resume()
+        if state is not None:
+            self._load(state)
+        while self.session.done < self.config.rounds:
+            self.session.note("online: round", self.config.rounds, self._round())
+            if self.session.is_due(self.config.rounds):
+                self.session.save(self._state())
+        self._check_plan()
+        return self.session.history[-1]
+
+    def _round(self) -> dict[str, float]:
+        """The synthesizer learns, its images join the pool, the student trains."""
+        clock = self.session.clock
+        with clock.part("synthesis"):
+            learned = self.synthesizer.advance(self.trainer.student)
+            numbers = round_numbers(learned, self.session.done + 1)
+            numbers |= self._collect(learned)
+        if not learned.ready:
+            return numbers
+        before = self.trainer.epochs
+        with clock.part("student"):
+            terms = self.trainer.train(self.config.student_steps_per_round, self._feed())
+        numbers |= {f"student/{name}": value for name, value in terms.items()}
+        if self.trainer.epochs > before:
+            with clock.part("check"):
+                numbers |= self._validate()
+        return numbers
+
+    def _collect(self, learned: Round) -> dict[str, float]:
+        """Add the round's images, or ask for some where the method makes none as it learns."""
+        batch = learned.batch
+        if batch is None and learned.ready:
+            stage = self.trainer.stages[self.trainer.position.stage]
+            batch = self.synthesizer.synthesize(stage.batch, student=self.trainer.student)
+        if batch is None or not len(batch):
+            return {}
+        return {f"synthesis/{name}": value for name, value in self.pool.add(batch).items()}
+
+    def _validate(self) -> dict[str, float]:
+        scores = self.validate(self.trainer.student) if self.validate and len(self.pool.held_out) else {}
+        self.selection.offer(self.trainer.epochs, scores, self.trainer.student)
+        return {f"holdout/{name}": value for name, value in scores.items()}
+
+    def _feed(self) -> Feed:
+        if self.config.feed == "fresh":
+            return FreshFeed(self.synthesizer, self.trainer.student, self.session.clock)
+        return PoolFeed(self.pool.train if self.config.feed == "pool" else self.pool.last_round)
+
+    def _check_plan(self) -> None:
+        if not self.trainer.steps:
+            raise ConfigError(f"rounds = {self.config.rounds} ended before the student could train: give more, or a shorter warm-up.")
+        planned = sum(stage.epochs for stage in self.trainer.stages)
+        if self.trainer.epochs != planned:
+            logger.warning("The student's plan has %d epochs, but the rounds made %d of them.", planned, self.trainer.epochs)
+
+    def _state(self) -> dict[str, Any]:
+        return {
+            "synthesizer": self.synthesizer.state_dict(),
+            "trainer": self.trainer.state_dict(),
+            "pool": self.pool.state_dict(),
+            "selection": self.selection.state_dict(),
+        }
+
+    def _load(self, state: dict[str, Any]) -> None:
+        self.synthesizer.load_state_dict(state["synthesizer"])
+        self.trainer.load_state_dict(state["trainer"])
+        self.pool.load_state_dict(state["pool"])
+        self.selection.load_state_dict(state["selection"])

@@ -1,0 +1,1 @@
+"""What a student is worth, beside its teacher."""

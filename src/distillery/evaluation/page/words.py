@@ -1,0 +1,179 @@
+"""Numbers and names as a reader who never met the field would want them."""
+
+import math
+from collections.abc import Sequence
+
+from distillery.evaluation.report import EvaluationReport, ModelReport
+
+_SPACE = "\N{NO-BREAK SPACE}"
+_SIGMAS = 1.96
+
+TERMS = {
+    "moments": "How far the statistics of the synthetic images, inside the teacher, are from those it keeps of its own training.",
+    "label": "How far the teacher is from naming each synthetic image as the class that it was asked for.",
+    "adversarial": "Drives the images to where student and teacher still disagree. Below zero is usual: the lower, the harder the images.",
+    "total_variation": "How ragged the images are: neighbouring pixels that differ cost something.",
+    "l2": "How bright the images are: large pixel values cost something.",
+    "kd": "How far the student's answers are from the teacher's, over all classes and not only the first choice.",
+    "ce": "How far the student is from the teacher's first choice.",
+}
+TITLES = {
+    "moments": "Matching the teacher's statistics",
+    "label": "Showing the class asked for",
+    "adversarial": "Finding disagreement",
+    "total_variation": "Smoothness",
+    "l2": "Moderate brightness",
+    "kd": "Following the teacher",
+    "ce": "Naming the class",
+}
+HARDWARE = {"cpu": "a CPU", "cuda": "a GPU", "float32": "float32", "bfloat16": "bfloat16"}
+PARTS = {
+    "synthesis": "making images",
+    "student": "training the student",
+    "io": "reading and writing",
+    "check": "checking on held-out images",
+    "other": "starting up and the rest",
+}
+STEPS = {
+    "train_generator": "Training the generator",
+    "materialize": "Drawing the synthetic set",
+    "train_student": "Training the student",
+    "distill_online": "Generator against student",
+}
+SOURCES = {
+    "test set": "labelled test images that the student never saw",
+    "held-out synthetic": "synthetic images that were kept back from the student's training",
+    "training synthetic": "synthetic images that the student was trained on",
+}
+
+
+def percent(share: float, digits: int = 1) -> str:
+    """A share as `97.3 %`; all and nothing are `100 %` and `0 %`, and what is not quite all never reads as 100."""
+    text = f"{100 * share:.{digits}f}"
+    if share in (0, 1):
+        text = f"{100 * share:.0f}"
+    elif share < 1 and float(text) == 100:
+        text = f"{100 - 10.0**-digits:.{digits}f}"
+    return f"{text}{_SPACE}%"
+
+
+def count(number: float) -> str:
+    """A whole number with its thousands apart: `691,386`."""
+    return f"{round(number):,}"
+
+
+def size(num_bytes: float) -> str:
+    """A file's size: `309 kB`, `2.8 MB`, in thousands."""
+    if num_bytes < 1000:
+        return f"{num_bytes:.0f}{_SPACE}bytes"
+    return _scaled(num_bytes, (("kB", 1e3), ("MB", 1e6), ("GB", 1e9)))
+
+
+def operations(flops: float) -> str:
+    """Floating point operations: `12.6 million`."""
+    if flops < 1e3:
+        return f"{flops:.0f}"
+    return _scaled(flops, (("thousand", 1e3), ("million", 1e6), ("billion", 1e9), ("trillion", 1e12)))
+
+
+def milliseconds(value: float) -> str:
+    """A short time: `0.84 ms`."""
+    return f"{value:.{2 if value < 10 else 1 if value < 100 else 0}f}{_SPACE}ms"
+
+
+def duration(seconds: float) -> str:
+    """A time as a person says it: `4.2 s`, `3 min 05 s`, `2 h 10 min`."""
+    if seconds < 59.95:
+        return f"{seconds:.1f}{_SPACE}s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes}{_SPACE}min {rest:02}{_SPACE}s"
+    return f"{minutes // 60}{_SPACE}h {minutes % 60:02}{_SPACE}min"
+
+
+def axis_number(value: float) -> str:
+    """A number beside an axis, short: `0.25`, `40`, `1.5k`, `1e-5`."""
+    if value == 0:
+        return "0"
+    if abs(value) >= 1e6 or abs(value) < 1e-3:
+        mantissa, _, power = f"{value:.1e}".partition("e")
+        return f"{float(mantissa):g}e{int(power)}"
+    if abs(value) >= 1000:
+        return f"{value / 1000:.4g}k"
+    return f"{value:.4g}"
+
+
+def factor(large: float, small: float) -> str:
+    """How many times `small` goes into `large`: `8.9×`; empty where one of them is not known."""
+    if large <= 0 or small <= 0:
+        return ""
+    ratio = large / small
+    return f"{ratio:.0f}×" if ratio >= 99.5 else f"{ratio:.1f}×"
+
+
+def interval(correct: int, total: int) -> tuple[float, float]:
+    """Wilson's 95 % interval of a share: where the true accuracy lies, given so many images."""
+    if not total:
+        return 0.0, 1.0
+    share, weight = correct / total, _SIGMAS**2 / total
+    middle, half = share + weight / 2, _SIGMAS * math.sqrt(share * (1 - share) / total + weight / total / 4)
+    return max((middle - half) / (1 + weight), 0.0), min((middle + half) / (1 + weight), 1.0)
+
+
+def between(correct: int, total: int) -> str:
+    """The interval as text: `95.4 % to 98.5 %`."""
+    low, high = interval(correct, total)
+    return f"{percent(low)} to {percent(high)}"
+
+
+def images(number: int) -> str:
+    """`450 images`, `1 image`."""
+    return f"{count(number)} image{'s' * (number != 1)}"
+
+
+def headline(report: EvaluationReport) -> list[str]:
+    """What came out, in a few plain sentences."""
+    student, teacher = report.student, report.teacher
+    if report.labelled:
+        first = (
+            f"Shown {images(report.images)} it had never seen, the student names {percent(student.accuracy.top1)} right; "
+            f"the teacher that it learned from names {percent(teacher.accuracy.top1)} right."
+        )
+        agreed = f"The two give the same answer {percent(report.agreement.rate)} of the time."
+    else:
+        first = (
+            f"On {images(report.images)} that were made up, not photographed, the student gives the teacher's answer "
+            f"{percent(report.agreement.rate)} of the time."
+        )
+        agreed = "No test images were given, so nothing on this page says how often either of them is right."
+    return [first, agreed, _savings(teacher, student), "No real image was used to teach the student: only the teacher's weights."]
+
+
+def behind(report: EvaluationReport) -> str:
+    """The student's distance to the teacher in points: `0.4 points behind`."""
+    points = 100 * (report.teacher.accuracy.top1 - report.student.accuracy.top1)
+    if abs(points) < 0.05:
+        return "level with the teacher"
+    return f"{abs(points):.1f} point{'s' * (f'{abs(points):.1f}' != '1.0')} {'behind' if points > 0 else 'ahead of'} the teacher"
+
+
+def confused(names: Sequence[str], confusion: Sequence[Sequence[int]], most: int = 5) -> list[tuple[str, str, int]]:
+    """The commonest mistakes as (shown, taken for, times), most frequent first."""
+    wrong = [(times, row, column) for row, counts in enumerate(confusion) for column, times in enumerate(counts) if row != column and times]
+    wrong.sort(key=lambda mistake: (-mistake[0], mistake[1], mistake[2]))
+    return [(names[row], names[column], times) for times, row, column in wrong[:most]]
+
+
+def _savings(teacher: ModelReport, student: ModelReport) -> str:
+    smaller = factor(teacher.cost.parameters, student.cost.parameters)
+    less = factor(teacher.cost.flops, student.cost.flops)
+    if teacher.cost.parameters > student.cost.parameters and teacher.cost.flops > student.cost.flops:
+        times = smaller.removesuffix("×")
+        return f"It is {times} times smaller and needs {less.removesuffix('×')} times less arithmetic for an image."
+    return f"It has {count(student.cost.parameters)} learned numbers, the teacher {count(teacher.cost.parameters)}."
+
+
+def _scaled(value: float, units: Sequence[tuple[str, float]]) -> str:
+    name, unit = next((pair for pair in reversed(units) if value >= pair[1] * 0.9995), units[0])
+    scaled = value / unit
+    return f"{scaled:.{1 if scaled < 99.95 else 0}f}{_SPACE}{name}"

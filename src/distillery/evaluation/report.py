@@ -1,0 +1,286 @@
+"""The report on a student beside its teacher: measured, kept as `distillery-evaluation`, shown as a table or as flat numbers."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+from rich.table import Table
+from torch import Tensor
+
+from distillery.config import Config
+from distillery.errors import ConfigError, MissingResourceError
+from distillery.evaluation.accuracy import Accuracy
+from distillery.evaluation.agreement import Agreement
+from distillery.evaluation.calibration import Calibration
+from distillery.evaluation.cost import Cost, LatencyConfig
+from distillery.evaluation.predict import predict
+from distillery.provenance import Provenance, check_format, dump_json, load_json, stamp
+from distillery.storage import open_store
+from distillery.types import Classifier
+
+FORMAT = "distillery-evaluation"
+VERSION = 1
+Source = Literal["test set", "held-out synthetic", "training synthetic"]
+
+
+class EvaluationConfig(Config):
+    """What is measured.
+
+    Attributes:
+        batch: images a forward pass; changes the numbers by rounding only.
+        latency: whether the CPU latency is measured.
+        timing: how it is measured.
+        calibration_bins: equal-width bins of the calibration error.
+    """
+
+    batch: int = Field(default=256, ge=1)
+    latency: bool = True
+    timing: LatencyConfig = LatencyConfig()
+    calibration_bins: int = Field(default=15, ge=1, le=1000)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A model to measure.
+
+    Attributes:
+        classifier: on any device.
+        name: its architecture, for the reader.
+        sha256: its bundle, empty where it has none.
+        weights_bytes: size of its weights file, 0 where it has none.
+        snapshots: other states of its weights that a training kept, each loaded when it is measured.
+    """
+
+    classifier: Classifier
+    name: str = ""
+    sha256: str = ""
+    weights_bytes: int = 0
+    snapshots: Mapping[str, Callable[[], Classifier]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class EvaluationImages:
+    """What the models are measured on.
+
+    Attributes:
+        images: (N, C, H, W) uint8.
+        labels: (N,) int64 truth, or None where there is none: then only the agreement is measured.
+        source: where the images come from; the report says it wherever it is shown.
+    """
+
+    images: Tensor
+    labels: Tensor | None
+    source: Source
+
+
+class ModelReport(Config):
+    """One model.
+
+    Attributes:
+        name: its architecture.
+        sha256: its bundle, empty where it has none.
+        accuracy: against the labels; all zero without them.
+        calibration: against the labels; without bins where there are none.
+        cost: what it takes to keep and run it.
+    """
+
+    name: str = ""
+    sha256: str = ""
+    accuracy: Accuracy = Accuracy()
+    calibration: Calibration = Calibration()
+    cost: Cost
+
+
+class SnapshotScore(Config):
+    """A state of the student that its training kept beside the last one.
+
+    Attributes:
+        name: `best` on held-out synthetic images, or `epochs/NNNNNN`.
+        agreement: with the teacher.
+        correct: images named right; 0 without labels.
+        total: labelled images.
+    """
+
+    name: str
+    agreement: float
+    correct: int = Field(default=0, ge=0)
+    total: int = Field(default=0, ge=0)
+
+
+class EvaluationReport(Config):
+    """A student beside its teacher on the same images.
+
+    Attributes:
+        source: test set, or synthetic images: held-out ones that no student trained on, or, for a set without a held-out part, the
+            training images themselves. Agreement on synthetic images is no accuracy.
+        images: N.
+        labelled: whether accuracy and calibration were measured.
+        class_names: in the order of the logits.
+        agreement: how closely the student follows the teacher.
+        snapshots: the kept states of the student, scored afterwards: the accuracy over epochs, without a test set inside training.
+    """
+
+    source: Source
+    images: int = Field(ge=1)
+    labelled: bool
+    class_names: tuple[str, ...]
+    teacher: ModelReport
+    student: ModelReport
+    agreement: Agreement
+    snapshots: tuple[SnapshotScore, ...] = ()
+
+
+def evaluate(
+    teacher: Candidate,
+    student: Candidate,
+    data: EvaluationImages,
+    config: EvaluationConfig | None = None,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> EvaluationReport:
+    """Measure a student beside its teacher, each image shown once to each.
+
+    Args:
+        teacher: the model that was distilled.
+        student: the model that came out.
+        data: the images, with or without labels.
+        config: what is measured; None is the default.
+        progress: told the stage, the images done and all images after each batch.
+
+    Returns:
+        The report.
+
+    Raises:
+        ConfigError: no images, images of another size, labels out of range, or a student with other classes or another image size.
+    """
+    config = config or EvaluationConfig()
+    tell = progress or (lambda stage, done, total: None)
+    names = teacher.classifier.class_names
+    if student.classifier.num_classes != len(names):
+        raise ConfigError(
+            f"The student has {student.classifier.num_classes} classes but the teacher has {len(names)}: give a student of this teacher."
+        )
+    if student.classifier.spec.shape != teacher.classifier.spec.shape:
+        raise ConfigError(
+            f"The student expects images {student.classifier.spec.shape} but the teacher {teacher.classifier.spec.shape} "
+            "(channels, height, width): give a student of this teacher."
+        )
+    _check_labels(data, len(names))
+    teacher_logits = predict(teacher.classifier, data.images, config.batch, partial(tell, "teacher"))
+    student_logits = predict(student.classifier, data.images, config.batch, partial(tell, "student"))
+    return EvaluationReport(
+        source=data.source,
+        images=len(data.images),
+        labelled=data.labels is not None,
+        class_names=names,
+        teacher=_measure(teacher, teacher_logits, names, data.labels, config),
+        student=_measure(student, student_logits, names, data.labels, config),
+        agreement=Agreement.measure(teacher_logits, student_logits),
+        snapshots=_score_snapshots(student, teacher_logits, data, config.batch),
+    )
+
+
+def flat_metrics(report: EvaluationReport) -> dict[str, float]:
+    """The report as numbers by stable name, for KFP metrics and the tracker.
+
+    `agreement`, `kl`, `images`, and for `teacher/` and `student/` each: `parameters`, `flops`, `bytes`, `latency_ms_batch1` and so on
+    where it was measured; `top1`, `top5` (from six classes on), `ece`, `correct` and `total` where there are labels.
+    """
+    flat = {"agreement": report.agreement.rate, "kl": report.agreement.kl, "images": float(report.images)}
+    for role, model in (("teacher", report.teacher), ("student", report.student)):
+        values: dict[str, float] = {"parameters": model.cost.parameters, "flops": model.cost.flops, "bytes": model.cost.weights_bytes}
+        values |= {f"latency_ms_batch{latency.batch}": latency.milliseconds for latency in model.cost.latency}
+        if report.labelled:
+            scores = model.accuracy
+            values |= {"top1": scores.top1, "ece": model.calibration.ece, "correct": scores.correct, "total": scores.total}
+            values |= {"top5": scores.top5} if len(report.class_names) > 5 else {}
+        flat |= {f"{role}/{name}": float(value) for name, value in values.items()}
+    return flat
+
+
+def table(report: EvaluationReport) -> Table:
+    """The report as a table for the terminal: one row a number, the teacher beside the student."""
+    models = (report.teacher, report.student)
+    shown = Table(title=f"{report.images:,} images: {_SOURCES[report.source]}")
+    for heading in ("", f"teacher {report.teacher.name}".strip(), f"student {report.student.name}".strip()):
+        shown.add_column(heading, justify="right" if heading else "left")
+    if report.labelled:
+        shown.add_row("top-1", *(f"{m.accuracy.top1:.2%} ({m.accuracy.correct}/{m.accuracy.total})" for m in models))
+        if len(report.class_names) > 5:
+            shown.add_row("top-5", *(f"{m.accuracy.top5:.2%}" for m in models))
+        shown.add_row("calibration error", *(f"{m.calibration.ece:.4f}" for m in models))
+    shown.add_row("agrees with the teacher", "", f"{report.agreement.rate:.2%} ({report.agreement.agreed}/{report.agreement.total})")
+    shown.add_row("KL(teacher || student)", "", f"{report.agreement.kl:.4f}")
+    shown.add_row("parameters", *(f"{m.cost.parameters:,}" for m in models))
+    shown.add_row("MFLOPs an image", *(f"{m.cost.flops / 1e6:,.1f}" for m in models))
+    shown.add_row("file size", *(f"{m.cost.weights_bytes / 1024:,.0f} KiB" for m in models))
+    for first, second in zip(*(m.cost.latency for m in models), strict=True):
+        label = f"CPU latency, batch {first.batch}, {first.threads} thread{'s' * (first.threads != 1)}"
+        shown.add_row(label, f"{first.milliseconds:,.2f} ms", f"{second.milliseconds:,.2f} ms")
+    return shown
+
+
+def save_report(path: Path, report: EvaluationReport, provenance: Provenance) -> None:
+    """Write a report atomically as JSON with format, version and provenance."""
+    open_store(str(path.parent)).write(path.name, dump_json(stamp(FORMAT, VERSION, provenance, report.to_json())))
+
+
+def load_report(path: Path) -> EvaluationReport:
+    """Read a report.
+
+    Raises:
+        MissingResourceError: no such file.
+        StoreError: bytes that are no JSON object.
+        CheckpointMismatchError: another format or a newer version.
+    """
+    if not path.is_file():
+        raise MissingResourceError(f"There is no evaluation report at {path}: run the evaluate step first.")
+    document: dict[str, Any] = load_json(path.read_bytes(), str(path))
+    check_format(document, FORMAT, VERSION, str(path))
+    fields = {key: value for key, value in document.items() if key not in ("format", "version", "provenance")}
+    return EvaluationReport.parse(fields, str(path))
+
+
+_SOURCES: dict[str, str] = {
+    "test set": "test set",
+    "held-out synthetic": "held-out synthetic (no test set: agreement only)",
+    "training synthetic": "synthetic, the student trained on them (no test set, nothing held out: agreement only)",
+}
+
+
+def _measure(candidate: Candidate, logits: Tensor, names: tuple[str, ...], labels: Tensor | None, config: EvaluationConfig) -> ModelReport:
+    cost = Cost.measure(candidate.classifier, candidate.weights_bytes, config.timing if config.latency else None)
+    if labels is None:
+        return ModelReport(name=candidate.name, sha256=candidate.sha256, cost=cost)
+    return ModelReport(
+        name=candidate.name,
+        sha256=candidate.sha256,
+        accuracy=Accuracy.measure(logits, labels.cpu(), names),
+        calibration=Calibration.measure(logits, labels.cpu(), config.calibration_bins),
+        cost=cost,
+    )
+
+
+def _score_snapshots(student: Candidate, teacher_logits: Tensor, data: EvaluationImages, batch: int) -> tuple[SnapshotScore, ...]:
+    scores = []
+    for name, load in student.snapshots.items():
+        logits = predict(load().to(student.classifier.mean.device), data.images, batch)
+        agreement = Agreement.measure(teacher_logits, logits).rate
+        if data.labels is None:
+            scores.append(SnapshotScore(name=name, agreement=agreement))
+        else:
+            correct = int((logits.argmax(1) == data.labels.cpu()).sum())
+            scores.append(SnapshotScore(name=name, agreement=agreement, correct=correct, total=len(logits)))
+    return tuple(scores)
+
+
+def _check_labels(data: EvaluationImages, num_classes: int) -> None:
+    if data.labels is None:
+        return
+    if len(data.labels) != len(data.images):
+        raise ConfigError(f"{len(data.images)} images with {len(data.labels)} labels are not allowed: give one label an image.")
+    if len(data.labels) and not 0 <= int(data.labels.min()) <= int(data.labels.max()) < num_classes:
+        given = f"{int(data.labels.min())} to {int(data.labels.max())}"
+        raise ConfigError(f"Labels go from {given}, but the teacher knows classes 0 to {num_classes - 1}: check the labels.")

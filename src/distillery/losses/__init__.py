@@ -1,0 +1,1 @@
+"""Pure loss functions by kind: distillation, moments, priors, adversarial."""

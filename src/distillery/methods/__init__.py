@@ -1,0 +1,1 @@
+"""Data-free methods, one file a paper."""

@@ -1,0 +1,280 @@
+"""A classifier on disk: weights.safetensors and bundle.json in one folder, published whole or not at all."""
+
+import os
+import secrets
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from pydantic import Field, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor, nn
+
+from distillery.config import Config
+from distillery.errors import CheckpointMismatchError, ConfigError, MissingResourceError, StoreError
+from distillery.models.catalog import Architecture, build_network
+from distillery.provenance import Provenance, check_format, dump_json, load_json, sha256_bytes, stamp
+from distillery.storage import open_store
+from distillery.types import Classifier, ImageSpec
+
+FORMAT = "distillery-bundle"
+VERSION = 1
+WEIGHTS = "weights.safetensors"
+DOCUMENT = "bundle.json"
+
+
+class BundleInfo(Config):
+    """What bundle.json says, besides format, version and provenance.
+
+    Attributes:
+        architecture: the network, rebuilt from it.
+        spec: shape and normalisation of its images.
+        class_names: one a class, in the order of the logits.
+        parameters: how many weights it has.
+        has_batchnorm: whether it keeps BatchNorm2d statistics, which methods that match moments need.
+        weights_sha256: of weights.safetensors.
+        weights_bytes: size of weights.safetensors.
+    """
+
+    architecture: Architecture
+    spec: ImageSpec
+    class_names: tuple[str, ...] = Field(min_length=2)
+    parameters: int = Field(ge=0)
+    has_batchnorm: bool
+    weights_sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    weights_bytes: int = Field(ge=0)
+
+    @property
+    def num_classes(self) -> int:
+        """K."""
+        return len(self.class_names)
+
+
+def count_batchnorm(module: nn.Module) -> int:
+    """How many BatchNorm2d with running statistics a module has; a teacher with none is accepted, but has no moments to match."""
+    return sum(isinstance(child, nn.BatchNorm2d) and child.track_running_stats for child in module.modules())
+
+
+def count_parameters(module: nn.Module) -> int:
+    """How many trainable or frozen weights a module has; BatchNorm's running statistics are not counted."""
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def save_classifier(folder: Path, classifier: Classifier, architecture: Architecture, provenance: Provenance) -> str:
+    """Write a bundle; equal classifiers of equal origin give equal bytes.
+
+    Args:
+        folder: where it will stand. What stood there is replaced if it is a bundle or empty, and refused otherwise.
+        classifier: the network, its images and its class names.
+        architecture: what `build_network` rebuilds the network from.
+        provenance: where the weights come from.
+
+    Returns:
+        The bundle's sha256: that of bundle.json, which holds that of the weights.
+
+    Raises:
+        StoreError: the folder cannot be written, or holds something else.
+        ConfigError: the network keeps state that is no tensor.
+    """
+    weights = save(_tensors(classifier.network))
+    info = BundleInfo(
+        architecture=architecture,
+        spec=classifier.spec,
+        class_names=classifier.class_names,
+        parameters=count_parameters(classifier.network),
+        has_batchnorm=count_batchnorm(classifier.network) > 0,
+        weights_sha256=sha256_bytes(weights),
+        weights_bytes=len(weights),
+    )
+    document = dump_json(stamp(FORMAT, VERSION, provenance, info.to_json()))
+    publish(folder, {WEIGHTS: weights, DOCUMENT: document})
+    return sha256_bytes(document)
+
+
+def read_bundle(folder: Path) -> tuple[BundleInfo, str]:
+    """Read bundle.json without touching the weights.
+
+    Returns:
+        What it says, and the bundle's sha256.
+
+    Raises:
+        MissingResourceError: there is no bundle.
+        CheckpointMismatchError: another format, or a newer version.
+        StoreError: bundle.json is damaged.
+    """
+    data = _read(folder, DOCUMENT)
+    return _parse(data, str(folder / DOCUMENT)), sha256_bytes(data)
+
+
+def load_classifier(folder: Path, expected_sha256: str = "") -> Classifier:
+    """Read a bundle whole: verify it, build the network, load its weights. The classifier is on the CPU, in train mode, not frozen.
+
+    Args:
+        folder: the bundle.
+        expected_sha256: refuse any other bundle; "" takes what is there.
+
+    Raises:
+        MissingResourceError: there is no bundle.
+        CheckpointMismatchError: another bundle than expected, a newer version, or weights that do not fit the architecture.
+        StoreError: the weights fail their hash.
+        ConfigError: the architecture cannot be built here.
+    """
+    info, found = read_bundle(folder)
+    if expected_sha256 and found != expected_sha256:
+        raise CheckpointMismatchError(
+            f"The bundle {str(folder)!r} has sha256 {found}, but {expected_sha256} was asked for: give that one, or pin the one you have."
+        )
+    tensors = _verified(_read(folder, WEIGHTS), info, str(folder / WEIGHTS))
+    network = build_network(info.architecture, info.spec, info.num_classes)
+    try:
+        network.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise CheckpointMismatchError(
+            f"The weights of {str(folder)!r} do not fit {info.architecture.name} as this code builds it: import the teacher again."
+        ) from error
+    return Classifier(network, info.spec, info.class_names)
+
+
+def fetch_bundle(uri: str, folder: Path) -> Path:
+    """Make a bundle local.
+
+    Args:
+        uri: a local path or file:// URI, returned as it is; or a store's URI, copied and verified.
+        folder: the copy goes below it, into a folder named by the bundle's sha256; one that is there already is not fetched again.
+
+    Returns:
+        The bundle's local folder.
+
+    Raises:
+        MissingResourceError: there is no bundle.
+        StoreError: the store cannot be read, or the weights fail their hash.
+        ConfigError: a URI of a kind that is not supported.
+    """
+    if "://" not in uri:
+        return Path(uri).expanduser()
+    if uri.startswith("file://"):
+        return Path(unquote(urlsplit(uri).path))
+    store = open_store(uri)
+    document = store.read(DOCUMENT)
+    info = _parse(document, f"{uri}/{DOCUMENT}")
+    target = folder / sha256_bytes(document)
+    if not (target / DOCUMENT).exists():
+        weights = store.read(WEIGHTS)
+        _verified(weights, info, f"{uri}/{WEIGHTS}")
+        publish(target, {WEIGHTS: weights, DOCUMENT: document})
+    return target
+
+
+def publish(folder: Path, files: Mapping[str, bytes], document: str = DOCUMENT, what: str = "bundle") -> None:
+    """Write the files beside the folder, flush them, and rename them into place together.
+
+    Args:
+        folder: where they will stand, as a whole; what stood there is replaced if it is of the same kind or empty.
+        files: name -> content, all on one level.
+        document: the file that tells what kind of folder it is.
+        what: the kind in words, for messages.
+
+    Raises:
+        StoreError: the folder cannot be written, or holds something else.
+    """
+    try:
+        present = sorted(path.name for path in folder.iterdir()) if folder.exists() else []
+        if present and document not in present:
+            raise StoreError(f"{str(folder)!r} holds {present[0]!r} and no {what}: name an empty or a new folder.")
+        if present == sorted(files) and all((folder / name).read_bytes() == data for name, data in files.items()):
+            return
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with _temporary(folder) as fresh:
+            for name, data in files.items():
+                _write(fresh / name, data)
+            _flush(fresh)
+            _move(fresh, folder, replace=bool(present))
+            _flush(folder.parent)
+    except OSError as error:
+        raise StoreError(f"Cannot write the {what} {str(folder)!r}: {error.strerror}; choose a folder that can be written.") from error
+
+
+def _tensors(network: nn.Module) -> dict[str, Tensor]:
+    """Contiguous copies on the CPU: safetensors refuses tensors that share memory, and channels-last order must not enter the bytes."""
+    state = network.state_dict()
+    other = sorted(name for name, value in state.items() if not isinstance(value, Tensor))
+    if other:
+        raise ConfigError(f"The network's state {other[0]!r} is no tensor, so it cannot be stored: keep it as a buffer.")
+    return {name: value.detach().cpu().clone().contiguous() for name, value in state.items()}
+
+
+def _read(folder: Path, name: str) -> bytes:
+    path = folder / name
+    try:
+        return path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        raise MissingResourceError(
+            f"There is no bundle at {str(folder)!r} ({name} is missing): give a folder that `distillery import-teacher` wrote."
+        ) from None
+    except OSError as error:
+        raise StoreError(f"Cannot read {str(path)!r}: {error.strerror}; check its permissions.") from error
+
+
+def _parse(data: bytes, where: str) -> BundleInfo:
+    document = load_json(data, where)
+    check_format(document, FORMAT, VERSION, where)
+    fields = {key: value for key, value in document.items() if key not in ("format", "version", "provenance")}
+    try:
+        return BundleInfo.model_validate(fields)
+    except ValidationError as error:
+        path = ".".join(str(part) for part in error.errors()[0]["loc"])
+        raise StoreError(f"{where} is damaged (its field {path!r} is missing or wrong): fetch it or import the teacher again.") from None
+
+
+def _verified(weights: bytes, info: BundleInfo, where: str) -> dict[str, Tensor]:
+    if sha256_bytes(weights) != info.weights_sha256:
+        raise StoreError(
+            f"{where} is damaged: it has {len(weights)} bytes that fail their sha256, bundle.json promises {info.weights_bytes} bytes "
+            f"that pass; fetch it or import the teacher again."
+        )
+    try:
+        return load(weights)
+    except SafetensorError as error:
+        raise StoreError(f"{where} is no safetensors file: import the teacher again.") from error
+
+
+def _move(fresh: Path, folder: Path, replace: bool) -> None:
+    if not replace:
+        fresh.rename(folder)
+        return
+    aside = fresh.with_name(f"{fresh.name}-old")  # no portable call swaps two folders
+    folder.rename(aside)
+    try:
+        fresh.rename(folder)
+    except BaseException:  # SystemExit as well: SIGTERM must leave the old bundle
+        aside.rename(folder)
+        raise
+    shutil.rmtree(aside)
+
+
+@contextmanager
+def _temporary(folder: Path) -> Iterator[Path]:
+    fresh = folder.parent / f".tmp-{secrets.token_hex(8)}"
+    fresh.mkdir()
+    try:
+        yield fresh
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+
+
+def _write(path: Path, data: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _flush(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,252 @@
+"""The table of architectures, and the one door to every network: ours, torchvision's, timm's or a module of the user's own.
+
+Importing this file imports no torch: listing names and parsing a recipe stay fast.
+"""
+
+import inspect
+import re
+import sys
+from collections.abc import Callable
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from pydantic import field_validator
+
+from distillery.config import Config, nearest
+from distillery.errors import ConfigError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from distillery.types import ImageSpec
+
+
+class Architecture(Config):
+    """A network by name.
+
+    Attributes:
+        name: a row of `ARCHITECTURES`, wrn_D_K, torchvision:NAME, timm:NAME or module.path:factory.
+        arguments: keywords of the network's config class, or of the foreign factory.
+    """
+
+    name: str
+    arguments: dict[str, Any] = {}
+
+    @field_validator("arguments")
+    @classmethod
+    def _whole_floats_are_integers(cls, value: dict[str, Any]) -> dict[str, Any]:
+        return {key: _restore_integers(item, key) for key, item in value.items()}
+
+
+class Row(NamedTuple):
+    """One architecture: "module:Class" of the network (its config class is the same name with `Config` appended), what the name fixes."""
+
+    implementation: str
+    arguments: dict[str, Any]
+    summary: str
+
+
+_CIFAR = "distillery.models.classifiers.cifar_resnet:CifarResNet"
+_RESNET = "distillery.models.classifiers.resnet:ResNet"
+_WRN = "distillery.models.classifiers.wide_resnet:WideResNet"
+_VGG = "distillery.models.classifiers.vgg:VGG"
+_LENET = "distillery.models.classifiers.lenet:LeNet"
+_MOBILENET = "distillery.models.classifiers.mobilenet:MobileNetV2"
+
+ARCHITECTURES: dict[str, Row] = {
+    **{
+        f"resnet{depth}": Row(_CIFAR, {"depth": depth}, f"CIFAR ResNet-{depth}: 3 stages; arguments shortcut (A, B), base_width")
+        for depth in (8, 14, 20, 26, 32, 44, 56, 110)
+    },
+    **{
+        f"resnet{depth}": Row(_RESNET, {"depth": depth}, f"ResNet-{depth} with a 3x3 stem: 4 stages; argument base_width")
+        for depth in (18, 34, 50)
+    },
+    **{
+        f"wrn_{depth}_{widening}": Row(
+            _WRN, {"depth": depth, "widening": widening}, f"Wide ResNet-{depth}-{widening}, pre-activation; argument base_width"
+        )
+        for depth, widening in ((10, 1), (16, 1), (16, 2), (28, 10), (40, 1), (40, 2))
+    },
+    **{
+        f"vgg{depth}_bn": Row(_VGG, {"depth": depth}, f"VGG-{depth} with BatchNorm and one linear layer; argument base_width")
+        for depth in (8, 11, 13, 16)
+    },
+    "lenet5": Row(_LENET, {"half": False}, "LeNet-5 for 32 px, smaller images padded; argument batch_norm"),
+    "lenet5_half": Row(_LENET, {"half": True}, "LeNet-5 at half width; argument batch_norm"),
+    "mobilenet_v2": Row(_MOBILENET, {}, "MobileNetV2 with the strides of small images; argument width_multiplier"),
+}
+
+
+def find_row(name: str) -> Row:
+    """The table's row called `name`; any wrn_D_K with D = 6n+4 has one.
+
+    Raises:
+        ConfigError: no such architecture; names the nearest one.
+    """
+    if name in ARCHITECTURES:
+        return ARCHITECTURES[name]
+    wide = re.fullmatch(r"wrn_([1-9]\d*)_([1-9]\d*)", name)
+    if wide:
+        depth, widening = int(wide[1]), int(wide[2])
+        return Row(_WRN, {"depth": depth, "widening": widening}, f"Wide ResNet-{depth}-{widening}, pre-activation")
+    raise ConfigError(
+        f"There is no architecture {name!r}; known: {', '.join(ARCHITECTURES)}, any wrn_D_K, torchvision:NAME, timm:NAME "
+        f"and module.path:factory{nearest(name, list(ARCHITECTURES)) or '.'}"
+    )
+
+
+def check_architecture(architecture: Architecture) -> None:
+    """Check a name's form without importing the network; a table name must exist.
+
+    Raises:
+        ConfigError: an unknown table name, or half of a "module:factory" missing.
+    """
+    if ":" not in architecture.name:
+        find_row(architecture.name)
+        return
+    source, _, name = architecture.name.partition(":")
+    if not source or not name:
+        raise ConfigError(f"architecture = {architecture.name!r} is not allowed: write torchvision:NAME, timm:NAME or module.path:factory.")
+
+
+def build_network(architecture: Architecture, spec: "ImageSpec", num_classes: int) -> "nn.Module":
+    """Build a network with fresh weights, drawn from torch's global stream.
+
+    Args:
+        architecture: which one, with its arguments.
+        spec: the images it gets, already normalised: (N, spec.channels, spec.height, spec.width).
+        num_classes: K, how many logits it gives.
+
+    Returns:
+        A module that maps images to logits (N, K).
+
+    Raises:
+        ConfigError: unknown name or argument, a size the network cannot take, timm missing, a module that cannot be imported.
+    """
+    check_architecture(architecture)
+    source, colon, name = architecture.name.partition(":")
+    if not colon:
+        return _build_own(architecture, spec, num_classes)
+    if source == "torchvision":
+        return _build_torchvision(name, architecture, spec, num_classes)
+    if source == "timm":
+        return _build_timm(name, architecture, spec, num_classes)
+    return _build_foreign(architecture, num_classes)
+
+
+def _build_own(architecture: Architecture, spec: "ImageSpec", num_classes: int) -> "nn.Module":
+    row = find_row(architecture.name)
+    fixed = sorted(set(architecture.arguments) & set(row.arguments))
+    if fixed:
+        raise ConfigError(
+            f"Argument {fixed[0]!r} of {architecture.name} is fixed by its name: choose another architecture or leave it out."
+        )
+    module, name = row.implementation.split(":")
+    loaded = import_module(module)
+    config = getattr(loaded, f"{name}Config").parse({**row.arguments, **architecture.arguments}, f"arguments of {architecture.name}")
+    network: nn.Module = getattr(loaded, name)(config, spec, num_classes)
+    return network
+
+
+def _build_torchvision(name: str, architecture: Architecture, spec: "ImageSpec", num_classes: int) -> "nn.Module":
+    import torchvision
+
+    known = torchvision.models.list_models(module=torchvision.models)
+    if name not in known:
+        raise ConfigError(f"torchvision has no classifier {name!r}{nearest(name, known) or ': see torchvision.models.list_models().'}")
+    if spec.channels != 3:
+        raise ConfigError(f"{architecture.name} takes images of 3 channels, these have {spec.channels}: choose a network of our table.")
+    _refuse_downloads(architecture, ("weights", "weights_backbone", "pretrained"))
+    factory = torchvision.models.get_model_builder(name)
+    return _call(factory, architecture, {"weights": None, "num_classes": num_classes})
+
+
+def _build_timm(name: str, architecture: Architecture, spec: "ImageSpec", num_classes: int) -> "nn.Module":
+    try:
+        timm = import_module("timm")
+    except ImportError:
+        raise ConfigError(f"{architecture.name} needs timm, which is not installed: pip install 'distillery[timm]'.") from None
+    known = timm.list_models()
+    if name.split(".")[0] not in known:
+        raise ConfigError(f"timm has no model {name!r}{nearest(name, known) or ': see timm.list_models().'}")
+    _refuse_downloads(architecture, ("pretrained", "checkpoint_path"))
+    given = {"model_name": name, "pretrained": False, "num_classes": num_classes, "in_chans": spec.channels}
+    return _call(timm.create_model, architecture, given)
+
+
+def _build_foreign(architecture: Architecture, num_classes: int) -> "nn.Module":
+    factory = _import_factory(architecture.name)
+    try:
+        parameters = inspect.signature(factory).parameters
+    except (TypeError, ValueError):
+        parameters = {}  # type: ignore[assignment]
+    open_ended = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    unknown = [] if open_ended else sorted(set(architecture.arguments) - set(parameters))
+    if unknown:
+        allowed = sorted(parameters)
+        hint = nearest(unknown[0], allowed) or "."
+        raise ConfigError(f"{architecture.name} has no argument {unknown[0]!r}; it takes: {', '.join(allowed) or 'none'}{hint}")
+    return _call(factory, architecture, {"num_classes": num_classes} if "num_classes" in parameters else {})
+
+
+def _import_factory(name: str) -> Callable[..., Any]:
+    path, _, attribute = name.partition(":")
+    if path.split(".")[0] in sys.stdlib_module_names:  # a bundle may come from elsewhere: it must not name os:system
+        raise ConfigError(f"architecture = {name!r} is not allowed: {path} is part of Python, name a module that builds a network.")
+    try:
+        module = import_module(path)
+    except Exception as error:  # the user's module may raise anything while it is imported
+        raise ConfigError(
+            f"{path!r}, named by architecture {name!r}, cannot be imported ({type(error).__name__}: {_one_line(error)}): "
+            f"install it or put its folder on PYTHONPATH."
+        ) from error
+    factory = getattr(module, attribute, None)
+    if not callable(factory):
+        public = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
+        raise ConfigError(f"Module {path!r} has no callable {attribute!r}{nearest(attribute, public) or ': check its spelling.'}")
+    return factory  # type: ignore[no-any-return]
+
+
+def _call(factory: Callable[..., Any], architecture: Architecture, given: dict[str, Any]) -> "nn.Module":
+    """Call a factory that is not ours; whatever it raises becomes one sentence."""
+    from torch import nn
+
+    taken = sorted(set(given) & set(architecture.arguments))
+    if taken:
+        raise ConfigError(f"Argument {taken[0]!r} of {architecture.name} is set by us from the images and classes: leave it out.")
+    try:
+        network = factory(**given, **architecture.arguments)
+    except Exception as error:
+        raise ConfigError(
+            f"{architecture.name} cannot be built with arguments {architecture.arguments} ({type(error).__name__}: {_one_line(error)}): "
+            f"correct them."
+        ) from error
+    if not isinstance(network, nn.Module):
+        raise ConfigError(f"{architecture.name} gave a {type(network).__name__}: name a callable that returns a torch.nn.Module.")
+    return network
+
+
+def _refuse_downloads(architecture: Architecture, names: tuple[str, ...]) -> None:
+    for name in names:
+        if name in architecture.arguments:
+            raise ConfigError(
+                f"Argument {name!r} of {architecture.name} is not allowed: weights come from a checkpoint, never from a download."
+            )
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200].rstrip(".")
+
+
+def _restore_integers(value: Any, where: str) -> Any:
+    """Undo what Kubeflow does to integers, so that 16 and 16.0 are one architecture with one hash."""
+    if value is None:
+        raise ValueError(f"argument {where!r} is null, which does not survive the way through a pipeline: leave it out")
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, dict):
+        return {key: _restore_integers(item, f"{where}.{key}") for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_restore_integers(item, where) for item in value]
+    return value

@@ -1,0 +1,1 @@
+"""Classifiers for small images, one family a file."""

@@ -1,0 +1,180 @@
+"""Weights that somebody else wrote: read without unpickling objects, matched to a network, tried once."""
+
+import pickle
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from distillery.errors import ConfigError, MissingResourceError, StoreError
+from distillery.models.catalog import Architecture, build_network
+from distillery.types import Classifier, ImageSpec
+
+_ENVELOPES = ("state_dict", "model_state_dict", "model", "net", "network")  # keys that training scripts put their weights under
+_LISTED = 4  # names quoted in a message before it says how many more
+
+
+def import_checkpoint(path: Path, architecture: Architecture, spec: ImageSpec, class_names: tuple[str, ...]) -> Classifier:
+    """Read a foreign checkpoint into a classifier and try it on two images.
+
+    Args:
+        path: a safetensors file, or a file of torch.save that holds tensors in plain dicts; the weights may stand under state_dict, model
+            and the like, and their names may begin with module. or _orig_mod. (of DataParallel and torch.compile).
+        architecture: the network they belong to.
+        spec: the images it was trained on.
+        class_names: one a class, in the order of the logits.
+
+    Returns:
+        The classifier, in eval mode, on the CPU, not frozen.
+
+    Raises:
+        MissingResourceError: there is no such file.
+        StoreError: the file cannot be read.
+        ConfigError: a pickled whole model, weights that do not fit, an impossible image size, or logits that are not finite.
+    """
+    network = build_network(architecture, spec, len(class_names))
+    classifier = Classifier(network, spec, class_names)
+    weights = _match_prefixes(read_weights(path), network)
+    _check_fit(weights, network, path, architecture, len(class_names))
+    network.load_state_dict({**_counters(network), **weights})
+    try_classifier(classifier.eval(), architecture)
+    return classifier
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Tensors of a checkpoint by name, out of their envelope, on the CPU.
+
+    Raises:
+        MissingResourceError: there is no such file.
+        StoreError: the file cannot be read.
+        ConfigError: the file holds pickled objects, or no weights.
+    """
+    if not path.is_file():
+        raise MissingResourceError(f"There is no checkpoint {str(path)!r}: give a safetensors file or one of torch.save.")
+    if path.suffix == ".safetensors":
+        try:
+            return load_file(path)
+        except (SafetensorError, OSError) as error:
+            raise StoreError(f"{str(path)!r} cannot be read as safetensors ({_one_line(error)}): download or save it again.") from error
+    return _unwrap(_load_pickle(path), path)
+
+
+def try_classifier(classifier: Classifier, architecture: Architecture) -> None:
+    """Run two images through a classifier.
+
+    Raises:
+        ConfigError: it fails, or gives anything but finite logits (2, K).
+    """
+    images = torch.rand(2, *classifier.spec.shape, generator=torch.Generator().manual_seed(0))
+    size = "x".join(str(side) for side in classifier.spec.shape)
+    try:
+        with torch.no_grad():
+            logits = classifier(images)
+    except Exception as error:  # a foreign network may raise anything
+        raise ConfigError(
+            f"{architecture.name} fails on images of {size} ({type(error).__name__}: {_one_line(error)}): check channels, height and width."
+        ) from error
+    expected = (2, classifier.num_classes)
+    if not isinstance(logits, Tensor) or tuple(logits.shape) != expected:
+        found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise ConfigError(f"{architecture.name} gives {found} for 2 images of {size}, not logits of {expected}: check the class names.")
+    if not torch.isfinite(logits).all():
+        raise ConfigError(f"{architecture.name} gives logits that are not finite: the checkpoint is damaged or belongs to another network.")
+
+
+def _load_pickle(path: Path) -> object:
+    try:
+        with warnings.catch_warnings():  # torch warns of TorchScript archives before it refuses them
+            warnings.simplefilter("ignore")
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        found = "a pickled whole model or other Python objects" if "Unsupported" in str(error) or "GLOBAL" in str(error) else "no tensors"
+        raise ConfigError(
+            f"{str(path)!r} holds {found}, and objects are never unpickled: where it was trained, "
+            f"torch.save(model.state_dict(), 'weights.pt') and import that."
+        ) from error
+    except Exception as error:  # torch raises RuntimeError, EOFError, KeyError and more on damaged files and on TorchScript
+        raise ConfigError(
+            f"{str(path)!r} cannot be read as a checkpoint ({type(error).__name__}: {_one_line(error)}): "
+            f"save torch.save(model.state_dict(), 'weights.pt') and import that."
+        ) from error
+
+
+def _unwrap(value: object, path: Path) -> dict[str, Tensor]:
+    while isinstance(value, Mapping):
+        inner = next((value[key] for key in _ENVELOPES if isinstance(value.get(key), Mapping)), None)
+        if inner is None:
+            break
+        value = inner
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"{str(path)!r} holds a {type(value).__name__}, not a dict of weights: save model.state_dict() and import that.")
+    weights = {str(key): item for key, item in value.items() if isinstance(item, Tensor)}
+    if not weights:
+        keys = _list([str(key) for key in value])
+        raise ConfigError(f"{str(path)!r} holds no tensors under {keys}: put the weights under state_dict or model, or at the top.")
+    return weights
+
+
+def _match_prefixes(weights: dict[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
+    """Strip what wrappers put before the names, unless the network itself has such names."""
+    expected = set(network.state_dict())
+    weights = {key: item for key, item in weights.items() if key != "n_averaged" or key in expected}  # torch's AveragedModel counts
+    while weights.keys() - expected:
+        stripped = {key.replace("_orig_mod.", ""): item for key, item in weights.items()}
+        if all(key.startswith("module.") for key in stripped):
+            stripped = {key.removeprefix("module."): item for key, item in stripped.items()}
+        if stripped.keys() == weights.keys() or len(stripped) != len(weights):
+            break
+        weights = stripped
+    return weights
+
+
+def _counters(network: nn.Module) -> dict[str, Tensor]:
+    """BatchNorm's step counters, which old and converted checkpoints lack and evaluation does not read."""
+    return {name: value for name, value in network.state_dict().items() if name.endswith("num_batches_tracked")}
+
+
+def _check_fit(weights: Mapping[str, Tensor], network: nn.Module, path: Path, architecture: Architecture, num_classes: int) -> None:
+    expected: dict[str, Any] = network.state_dict()
+    missing = sorted(expected.keys() - weights.keys() - _counters(network).keys())
+    unexpected = sorted(weights.keys() - expected.keys())
+    shapes = {
+        name: (tuple(item.shape), tuple(expected[name].shape))
+        for name, item in weights.items()
+        if name in expected and item.shape != expected[name].shape
+    }
+    if not (missing or unexpected or shapes):
+        return
+    classes = _class_count(shapes, num_classes)
+    if classes and not (missing or unexpected):
+        raise ConfigError(
+            f"{str(path)!r} has {classes} classes, but {num_classes} class names were given: name its {classes} classes in order."
+        )
+    parts = [f"missing: {_list(missing)}"] if missing else []
+    parts += [f"unexpected: {_list(unexpected)}"] if unexpected else []
+    different = [f"{name} {found} instead of {wanted}" for name, (found, wanted) in sorted(shapes.items())]
+    parts += [f"of another shape: {_list(different)}"] if different else []
+    raise ConfigError(
+        f"{str(path)!r} does not fit {architecture.name} ({'; '.join(parts)}): check architecture, arguments, channels and classes."
+    )
+
+
+def _class_count(shapes: Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]], num_classes: int) -> int:
+    """The checkpoint's class count where that alone explains every mismatch, else 0."""
+    counts = {found[0] for found, wanted in shapes.values() if found and found[1:] == wanted[1:] and wanted[0] == num_classes}
+    explained = all(found and found[1:] == wanted[1:] and wanted[0] == num_classes for found, wanted in shapes.values())
+    return counts.pop() if explained and len(counts) == 1 and len(shapes) <= 2 else 0
+
+
+def _list(names: list[str]) -> str:
+    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+    return ", ".join(names[:_LISTED]) + more
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:160].rstrip(".")

@@ -1,0 +1,1 @@
+"""Optimisation pieces shared by methods."""

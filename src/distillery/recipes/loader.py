@@ -1,0 +1,234 @@
+"""Recipes by name or from the user's own file: `extends`, overrides, and a listing that imports no torch."""
+
+import copy
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from distillery.errors import ConfigError, MissingResourceError
+
+if TYPE_CHECKING:
+    from distillery.recipes.schema import Recipe
+
+PRESETS = Path(__file__).parent
+
+
+def _yaml_loader() -> Any:
+    """A safe loader for which on, off, yes and no are words: `reset: off` must not become False."""
+    base: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    boolean = "tag:yaml.org,2002:bool"
+    kept = {first: [row for row in rows if row[0] != boolean] for first, rows in base.yaml_implicit_resolvers.items()}
+    loader: Any = type("RecipeLoader", (base,), {"yaml_implicit_resolvers": kept})
+    loader.add_implicit_resolver(boolean, re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
+    return loader
+
+
+_YAML = _yaml_loader()
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What the command line shows of a preset.
+
+    Attributes:
+        name: "<method>/<name>".
+        method: name of its row in the method catalog.
+        about: the recipe's `about:` block.
+    """
+
+    name: str
+    method: str
+    about: Mapping[str, Any]
+
+
+def recipe_names() -> list[str]:
+    """Names of the presets that ship, sorted; folders that begin with an underscore hold bases, not recipes."""
+    files = (path.relative_to(PRESETS) for path in PRESETS.rglob("*.yaml"))
+    return sorted(path.with_suffix("").as_posix() for path in files if not path.parts[0].startswith("_"))
+
+
+def list_recipes() -> list[Listing]:
+    """Every preset with its method and `about:` block; neither torch nor a config class is imported."""
+    texts: dict[str, dict[str, Any]] = {}
+    listings = []
+    for name in recipe_names():
+        document = _follow(name, texts, ())
+        listings.append(Listing(name, document["synthesis"]["method"], document["about"]))
+    return listings
+
+
+def recipe_name(source: str) -> str:
+    """The name that outputs carry: the preset's, or the file's stem for a user's own file, never its path."""
+    return Path(source).stem if is_own_file(source) else source
+
+
+def is_own_file(source: str) -> bool:
+    """Whether `source` is a path or URI of a YAML file rather than a preset's name."""
+    return "://" in source or source.endswith((".yaml", ".yml"))
+
+
+def load_document(source: str) -> dict[str, Any]:
+    """The raw mapping of a recipe, its bases merged in.
+
+    Args:
+        source: a preset's name, or a path or URI ending in .yaml of the user's own file.
+
+    Raises:
+        ConfigError: unknown name (with the nearest one), text that is no mapping, `extends` going in a circle.
+        MissingResourceError: no such file.
+    """
+    if not is_own_file(source) and source not in recipe_names():
+        raise ConfigError(_unknown(source))
+    return _follow(source, {}, ())
+
+
+def load_recipe(source: str, overrides: Mapping[str, Any] | None = None) -> "Recipe":
+    """A recipe, parsed and checked down to the settings of its method.
+
+    Args:
+        source: as in `load_document`.
+        overrides: dotted keys or nested mappings, see `apply_overrides`.
+
+    Raises:
+        ConfigError: anything wrong in it, as one sentence.
+        MissingResourceError: no such file.
+    """
+    from distillery.recipes.schema import Recipe
+
+    return Recipe.resolve(apply_overrides(load_document(source), overrides or {}))
+
+
+def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:
+    """Texts like `synthesis.config.steps=10` as a dict of dotted keys, each value read as YAML.
+
+    Raises:
+        ConfigError: a text without `=`, or a value that is no YAML.
+    """
+    overrides: dict[str, Any] = {}
+    for text in assignments:
+        key, sign, value = text.partition("=")
+        if not sign or not key.strip():
+            raise ConfigError(f"--set {text!r} is not an assignment: write section.key=value.")
+        try:
+            overrides[key.strip()] = yaml.load(value, Loader=_YAML)
+        except yaml.YAMLError:
+            raise ConfigError(f"The value {value!r} in --set {text!r} is not YAML: put quotes around it.") from None
+    return overrides
+
+
+def apply_overrides(document: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of `document` with single values replaced.
+
+    Args:
+        document: a recipe's raw mapping; it stays as it is.
+        overrides: keys are dotted paths (`student.stages.0.epochs`), a number picks an element of a list; a value that is a mapping is
+            merged into what stands there.
+
+    Raises:
+        ConfigError: a path that runs through a plain value or to a list element that is not there.
+    """
+    result = copy.deepcopy(dict(document))
+    for path, value in overrides.items():
+        nested: Any = value
+        for part in reversed(str(path).split(".")):
+            nested = {part: nested}
+        merge(result, nested)
+    return result
+
+
+def merge(base: dict[str, Any], changes: Mapping[Any, Any], where: str = "") -> None:
+    """Merge `changes` into `base` in place: mappings deeply, a mapping with numbers as keys into a list's elements, all else replaced.
+
+    Raises:
+        ConfigError: see `apply_overrides`.
+    """
+    for key, value in changes.items():
+        path = f"{where}.{key}" if where else str(key)
+        present = base.get(str(key))
+        if not isinstance(value, Mapping):
+            base[str(key)] = copy.deepcopy(value)
+        elif isinstance(present, list):
+            _merge_list(present, value, path)
+        elif present is None or isinstance(present, Mapping):
+            base[str(key)] = dict(present or {})
+            merge(base[str(key)], value, path)
+        else:
+            raise ConfigError(f"{path} = {present!r} is a plain value and holds no key {next(iter(value), '')!r}: set {path} itself.")
+
+
+def _merge_list(present: list[Any], changes: Mapping[Any, Any], where: str) -> None:
+    for key, value in changes.items():
+        index = int(key) if str(key).isdigit() else -1
+        if not 0 <= index < len(present):
+            raise ConfigError(f"{where}.{key} does not exist: {where} is a list of {len(present)}, counted from 0.")
+        holder = {"": present[index]}
+        merge(holder, {"": value}, f"{where}.{key}")
+        present[index] = holder[""]
+
+
+def _follow(source: str, known: dict[str, dict[str, Any]], chain: tuple[str, ...]) -> dict[str, Any]:
+    """`source` merged over what it extends; `known` keeps bases that many presets share."""
+    if source in chain:
+        raise ConfigError(f"'extends' goes in a circle: {' -> '.join([*chain, source])}; take one of them out.")
+    if source not in known:
+        document = _read(source)
+        extends = document.pop("extends", "")
+        if not isinstance(extends, str):
+            raise ConfigError(f"extends = {extends!r} in {recipe_name(source)} is not allowed: name one recipe or file.")
+        if extends:
+            result = copy.deepcopy(_follow(_beside(source, extends), known, (*chain, source)))
+            merge(result, document)
+            document = result
+        known[source] = document
+    return known[source]
+
+
+def _beside(source: str, extends: str) -> str:
+    """A user's file may extend a preset, or another file by a path relative to its own."""
+    if is_own_file(extends) and is_own_file(source) and "://" not in extends:
+        return source.rpartition("/")[0] + "/" + extends if "/" in source and not extends.startswith("/") else extends
+    return extends
+
+
+def _read(source: str) -> dict[str, Any]:
+    if is_own_file(source):
+        text = _read_own(source)
+    else:
+        path = PRESETS / f"{source}.yaml"
+        if ".." in source or not path.is_file():
+            raise ConfigError(_unknown(source))
+        text = path.read_bytes()
+    try:
+        document = yaml.load(text, Loader=_YAML)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f" (line {mark.line + 1})" if mark else ""
+        raise ConfigError(f"The recipe {source!r} is not YAML{place}: correct the file.") from None
+    if not isinstance(document, dict):
+        raise ConfigError(f"The recipe {source!r} holds no mapping of sections: start from a preset, e.g. `extends: fast_dfkd/digits`.")
+    return document
+
+
+def _read_own(source: str) -> bytes:
+    from distillery.storage import read_uri
+
+    if "://" in source:
+        return read_uri(source)
+    try:
+        return Path(source).expanduser().read_bytes()
+    except OSError:
+        raise MissingResourceError(
+            f"There is no recipe file {source!r}: give a path to a .yaml file, or a name that `distillery recipes` lists."
+        ) from None
+
+
+def _unknown(name: str) -> str:
+    from distillery.config import nearest
+
+    names = recipe_names()
+    hint = nearest(name, names) or "."
+    return f"There is no recipe {name!r}; `distillery recipes` lists all {len(names)}, and a file of your own ends in .yaml{hint}"

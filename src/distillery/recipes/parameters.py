@@ -1,0 +1,97 @@
+"""The run form: names, defaults and types of a pipeline's parameters. Plain data: importing it imports no torch."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from distillery.config import nearest
+from distillery.errors import ConfigError
+
+LARGEST_SEED = 2**53 - 1  # larger integers do not survive the float that Kubeflow makes of them
+PIPELINES = {"offline": "generative_distillation", "online": "online_distillation"}
+"""Which pipeline runs the methods of a coupling."""
+
+Value = str | int | dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One field of the run form.
+
+    Attributes:
+        name: with its group's prefix, because the form sorts by name.
+        default: also says the type; "" or 0 means the recipe's own value where `path` is given.
+        summary: one line for the form's documentation.
+        path: dotted place in the recipe that the value replaces; empty where the plan step itself reads it.
+        pipeline: the only pipeline for which another value than the default has a meaning; empty for both.
+    """
+
+    name: str
+    default: Value
+    summary: str
+    path: str = ""
+    pipeline: str = ""
+
+
+_OFFLINE, _ONLINE = PIPELINES["offline"], PIPELINES["online"]
+_TABLE = (
+    Parameter("run_recipe_uri", "", "Path or URI of a recipe file of your own; it wins over run_recipe."),
+    Parameter("run_overrides", {}, 'Recipe values to replace, by dotted path: {"synthesis.rounds": 40}.'),
+    Parameter("run_salt", "", "Any text; a new one forces new work where an equal run is finished."),
+    Parameter("run_seed", 0, "Seed of every random stream of the run, from 0 to 2^53 - 1."),
+    Parameter("teacher_uri", "", "Folder or URI of the teacher's bundle, as written by `distillery import-teacher`."),
+    Parameter("teacher_sha256", "", "Digest that the teacher must have; empty takes any."),
+    Parameter("eval_data_uri", "", "Labelled test images; empty measures agreement on held-out synthetic images."),
+    Parameter("gen_rounds", 0, "Rounds of the method.", "synthesis.rounds"),
+    Parameter("synth_size", 0, "Images of the synthetic set.", "set.size", pipeline=_OFFLINE),
+    Parameter("student_architecture", "", "Student network, such as resnet18 or wrn_16_1.", "student.architecture"),
+    Parameter("mlflow_model_name", "", "Name in the model registry.", "registration.model_name"),
+)
+_FIRST_RECIPE = {_OFFLINE: "ls_gdfd/digits", _ONLINE: "fast_dfkd/digits"}
+
+
+def parameters_of(pipeline: str) -> dict[str, Parameter]:
+    """The fields of a pipeline's run form by name.
+
+    Raises:
+        ConfigError: no such pipeline.
+    """
+    if pipeline not in _FIRST_RECIPE:
+        known = sorted(_FIRST_RECIPE)
+        raise ConfigError(f"There is no pipeline {pipeline!r}; known: {', '.join(known)}{nearest(pipeline, known) or '.'}")
+    recipe = Parameter("run_recipe", _FIRST_RECIPE[pipeline], "Preset to run, one of a method that the pipeline runs.")
+    return {row.name: row for row in (recipe, *_TABLE)}
+
+
+def read_parameters(pipeline: str, given: Mapping[str, Any]) -> dict[str, Value]:
+    """Every parameter of the pipeline, defaults filled in, checked; whole floats become integers again.
+
+    Raises:
+        ConfigError: an unknown name (with the nearest one), a wrong type, a value outside the choices, a seed out of range.
+    """
+    known = parameters_of(pipeline)
+    for name in given:
+        if name not in known:
+            names = sorted(known)
+            raise ConfigError(f"Pipeline {pipeline} has no parameter {name!r}; it has: {', '.join(names)}{nearest(name, names) or '.'}")
+    values = {name: _read(row, given.get(name, row.default)) for name, row in known.items()}
+    for name, row in known.items():
+        if row.pipeline not in ("", pipeline) and values[name] != row.default:
+            raise ConfigError(f"{name} = {values[name]!r} means nothing to {pipeline}: leave it {row.default!r}, or run {row.pipeline}.")
+    return values
+
+
+def _read(row: Parameter, value: Any) -> Value:
+    if isinstance(row.default, str):
+        if not isinstance(value, str):
+            raise ConfigError(f"{row.name} = {value!r} is not allowed: give a text.")
+        return value.strip()
+    if isinstance(row.default, dict):
+        if not isinstance(value, Mapping):
+            raise ConfigError(f"{row.name} = {value!r} is not allowed: give a mapping of dotted paths to values.")
+        return dict(value)
+    whole = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value == int(value)
+    if not whole or not 0 <= value <= LARGEST_SEED:
+        raise ConfigError(f"{row.name} = {value!r} is not allowed: give a whole number from 0 to 2^53 - 1.")
+    return int(value)

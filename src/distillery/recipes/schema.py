@@ -1,0 +1,243 @@
+"""What a recipe holds, and the section that each step gets of it; every part's settings are that part's own class."""
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import Field, ValidationInfo, field_validator
+
+from distillery.config import Config
+from distillery.engine.materialize import SetConfig
+from distillery.errors import ConfigError
+from distillery.evaluation.health import HealthConfig
+from distillery.evaluation.report import EvaluationConfig
+from distillery.methods.catalog import Method, find_method
+from distillery.models.catalog import check_architecture
+from distillery.recipes.parameters import LARGEST_SEED, PIPELINES
+from distillery.runtime import Precision
+from distillery.students.plan import StudentConfig
+from distillery.tracking.protocol import RegistrationConfig
+
+Feed = Literal["pool", "round", "fresh"]
+
+
+class About(Config):
+    """What a reader wants to know before running a recipe; nothing in it changes a result.
+
+    Attributes:
+        published: the number to compare with, as text, empty where there is none.
+        weights: where the loss weights come from, in words.
+        images: images that the student is trained on.
+        student_steps: optimiser steps of the student.
+        minutes: measured time with its hardware, as text.
+    """
+
+    title: str = ""
+    paper: str = ""
+    table: str = ""
+    dataset: str = ""
+    teacher: str = ""
+    student: str = ""
+    published: str = ""
+    weights: str = ""
+    images: int = Field(default=0, ge=0)
+    student_steps: int = Field(default=0, ge=0)
+    minutes: str = ""
+
+
+class Expects(Config):
+    """The teacher a recipe was written for; 0 means any."""
+
+    channels: int = Field(default=0, ge=0)
+    height: int = Field(default=0, ge=0)
+    width: int = Field(default=0, ge=0)
+    classes: int = Field(default=0, ge=0)
+
+
+class StatisticsConfig(Config):
+    """Which moments of the teacher are extracted."""
+
+    kind: Literal["global"] = "global"
+
+
+class SynthesisConfig(Config):
+    """How long a method learns, and how the student is fed meanwhile where the method is online.
+
+    Attributes:
+        config: the method's own settings, parsed by the config class of its catalog row.
+        checkpoint_every: rounds between two checkpoints.
+        feed: what the student sees in online distillation; empty is the catalog's choice.
+    """
+
+    method: str
+    rounds: int = Field(ge=1)
+    checkpoint_every: int = Field(default=1, ge=1)
+    student_steps_per_round: int = Field(default=0, ge=0)
+    feed: Literal["", "pool", "round", "fresh"] = ""
+    config: dict[str, Any] = Field(default_factory=dict)
+
+
+class Recipe(Config):
+    """One way from a teacher to a student."""
+
+    about: About = About()
+    expects: Expects = Expects()
+    precision: Precision = "auto"
+    statistics: StatisticsConfig = StatisticsConfig()
+    synthesis: SynthesisConfig
+    set: SetConfig = SetConfig()
+    health: HealthConfig = HealthConfig()
+    student: StudentConfig
+    evaluation: EvaluationConfig = EvaluationConfig()
+    registration: RegistrationConfig = RegistrationConfig()
+
+    @classmethod
+    def resolve(cls, document: Mapping[str, Any]) -> "Recipe":
+        """Parse a recipe's raw mapping down to its method's settings and its student's architecture; what it leaves open is filled in.
+
+        Raises:
+            ConfigError: one sentence about the first thing that is wrong.
+        """
+        recipe: Recipe = cls.parse(document)
+        method = find_method(recipe.synthesis.method)
+        settings = method.load()[1].parse(recipe.synthesis.config, "synthesis.config")
+        check_architecture(recipe.student.architecture)
+        update = {"config": settings.to_json(), "feed": recipe.synthesis.feed or method.feed}
+        recipe = recipe.model_copy(update={"synthesis": recipe.synthesis.model_copy(update=update)})
+        return _resolve_online(recipe) if method.coupling == "online" else recipe
+
+    @property
+    def trained_rounds(self) -> int:
+        """Rounds after which the student trains: all but the method's warm-up."""
+        return max(self.synthesis.rounds - int(self.synthesis.config.get("warmup", 0)), 0)
+
+    @property
+    def method(self) -> Method:
+        """The catalog's row of the recipe's method."""
+        return find_method(self.synthesis.method)
+
+    @property
+    def pipeline(self) -> str:
+        """The pipeline that runs this recipe."""
+        return PIPELINES[self.method.coupling]
+
+
+class Section(Config):
+    """What every step gets; no run id, time, path or credential stands here, because the section enters the step's key.
+
+    Attributes:
+        salt: a new value forces new work.
+        teacher_sha256: the teacher that the plan was made for; a step refuses another.
+        precision: `auto` until the step runs on its hardware.
+    """
+
+    recipe: str
+    seed: int = Field(ge=0, le=LARGEST_SEED)
+    salt: str = ""
+    code_version: str
+    teacher_sha256: str
+    precision: Precision = "auto"
+
+
+class StatisticsSection(Section):
+    """For extract_statistics."""
+
+    kind: Literal["global"] = "global"
+
+
+class MethodSection(Section):
+    """What the sections of the steps that run a method share; `method_config` is of the config class of the method's catalog row."""
+
+    method: str
+    method_config: dict[str, Any]
+
+    @field_validator("method_config")
+    @classmethod
+    def _parsed(cls, config: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        # parsed here too, because integers arrive as floats, and 5.0 must hash as 5
+        parsed: Config = find_method(info.data.get("method", "")).load()[1].parse(config, "method_config")
+        return parsed.to_json()
+
+
+class GeneratorSection(MethodSection):
+    """For train_generator."""
+
+    rounds: int = Field(ge=1)
+    checkpoint_every: int = Field(default=1, ge=1)
+
+
+class MaterializeSection(MethodSection):
+    """For materialize."""
+
+    set: SetConfig
+    health: HealthConfig = HealthConfig()
+
+
+class StudentSection(Section):
+    """For train_student."""
+
+    student: StudentConfig
+
+
+class DistillSection(MethodSection):
+    """For distill_online.
+
+    Attributes:
+        holdout: share of each round's images that no student trains on.
+        health: when the pool counts as collapsed.
+        strict: a collapsed pool is an error; else it is published with a warning.
+    """
+
+    rounds: int = Field(ge=1)
+    checkpoint_every: int = Field(default=1, ge=1)
+    student: StudentConfig
+    student_steps_per_round: int = Field(ge=1)
+    feed: Feed
+    holdout: float = Field(ge=0, le=0.5)
+    health: HealthConfig = HealthConfig()
+    strict: bool = False
+
+
+class EvaluationSection(Section):
+    """For evaluate."""
+
+    evaluation: EvaluationConfig
+
+
+class RegistrationSection(Section):
+    """For register."""
+
+    registration: RegistrationConfig
+
+
+SECTIONS: dict[str, dict[str, type[Section]]] = {
+    "generative_distillation": {
+        "statistics": StatisticsSection,
+        "generator": GeneratorSection,
+        "materialize": MaterializeSection,
+        "student": StudentSection,
+        "evaluation": EvaluationSection,
+        "registration": RegistrationSection,
+    },
+    "online_distillation": {
+        "statistics": StatisticsSection,
+        "distill": DistillSection,
+        "evaluation": EvaluationSection,
+        "registration": RegistrationSection,
+    },
+}
+"""The sections that each pipeline's plan hands out, by name."""
+
+
+def _resolve_online(recipe: Recipe) -> Recipe:
+    """Where the set still grows, an epoch that names no length is a round's student steps."""
+    title, synthesis = recipe.method.title, recipe.synthesis
+    if not synthesis.student_steps_per_round:
+        raise ConfigError(f"synthesis.student_steps_per_round is missing: {title} trains the student after each round, so give 1 or more.")
+    if not recipe.trained_rounds:
+        raise ConfigError(
+            f"synthesis.rounds = {synthesis.rounds} is not allowed: {title} warms up for {synthesis.config['warmup']} rounds without "
+            f"training the student, so give more rounds or a smaller synthesis.config.warmup."
+        )
+    per_round = {"steps_per_epoch": synthesis.student_steps_per_round}
+    stages = tuple(stage if stage.steps_per_epoch else stage.model_copy(update=per_round) for stage in recipe.student.stages)
+    return recipe.model_copy(update={"student": recipe.student.model_copy(update={"stages": stages})})

@@ -1,0 +1,102 @@
+"""What depends on the hardware: device, precision and threads, resolved once by the step that runs there."""
+
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, TypeVar
+
+import torch
+from torch import nn
+
+from distillery.errors import ConfigError
+
+Precision = Literal["auto", "float32", "bfloat16"]
+M = TypeVar("M", bound=nn.Module)
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """Resolved hardware fields; they enter a step's key, because they change its bytes."""
+
+    device: torch.device
+    precision: Literal["float32", "bfloat16"]
+    threads: int
+
+    def autocast(self) -> AbstractContextManager[None]:
+        """Autocast to bfloat16 where the precision says so, else nothing."""
+        if self.precision == "bfloat16":
+            return torch.autocast(self.device.type, dtype=torch.bfloat16)
+        return nullcontext()
+
+    def place(self, module: M) -> M:
+        """Move a module to the device, its 4-d weights in channels-last order.
+
+        Raises:
+            ConfigError: a convolution whose CPU kernel corrupts memory.
+        """
+        if self.device.type == "cpu":
+            _refuse_corrupting(module)
+        placed: M = module.to(device=self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return placed
+
+    def key_fields(self) -> dict[str, str]:
+        """The fields that enter a step's key: another device or precision is other work; another thread count only warns."""
+        return {"device": self.device.type, "precision": self.precision}
+
+
+def resolve_runtime(device: str = "auto", precision: str = "auto", threads: int = 0) -> Runtime:
+    """Resolve `auto` on this machine and set torch's thread count.
+
+    Args:
+        device: auto | cpu | cuda | cuda:N. auto is cuda where it is available.
+        precision: auto | float32 | bfloat16. auto is bfloat16 where the hardware has it natively.
+        threads: CPU threads of one process; 0 leaves torch's own choice.
+
+    Raises:
+        ConfigError: an unknown device or precision, or cuda where there is none.
+    """
+    if precision not in ("auto", "float32", "bfloat16"):
+        raise ConfigError(f"precision = {precision!r} is not allowed: choose auto, float32 or bfloat16.")
+    if threads < 0:
+        raise ConfigError(f"threads = {threads} is not allowed: give 0 (torch's choice) or more.")
+    if threads:
+        torch.set_num_threads(threads)
+    chosen = _resolve_device(device)
+    if precision == "auto":
+        precision = "bfloat16" if has_native_bfloat16(chosen) else "float32"
+    return Runtime(chosen, "bfloat16" if precision == "bfloat16" else "float32", torch.get_num_threads())
+
+
+def _refuse_corrupting(module: nn.Module) -> None:
+    """Refuse what PyTorch's CPU backward (2.15, AVX2) writes outside its memory for: it may give wrong weights before it crashes."""
+    for path, part in module.named_modules():
+        if isinstance(part, nn.Conv2d) and part.kernel_size == (1, 1) and max(part.stride) > 1 and part.in_channels < 8:
+            raise ConfigError(
+                f"The layer {path!r} is a 1x1 convolution of stride {max(part.stride)} on {part.in_channels} channels, whose backward pass "
+                "corrupts memory on CPUs: give it 8 channels or more, or take every second pixel before a convolution of stride 1."
+            )
+
+
+def has_native_bfloat16(device: torch.device) -> bool:
+    """Whether bfloat16 convolutions run in hardware there, rather than through float32."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    try:
+        flags = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return False
+    return "avx512_bf16" in flags or "amx_bf16" in flags
+
+
+def _resolve_device(device: str) -> torch.device:
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+    except RuntimeError:
+        chosen = torch.device("meta")
+    if chosen.type not in ("cpu", "cuda"):
+        raise ConfigError(f"device = {device!r} is not allowed: choose auto, cpu, cuda or cuda:N.")
+    if chosen.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(f"device = {device!r} was asked for, but torch sees no CUDA device here: choose cpu or auto.")
+    return chosen

@@ -1,0 +1,1 @@
+"""BatchNorm moments and scoped taps."""

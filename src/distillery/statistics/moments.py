@@ -1,0 +1,172 @@
+"""BatchNorm moments of a teacher: the value, and its file format `distillery-moments`."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from distillery.config import Config, canonical_json
+from distillery.errors import CheckpointMismatchError, ConfigError, MissingResourceError, StoreError
+from distillery.provenance import Provenance, check_format, sha256_bytes, stamp
+from distillery.storage import open_store
+
+FORMAT = "distillery-moments"
+VERSION = 1
+_ENTRY = "distillery"  # one entry only: safetensors writes several in no fixed order
+Kind = Literal["global", "per_class"]
+
+
+@dataclass(frozen=True, eq=False)
+class Moments:
+    """Mean and variance of the input of each BatchNorm2d of one teacher.
+
+    Attributes:
+        kind: global, one row for the whole training set; or per_class, one row a class.
+        mean: module path -> (C,) where global, (K, C) where per class.
+        variance: the same shapes. Unbiased (divided by n - 1) as torch accumulates `running_var`; losses that take the biased
+            variance of a batch meet a factor n / (n - 1).
+        teacher_sha256: the bundle the moments belong to.
+        counts: (K,) int64 images each class was measured on; None where global.
+    """
+
+    kind: Kind
+    mean: dict[str, Tensor]
+    variance: dict[str, Tensor]
+    teacher_sha256: str
+    counts: Tensor | None = None
+
+    def select(self, labels: Tensor) -> Self:
+        """The targets of groups of images, one group a label.
+
+        Args:
+            labels: (G,) int64 in [0, K), the class of each group; not checked, which would make the device wait.
+
+        Returns:
+            Moments of kind per_class whose tensors are (G, C): the row of each label, or the same global row for all.
+        """
+        if self.counts is None:
+            rows = len(labels)
+            return replace(self, kind="per_class", mean=_expand(self.mean, rows), variance=_expand(self.variance, rows))
+        mean = {path: value[labels.to(value.device)] for path, value in self.mean.items()}
+        variance = {path: value[labels.to(value.device)] for path, value in self.variance.items()}
+        return replace(self, mean=mean, variance=variance, counts=self.counts[labels.to(self.counts.device)])
+
+    def to(self, device: torch.device | str) -> Self:
+        """The same moments with every tensor on `device`."""
+        mean = {path: value.to(device) for path, value in self.mean.items()}
+        variance = {path: value.to(device) for path, value in self.variance.items()}
+        return replace(self, mean=mean, variance=variance, counts=None if self.counts is None else self.counts.to(device))
+
+
+def save_moments(path: Path, moments: Moments, provenance: Provenance) -> str:
+    """Write moments atomically; equal moments give equal bytes.
+
+    One safetensors file: tensors `mean/PATH`, `variance/PATH` and, per class, `counts`; its `__metadata__` holds one entry `distillery`,
+    a JSON document with format, version, kind, layers (in the network's order, which safetensors does not keep), teacher_sha256,
+    tensors_sha256 and provenance.
+
+    Args:
+        path: the file to write.
+        moments: what to write.
+        provenance: what the moments were made from.
+
+    Returns:
+        sha256 of the file.
+    """
+    tensors = {f"mean/{name}": value for name, value in moments.mean.items()}
+    tensors |= {f"variance/{name}": value for name, value in moments.variance.items()}
+    if moments.counts is not None:
+        tensors["counts"] = moments.counts
+    tensors = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    fields = {
+        "kind": moments.kind,
+        "layers": list(moments.mean),
+        "teacher_sha256": moments.teacher_sha256,
+        "tensors_sha256": sha256_bytes(_payload(save(tensors))),
+    }
+    header = stamp(FORMAT, VERSION, provenance, fields)
+    data: bytes = save(tensors, metadata={_ENTRY: canonical_json(header)})
+    open_store(str(path.parent)).write(path.name, data)
+    return sha256_bytes(data)
+
+
+def load_moments(path: Path, teacher_sha256: str) -> Moments:
+    """Read moments and verify that they belong to a teacher.
+
+    Args:
+        path: a file written by `save_moments`.
+        teacher_sha256: the teacher in use.
+
+    Raises:
+        MissingResourceError: no such file.
+        StoreError: bytes that are no safetensors file or fail their hash.
+        CheckpointMismatchError: another format, a newer version, or another teacher's moments.
+    """
+    if not path.is_file():
+        raise MissingResourceError(f"There are no moments at {path}: run the extract-statistics step for this teacher first.")
+    data = path.read_bytes()
+    try:
+        tensors = load(data)
+    except SafetensorError as error:
+        raise StoreError(f"{path} is damaged or no safetensors file ({error}): extract the statistics again.") from None
+    document = _document(data)
+    check_format(document, FORMAT, VERSION, str(path))
+    header = _parse(document, str(path))
+    if header.teacher_sha256 != teacher_sha256:
+        raise CheckpointMismatchError(
+            f"The moments at {path} belong to teacher {header.teacher_sha256[:12]}, but the teacher in use is {teacher_sha256[:12]}: "
+            "extract the statistics of this teacher."
+        )
+    if header.tensors_sha256 != sha256_bytes(_payload(data)) or not header.names() <= set(tensors):
+        raise StoreError(f"The tensors in {path} do not match their sha256: the file is damaged, extract the statistics again.")
+    mean = {layer: tensors[f"mean/{layer}"] for layer in header.layers}
+    variance = {layer: tensors[f"variance/{layer}"] for layer in header.layers}
+    return Moments(header.kind, mean, variance, teacher_sha256, tensors.get("counts"))
+
+
+class _Header(Config):
+    kind: Kind
+    layers: tuple[str, ...]
+    teacher_sha256: str
+    tensors_sha256: str
+    provenance: Provenance
+
+    def names(self) -> set[str]:
+        """The tensors that must be in the file."""
+        counts = {"counts"} if self.kind == "per_class" else set()
+        return {f"{value}/{layer}" for value in ("mean", "variance") for layer in self.layers} | counts
+
+
+def _expand(values: Mapping[str, Tensor], rows: int) -> dict[str, Tensor]:
+    return {path: value.expand(rows, -1) for path, value in values.items()}
+
+
+def _header_length(data: bytes) -> int:
+    return int.from_bytes(data[:8], "little")
+
+
+def _payload(data: bytes) -> bytes:
+    return data[8 + _header_length(data) :]
+
+
+def _document(data: bytes) -> dict[str, Any]:
+    """Our own header inside the safetensors header; empty where somebody else wrote the file, which `check_format` then refuses."""
+    metadata = json.loads(data[8 : 8 + _header_length(data)]).get("__metadata__") or {}
+    try:
+        document = json.loads(metadata.get(_ENTRY, "{}"))
+    except ValueError:
+        return {}
+    return document if isinstance(document, dict) else {}
+
+
+def _parse(document: dict[str, Any], where: str) -> _Header:
+    try:
+        return _Header.parse({key: value for key, value in document.items() if key not in ("format", "version")})
+    except ConfigError:
+        raise StoreError(f"The header of {where} is damaged: extract the statistics again.") from None

@@ -1,0 +1,86 @@
+"""The step in which a synthesizer and a student train each other; it leaves a synthesizer, a set and a student."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from distillery.engine.fit import StudentTrainer
+from distillery.engine.online import OnlineConfig, OnlineDistillation
+from distillery.engine.recorded import RecordedPool
+from distillery.engine.selection import Selection
+from distillery.engine.session import Session
+from distillery.recipes.schema import DistillSection
+from distillery.steps.assembly import PlannedMethod, Teacher, build_student, open_teacher, save_student, scoring
+from distillery.steps.materialize import hand_on, open_set_store, set_header
+from distillery.steps.review import Reviewer
+from distillery.steps.workbench import Workbench, reporting, workbench
+from distillery.synthesis.bundle import SynthesizerState, save_synthesizer
+
+STEP = "distill_online"
+
+
+@reporting(STEP)
+def run(
+    section: Mapping[str, Any], teacher_uri: str, statistics_path: Path, synthesizer_path: Path, set_path: Path, student_path: Path
+) -> dict[str, float]:
+    """Play all rounds, then publish the pool as a set.
+
+    Args:
+        section: a `DistillSection` as JSON.
+        teacher_uri: the teacher's bundle, a folder or a URI.
+        statistics_path: the teacher's moments; not read by a method that needs none.
+        synthesizer_path: folder of the synthesizer to write.
+        set_path: folder for the set's reference; the set itself goes to the store.
+        student_path: folder of the student's bundle to write: the last epoch's, and `best/` below it where images are held out.
+
+    Returns:
+        Loss terms and held-out scores of the last round, `rounds`, `epochs`, `best_epoch` and `best_agreement`; `health/`
+        numbers of the pool.
+
+    Raises:
+        ConfigError: settings that are not allowed, a teacher that the method cannot use, a term that went bad, or a collapsed
+            pool under `strict`.
+        CheckpointMismatchError: another teacher, or another teacher's moments.
+        MissingResourceError: an input that is not there.
+        StoreError: damaged bytes, or a store that cannot be written.
+    """
+    parsed = DistillSection.parse(section, "distill")
+    plan = PlannedMethod.parse(parsed.method, parsed.method_config, statistics_path)
+    teacher = open_teacher(parsed, teacher_uri)
+    outputs = {"synthesizer": synthesizer_path, "set": set_path, "student": student_path}
+    with workbench(STEP, parsed, plan.inputs(teacher)) as bench:
+        if (done := bench.finished(outputs)) is not None:
+            return done
+        loop = prepare(bench, parsed, plan, teacher)
+        numbers = loop.run()
+        reviewer = Reviewer(bench, teacher, parsed.health, parsed.strict)
+        loop.pool.review(reviewer)
+        state = SynthesizerState(plan.name, plan.config.to_json(), teacher.sha256, loop.synthesizer.state_dict())
+        with bench.clock.part("io"):
+            bench.tracker.tags({"synthesizer": save_synthesizer(synthesizer_path, state, bench.provenance)})
+            hand_on(bench, loop.pool.publish(), set_path)
+            health = reviewer.keep(set_path)
+            epochs = loop.trainer.epochs
+            best = save_student(bench, student_path, loop.trainer.student, loop.selection, parsed.student.architecture)
+        done = bench.finish(outputs, {**numbers, **health, **best, "rounds": float(parsed.rounds), "epochs": float(epochs)})
+        loop.selection.drop_snapshots()
+        return done
+
+
+def prepare(bench: Workbench, section: DistillSection, plan: PlannedMethod, teacher: Teacher) -> OnlineDistillation:
+    """Build everything that plays."""
+    runtime, seed = bench.runtime, section.seed
+    synthesizer = plan.build(teacher, runtime, seed)
+    student = build_student(section.student.architecture, teacher.classifier, runtime, seed)
+    trainer = StudentTrainer(section.student.stages, teacher.classifier, student, runtime, seed)
+    pool = RecordedPool(open_set_store(bench), set_header(bench, teacher), teacher.classifier, section.holdout, seed)
+    pool.clock = bench.clock
+    return OnlineDistillation(
+        OnlineConfig(rounds=section.rounds, student_steps_per_round=section.student_steps_per_round, feed=section.feed),
+        synthesizer,
+        trainer,
+        pool,
+        Selection(bench.checkpoints.store, section.student.keep_epochs),
+        Session(bench.checkpoints, bench.progress, bench.tracker.metrics, section.checkpoint_every, clock=bench.clock),
+        scoring(lambda: (pool.held_out.images, pool.held_out_logits())),
+    )

@@ -1,0 +1,198 @@
+"""The step that scores a student beside its teacher; the only one that is given the test set, and never cached."""
+
+import io
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from torch import Tensor
+
+from distillery.data.real import load_labelled
+from distillery.data.store import SyntheticSet, open_reference
+from distillery.errors import ConfigError
+from distillery.evaluation.page.render import render
+from distillery.evaluation.report import (
+    Candidate,
+    EvaluationConfig,
+    EvaluationImages,
+    EvaluationReport,
+    evaluate,
+    flat_metrics,
+    load_report,
+    save_report,
+    table,
+)
+from distillery.models.bundle import DOCUMENT, fetch_bundle, load_classifier, read_bundle
+from distillery.recipes.schema import EvaluationSection
+from distillery.runtime import Runtime, resolve_runtime
+from distillery.steps.page import Gathering
+from distillery.steps.workbench import Workbench, reporting, workbench, workspace
+from distillery.storage import open_store
+from distillery.types import Classifier
+
+STEP = "evaluate"
+MAX_TRAINING_IMAGES = 10_000
+
+
+@reporting(STEP)
+def run(
+    section: Mapping[str, Any],
+    teacher_uri: str,
+    student_path: Path,
+    set_path: Path,
+    eval_data_uri: str,
+    report_path: Path,
+    page_path: Path | None = None,
+) -> dict[str, float]:
+    """Score a student beside its teacher.
+
+    Args:
+        section: an `EvaluationSection` as JSON.
+        teacher_uri: the teacher's bundle, a folder or a URI.
+        student_path: the student's bundle, a folder.
+        set_path: folder with the reference to the synthetic set; it is read only without test data.
+        eval_data_uri: labelled images; "" measures agreement on the set's held-out images.
+        report_path: the JSON file to write.
+        page_path: the HTML file to write; None writes none.
+
+    Returns:
+        `evaluation.report.flat_metrics` of the report.
+
+    Raises:
+        ConfigError: a student of another class count or image size, or data that does not fit.
+        CheckpointMismatchError: another teacher than the plan was made for, or a set of another teacher.
+        MissingResourceError: no such bundle, set or data.
+        StoreError: bytes that fail their hash, or a report that cannot be written.
+    """
+    parsed = EvaluationSection.parse(section, "evaluation")
+    teacher = open_candidate(fetch_bundle(teacher_uri, workspace() / "bundles"), parsed.teacher_sha256)
+    student = open_candidate(student_path)
+    data, digest = choose_images(teacher.classifier, eval_data_uri, set_path, parsed.teacher_sha256)
+    measured_on = "set" if data.labels is None else "eval_data"
+    with workbench(STEP, parsed, {"teacher": teacher.sha256, "student": student.sha256, measured_on: digest}) as bench:
+        _place(bench.runtime, teacher, student)
+        report = evaluate(teacher, student, data, parsed.evaluation, bench.progress.tick)
+        save_report(report_path, report, bench.provenance)
+        _observe(bench, report, eval_data_uri, digest)
+        if page_path is not None:
+            gathering = Gathering(bench.store, parsed, report, report_path, teacher_uri, student_path, set_path)
+            _write_page(bench, render(gathering.collect()), page_path)
+        return flat_metrics(report)
+
+
+def evaluate_bundles(
+    teacher_folder: Path, student_folder: Path, data_uri: str, config: EvaluationConfig | None = None, device: str = "auto"
+) -> EvaluationReport:
+    """Score one bundle beside another on labelled images, outside any pipeline.
+
+    Args:
+        teacher_folder: the bundle to compare with.
+        student_folder: the bundle to score.
+        data_uri: labelled images.
+        config: what is measured; None is the default.
+        device: auto, cpu, cuda or cuda:N.
+
+    Returns:
+        The report.
+
+    Raises:
+        DistilleryError: whatever does not fit, in one sentence.
+    """
+    if not data_uri:
+        raise ConfigError("No labelled images are given to evaluate on: give an npz file, a folder of idx files, or a folder a class.")
+    teacher, student = open_candidate(teacher_folder), open_candidate(student_folder)
+    data, _ = _test_images(teacher.classifier, data_uri)
+    _place(resolve_runtime(device, "float32"), teacher, student)
+    return evaluate(teacher, student, data, config)
+
+
+def open_candidate(folder: Path, expected_sha256: str = "") -> Candidate:
+    """A bundle as a model to measure, frozen, on the CPU.
+
+    Args:
+        folder: the bundle.
+        expected_sha256: refuse any other bundle; "" takes what is there.
+    """
+    info, sha256 = read_bundle(folder)
+    classifier = load_classifier(folder, expected_sha256).freeze()
+    return Candidate(classifier, info.architecture.name, sha256, info.weights_bytes, _snapshots(folder))
+
+
+def choose_images(teacher: Classifier, data_uri: str, set_path: Path, teacher_sha256: str) -> tuple[EvaluationImages, str]:
+    """The test set where there is one, else held-out synthetic images, else images the student was trained on; named as what they are.
+
+    Args:
+        teacher: what the images must fit.
+        data_uri: labelled images, or "".
+        set_path: folder with the reference to the synthetic set.
+        teacher_sha256: the teacher that the set must be of.
+
+    Returns:
+        The images, and the sha256 of the data or of the set's manifest.
+    """
+    if data_uri:
+        return _test_images(teacher, data_uri)
+    synthetic = open_reference(set_path, teacher_sha256)
+    if synthetic.manifest.holdout:
+        return EvaluationImages(synthetic.load("holdout").images, None, "held-out synthetic"), synthetic.digest
+    return EvaluationImages(_first_training_images(synthetic), None, "training synthetic"), synthetic.digest
+
+
+def confusion_of(report_path: Path) -> tuple[list[str], list[list[int]]] | None:
+    """The student's class names and confusion matrix (row = label, column = argmax), None where a report has none."""
+    report = load_report(report_path)
+    matrix = report.student.accuracy.confusion
+    return (list(report.class_names), [list(row) for row in matrix]) if matrix else None
+
+
+def _snapshots(folder: Path) -> dict[str, Callable[[], Classifier]]:
+    """The states that a training kept beside the last one, each a bundle of its own, read when it is measured."""
+    found = [path.parent for path in (*sorted(folder.glob("epochs/*/" + DOCUMENT)), *folder.glob("best/" + DOCUMENT))]
+    return {path.relative_to(folder).as_posix(): partial(_frozen, path) for path in found}
+
+
+def _frozen(folder: Path) -> Classifier:
+    return load_classifier(folder).freeze()
+
+
+def _write_page(bench: Workbench, page: str, path: Path) -> None:
+    open_store(str(path.parent)).write(path.name, page.encode())
+    bench.tracker.text("report.html", page)
+
+
+def _place(runtime: Runtime, *candidates: Candidate) -> None:
+    for candidate in candidates:
+        runtime.place(candidate.classifier)
+
+
+def _test_images(teacher: Classifier, uri: str) -> tuple[EvaluationImages, str]:
+    labelled = load_labelled(uri, teacher.class_names)
+    labelled.check(teacher.spec, teacher.num_classes)
+    return EvaluationImages(labelled.images, labelled.labels, "test set"), labelled.digest()
+
+
+def _first_training_images(synthetic: SyntheticSet) -> Tensor:
+    parts: list[Tensor] = []
+    for shard in synthetic.shards("train"):
+        parts.append(shard.images)
+        if sum(map(len, parts)) >= MAX_TRAINING_IMAGES:
+            break
+    if not parts:
+        raise ConfigError(f"The set {synthetic.store.uri!r} holds no images to evaluate on: give eval_data_uri, or materialize a set.")
+    return torch.cat(parts)[:MAX_TRAINING_IMAGES]
+
+
+def _observe(bench: Workbench, report: EvaluationReport, uri: str, digest: str) -> None:
+    metrics = flat_metrics(report)
+    shown = io.StringIO()
+    Console(file=shown, width=100, color_system=None).print(table(report))
+    bench.tracker.metrics(metrics)
+    bench.tracker.tags({"evaluated_on": report.source})
+    bench.tracker.json("evaluation.json", report.to_json())
+    bench.tracker.text("evaluation.txt", shown.getvalue())
+    bench.tracker.dataset(report.source, uri or "synthetic set", digest, "evaluation")
+    headline = ("student/top1", "teacher/top1", "agreement", "kl")
+    bench.progress.write(f"evaluated on {report.source}", report.images, report.images, {k: metrics[k] for k in headline if k in metrics})

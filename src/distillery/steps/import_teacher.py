@@ -1,0 +1,125 @@
+"""Turn somebody's checkpoint into a teacher bundle, once, before any pipeline."""
+
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from distillery.data.real import LabelledImages, load_labelled
+from distillery.errors import ConfigError, MissingResourceError
+from distillery.models.bundle import count_batchnorm, count_parameters, save_classifier
+from distillery.models.catalog import Architecture
+from distillery.models.foreign import import_checkpoint
+from distillery.provenance import Provenance, code_version, sha256_file
+from distillery.types import Classifier, ImageSpec
+
+_BATCH = 256
+_log = logging.getLogger(__name__)
+
+
+def run(
+    checkpoint: Path,
+    architecture: Mapping[str, Any],
+    spec: Mapping[str, Any],
+    class_names: Sequence[str],
+    out_folder: Path,
+    check_data: str = "",
+) -> dict[str, Any]:
+    """Import a teacher.
+
+    Args:
+        checkpoint: safetensors, or a file of torch.save that holds a state dict.
+        architecture: name and arguments, as `Architecture` has them.
+        spec: channels, height, width, mean and std, as `ImageSpec` has them.
+        class_names: one a class, in the order of the logits.
+        out_folder: where the bundle goes.
+        check_data: labelled images to score the teacher on; "" scores nothing. The bundle does not depend on them.
+
+    Returns:
+        sha256, parameters, batchnorm (how many layers), classes; with check data also images, top1 in [0, 1], and hint: what to check
+        if top1 is near chance, else "".
+
+    Raises:
+        DistilleryError: whatever is wrong with the checkpoint, the data or the folder, in one sentence. Nothing is written then.
+    """
+    parsed = Architecture.parse(architecture, "architecture")
+    image_spec = ImageSpec.parse(spec, "spec")
+    names = check_class_names(class_names)
+    data = load_labelled(check_data, names) if check_data else None
+    if data is not None:
+        data.check(image_spec, len(names))
+    classifier = import_checkpoint(Path(checkpoint), parsed, image_spec, names)
+    result: dict[str, Any] = {
+        "parameters": count_parameters(classifier.network),
+        "batchnorm": count_batchnorm(classifier.network),
+        "classes": len(names),
+    }
+    if data is not None:
+        result |= {"images": len(data.images), "top1": (top1 := measure_top1(classifier, data))}
+        result["hint"] = near_chance_hint(top1, len(names), len(data.images))
+        if result["hint"]:
+            _log.warning(result["hint"])
+    provenance = Provenance(inputs={"checkpoint": sha256_file(Path(checkpoint))}, code_version=code_version())
+    return {"sha256": save_classifier(Path(out_folder), classifier, parsed, provenance), **result}
+
+
+def check_class_names(class_names: Sequence[str]) -> tuple[str, ...]:
+    """The names as a tuple.
+
+    Raises:
+        ConfigError: fewer than two, an empty one, or one twice.
+    """
+    names = tuple(str(name) for name in class_names)
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if len(names) < 2:
+        raise ConfigError(f"{len(names)} class names were given, a classifier has at least 2: name every class.")
+    if twice or not all(names):
+        raise ConfigError(
+            f"The class name {twice[0] if twice else ''!r} is empty or stands there twice: give each class a name of its own."
+        )
+    return names
+
+
+def read_class_names(text: str) -> tuple[str, ...]:
+    """Class names as the command line takes them.
+
+    Args:
+        text: a file with one name a line, or names between commas, or a number N for the names 0 to N-1.
+
+    Raises:
+        ConfigError: fewer than two names, an empty one, or one twice.
+        MissingResourceError: a file that is not there.
+    """
+    if text.isdecimal():
+        return check_class_names([str(number) for number in range(int(text))])
+    path = Path(text).expanduser()
+    if path.is_file():
+        return check_class_names([line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()])
+    if "," not in text:
+        raise MissingResourceError(
+            f"There is no file of class names {text!r}: give a file, names between commas, or how many classes there are."
+        )
+    return check_class_names([name.strip() for name in text.split(",")])
+
+
+def measure_top1(classifier: Classifier, data: LabelledImages) -> float:
+    """Share of labelled images that a classifier names right, in [0, 1]."""
+    correct = 0
+    with torch.no_grad():
+        for images, labels in zip(data.images.split(_BATCH), data.labels.split(_BATCH), strict=True):
+            correct += int((classifier(images.float() / 255).argmax(1) == labels).sum())
+    return correct / len(data.images)
+
+
+def near_chance_hint(top1: float, num_classes: int, images: int) -> str:
+    """What to check where an accuracy is within a tenth of the way from chance to perfect, give or take two standard errors; else ""."""
+    chance = 1 / num_classes
+    if top1 > chance + 0.1 * (1 - chance) + 2 * math.sqrt(chance * (1 - chance) / max(1, images)):
+        return ""
+    return (
+        f"The teacher's top-1 of {100 * top1:.1f} % is near chance ({100 * chance:.1f} %): the commonest mistake is a wrong mean or std, "
+        f"then the order of the class names, then the order of the channels."
+    )

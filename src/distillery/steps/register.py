@@ -1,0 +1,110 @@
+"""Register the student as a model version, behind the gate between challenger and champion; the one step that fails when MLflow does."""
+
+import logging
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from distillery.errors import CheckpointMismatchError, StoreError
+from distillery.evaluation.report import EvaluationReport, flat_metrics, load_report
+from distillery.models.bundle import DOCUMENT, WEIGHTS, read_bundle
+from distillery.provenance import dump_json, load_json, sha256_file, stamp
+from distillery.recipes.schema import RegistrationSection
+from distillery.steps.workbench import workbench
+from distillery.storage import open_store
+from distillery.tracking.protocol import Candidate, Registered, close_parent
+
+log = logging.getLogger(__name__)
+
+FORMAT = "distillery-registration"
+VERSION = 1
+
+
+def run(section: Mapping[str, Any], student_path: Path, report_path: Path, registration_path: Path) -> dict[str, Any]:
+    """Register a student; where no tracking URI is set, only write the record that says so.
+
+    Args:
+        section: a `RegistrationSection` as plain JSON.
+        student_path: the student's bundle folder.
+        report_path: the evaluation's report, of this student.
+        registration_path: the record is written here, `distillery-registration` JSON.
+
+    Returns:
+        The record's fields: model_name, model_version ("" where nothing was registered), aliases, metric, value, reason and more.
+
+    Raises:
+        StoreError: a tracking URI is set and MLflow did not take the student, or the bundle fails its hash.
+        CheckpointMismatchError: the report is about another student.
+    """
+    settings = RegistrationSection.parse(section, "registration")
+    student = _verified_student(student_path)
+    report = load_report(report_path)
+    if report.student.sha256 not in ("", student):
+        raise CheckpointMismatchError(
+            f"The report {str(report_path)!r} is about student {report.student.sha256}, not {student}: evaluate this student first."
+        )
+    with workbench("register", settings, {"student": student, "report": sha256_file(report_path)}) as bench:
+        candidate = _candidate(settings, report, student, student_path, report_path)
+        bench.tracker.metrics({candidate.metric: candidate.value})
+        registered = bench.tracker.register(student_path, settings.registration, candidate)
+        bench.tracker.tags({"student_sha256": student, "teacher_sha256": settings.teacher_sha256})
+        bench.tracker.json("registration.json", registered.to_json())
+        fields = {"student_sha256": student, **registered.to_json()}
+        open_store(str(registration_path.parent)).write(registration_path.name, dump_json(stamp(FORMAT, VERSION, bench.provenance, fields)))
+    _tell(registered)
+    close_parent("FINISHED")
+    return fields
+
+
+def _verified_student(folder: Path) -> str:
+    """The bundle's sha256, after its weights passed their hash."""
+    info, sha256 = read_bundle(folder)
+    if sha256_file(folder / WEIGHTS) != info.weights_sha256:
+        raise StoreError(f"The weights {str(folder / WEIGHTS)!r} fail their sha256, so they are damaged: train the student again.")
+    return sha256
+
+
+def _candidate(settings: RegistrationSection, report: EvaluationReport, student: str, bundle: Path, report_path: Path) -> Candidate:
+    numbers = flat_metrics(report)
+    metric: str = settings.registration.metric
+    if metric not in numbers:
+        log.info("The report has no %s (%s): the gate compares agreement with the teacher.", metric, report.source)
+        metric = "agreement"
+    tags = {
+        **_origin(bundle),
+        "student_sha256": student,
+        "teacher_sha256": settings.teacher_sha256,
+        "recipe": settings.recipe,
+        "config_sha256": settings.digest(),
+        "code_version": settings.code_version,
+        "pipeline_run_id": os.environ.get("KFP_RUN_ID", ""),
+    }
+    return Candidate(
+        metric=metric,
+        value=numbers[metric],
+        source=_source(report, report_path),
+        tags={name: text for name, text in tags.items() if text},
+        description=f"{settings.recipe}: {metric} {numbers[metric]:.4f} on {report.images:,} images ({report.source}).",
+    )
+
+
+def _origin(bundle: Path) -> dict[str, str]:
+    """The hashes that the student was made from, by the name of the input."""
+    provenance = load_json((bundle / DOCUMENT).read_bytes(), str(bundle / DOCUMENT)).get("provenance", {})
+    return {f"input.{name}": str(sha256) for name, sha256 in provenance.get("inputs", {}).items()}
+
+
+def _source(report: EvaluationReport, path: Path) -> str:
+    """What the number was measured on: a test set by its hash; synthetic ones, new in every run, only by their kind."""
+    inputs = load_json(path.read_bytes(), str(path)).get("provenance", {}).get("inputs", {})
+    data = next((sha256 for name, sha256 in sorted(inputs.items()) if name.startswith("eval")), "")
+    return f"{report.source} {data[:12]}".strip() if report.labelled else report.source
+
+
+def _tell(registered: Registered) -> None:
+    if registered.model_version:
+        held = " and ".join(registered.aliases)
+        log.info("%s version %s is %s. %s", registered.model_name, registered.model_version, held, registered.reason)
+    else:
+        log.info("%s", registered.reason)

@@ -1,0 +1,58 @@
+"""The step that trains a synthesizer before any student exists."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from distillery.data.pool import quantize
+from distillery.engine.offline import train_synthesizer
+from distillery.engine.session import Session
+from distillery.recipes.schema import GeneratorSection
+from distillery.steps.assembly import PlannedMethod, open_teacher
+from distillery.steps.grid import image_grid
+from distillery.steps.workbench import Workbench, reporting, workbench
+from distillery.synthesis.bundle import SynthesizerState, save_synthesizer
+from distillery.synthesis.protocol import Synthesizer
+
+STEP = "train_generator"
+
+
+@reporting(STEP)
+def run(section: Mapping[str, Any], teacher_uri: str, statistics_path: Path, synthesizer_path: Path) -> dict[str, float]:
+    """Train a method's synthesizer.
+
+    Args:
+        section: a `GeneratorSection` as JSON.
+        teacher_uri: the teacher's bundle, a folder or a URI.
+        statistics_path: the teacher's moments; not read by a method that needs none.
+        synthesizer_path: folder to write.
+
+    Returns:
+        Loss terms of the last round, and `rounds`.
+
+    Raises:
+        ConfigError: settings that are not allowed, a teacher that the method cannot use, or a term that went bad.
+        CheckpointMismatchError: another teacher, or another teacher's moments.
+        MissingResourceError: an input that is not there.
+        StoreError: damaged bytes, or a store that cannot be written.
+    """
+    parsed = GeneratorSection.parse(section, "generator")
+    plan = PlannedMethod.parse(parsed.method, parsed.method_config, statistics_path)
+    teacher = open_teacher(parsed, teacher_uri)
+    outputs = {"synthesizer": synthesizer_path}
+    with workbench(STEP, parsed, plan.inputs(teacher)) as bench:
+        if (done := bench.finished(outputs)) is not None:
+            return done
+        synthesizer = plan.build(teacher, bench.runtime, parsed.seed)
+        session = Session(bench.checkpoints, bench.progress, bench.tracker.metrics, parsed.checkpoint_every, clock=bench.clock)
+        numbers = train_synthesizer(synthesizer, parsed.rounds, session)
+        state = SynthesizerState(plan.name, plan.config.to_json(), teacher.sha256, synthesizer.state_dict())
+        bench.tracker.tags({"synthesizer": save_synthesizer(synthesizer_path, state, bench.provenance)})
+        _show(bench, synthesizer)
+        return bench.finish(outputs, {**numbers, "rounds": float(parsed.rounds)})
+
+
+def _show(bench: Workbench, synthesizer: Synthesizer) -> None:
+    batch = synthesizer.synthesize(64)
+    labels = batch.labels if batch.labels is not None else batch.images.new_zeros(len(batch)).long()
+    bench.tracker.image("synthetic_images.png", image_grid(quantize(batch.images).cpu(), labels.cpu()))

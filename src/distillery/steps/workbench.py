@@ -1,0 +1,218 @@
+"""What every step works at: its key, store, lock, checkpoints, tracker and progress, and what happens when it fails or is stopped."""
+
+import json
+import logging
+import os
+import signal
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn
+
+from distillery.config import canonical_json
+from distillery.engine.checkpoint import Checkpoints
+from distillery.engine.locks import lock
+from distillery.engine.progress import Progress
+from distillery.errors import ConfigError, DistilleryError, StoreError
+from distillery.provenance import Provenance, code_version, sha256_bytes
+from distillery.recipes.schema import Section
+from distillery.runtime import Runtime, resolve_runtime
+from distillery.storage import Store, check_key, open_store
+from distillery.storage.workspace import workspace as workspace
+from distillery.tracking.history import Stopwatch, close_history
+from distillery.tracking.protocol import Tracker, open_tracker
+
+logger = logging.getLogger(__name__)
+
+STATE_FORMAT = 1
+"""Raise it when what a loop saves or how it draws random numbers changes: checkpoints of the old format are then never met."""
+
+
+@dataclass(frozen=True)
+class Workbench:
+    """An open step.
+
+    Attributes:
+        step: its name.
+        section: its parsed section.
+        inputs: sha256 of each input, by name.
+        key: names the work: equal work has an equal key.
+        runtime: resolved hardware fields.
+        store: published bytes and checkpoints.
+        workdir: local workspace.
+        checkpoints: below `checkpoints/<step>/<key>` of the store.
+        tracker: observer of this step.
+        progress: how far it is.
+        clock: where its time goes.
+    """
+
+    step: str
+    section: Section
+    inputs: Mapping[str, str]
+    key: str
+    runtime: Runtime
+    store: Store
+    workdir: Path
+    checkpoints: Checkpoints
+    tracker: Tracker
+    progress: Progress
+    clock: Stopwatch = field(default_factory=Stopwatch)
+
+    @property
+    def provenance(self) -> Provenance:
+        """The block for every file that this step writes."""
+        config = {**self.section.to_json(), "resolved": self.runtime.key_fields()}
+        return Provenance(inputs=dict(self.inputs), config=config, seeds={"run": self.section.seed}, code_version=code_version())
+
+    def finish(self, outputs: Mapping[str, Path], metrics: Mapping[str, float]) -> dict[str, float]:
+        """Keep the outputs under the key, then record the step as finished.
+
+        Args:
+            outputs: name -> file or folder that the step has written.
+            metrics: the step's result.
+
+        Returns:
+            The metrics.
+        """
+        files: dict[str, dict[str, str]] = {}
+        with self.clock.part("io"):
+            for name, path in outputs.items():
+                files[name] = {relative: self._keep(f"outputs/{name}/{relative or 'file'}", file) for relative, file in _files(path)}
+        close_history(self.checkpoints.store, self.clock.lap())
+        self.checkpoints.finish({"metrics": dict(metrics), "outputs": files})
+        self.tracker.metrics(dict(metrics))
+        return dict(metrics)
+
+    def finished(self, outputs: Mapping[str, Path]) -> dict[str, float] | None:
+        """Where this work was done before, put its outputs in place again and return its metrics; else None.
+
+        Args:
+            outputs: name -> where the file or folder has to lie.
+
+        Raises:
+            StoreError: a kept output is gone or fails its hash.
+        """
+        result = self.checkpoints.finished()
+        if result is None:
+            return None
+        for name, path in outputs.items():
+            for relative, digest in result["outputs"][name].items():
+                self._restore(f"outputs/{name}/{relative or 'file'}", digest, path / check_key(relative) if relative else path)
+        logger.info("%s was done before (key %s), its result is taken; a new run_salt forces new work.", self.step, self.key[:12])
+        metrics: dict[str, float] = result["metrics"]
+        self.tracker.metrics(metrics)
+        return metrics
+
+    def _keep(self, key: str, file: Path) -> str:
+        data = file.read_bytes()
+        self.checkpoints.store.write(key, data)
+        return sha256_bytes(data)
+
+    def _restore(self, key: str, digest: str, target: Path) -> None:
+        store = self.checkpoints.store
+        data = store.read(key) if store.exists(key) else b""
+        if sha256_bytes(data) != digest:
+            raise StoreError(f"The finished output {key!r} in {store.uri!r} is missing or damaged: delete that folder to make it again.")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(data)
+
+
+@contextmanager
+def workbench(step: str, section: Section, inputs: Mapping[str, str]) -> Iterator[Workbench]:
+    """Open a step: resolve the hardware, take the lock of its key, open tracker and progress.
+
+    Args:
+        step: name of the step's module.
+        section: its parsed section.
+        inputs: sha256 of every input, by name; each enters the key.
+
+    Raises:
+        ConfigError: the environment asks for a device, a store or a thread count that cannot be.
+    """
+    with reporting(step):
+        runtime = step_runtime(section)
+        key = key_of(step, code_version(), section.to_json(), runtime.key_fields(), inputs)
+        folder = workspace()
+        store = open_store(os.environ.get("DISTILLERY_STORE") or str(folder / "store"))
+        name = f"{step}-{key[:16]}"
+        with lock(folder / "locks" / f"{name}.lock", f"{step} {key[:12]}"), Progress(folder / "progress", step) as progress:
+            below = store.below(f"checkpoints/{step}/{key}")
+            below.clean()
+            with open_tracker(step, folder / "tracking" / name, key) as tracker:
+                tracker.params(section.to_json())
+                tracker.tags({"key": key, "code_version": code_version(), "inputs": dict(inputs), "hardware": runtime.key_fields()})
+                yield Workbench(step, section, inputs, key, runtime, store, folder, Checkpoints(below), tracker, progress)
+
+
+def key_of(step: str, code: str, section: Mapping[str, Any], hardware: Mapping[str, str], inputs: Mapping[str, str]) -> str:
+    """The key of a step's work; all of it stands in the provenance of what the step wrote, so its checkpoints can be found again.
+
+    Args:
+        step: name of the step's module.
+        code: version of the code.
+        section: the step's parsed section as JSON.
+        hardware: `Runtime.key_fields()`.
+        inputs: sha256 of every input, by name.
+    """
+    fields = {"section": dict(section), "hardware": dict(hardware), "inputs": dict(inputs)}
+    return sha256_bytes(canonical_json({"step": step, "code": code, "state": STATE_FORMAT, **fields}).encode())
+
+
+@contextmanager
+def reporting(step: str) -> Iterator[None]:
+    """Stop cleanly on signals, and leave the sentence of a failure where `distillery run` finds it.
+
+    SIGTERM exits 143 and SIGINT 130, both by SystemExit, so that open files and locks are let go. The sentence of a DistilleryError is
+    written to `<workspace>/errors/<step>.json` and the error goes on. Usable as a decorator; may be nested.
+
+    Args:
+        step: name of the step's module.
+    """
+    if not logging.getLogger().handlers:
+        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    path = workspace() / "errors" / f"{step}.json"
+    with suppress(OSError):
+        path.unlink()
+    previous = _listen()
+    try:
+        yield
+    except DistilleryError as error:
+        with suppress(OSError):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps({"step": step, "error": type(error).__name__, "message": str(error)}))
+        raise
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def step_runtime(section: Section) -> Runtime:
+    """The hardware that the environment and the section ask for.
+
+    Raises:
+        ConfigError: a device or precision that cannot be, or a thread count that is no number.
+    """
+    threads = os.environ.get("DISTILLERY_THREADS") or "0"
+    if not threads.isdecimal():
+        raise ConfigError(f"DISTILLERY_THREADS = {threads!r} is not allowed: give a whole number, 0 for torch's choice.")
+    return resolve_runtime(os.environ.get("DISTILLERY_DEVICE") or "auto", section.precision, int(threads))
+
+
+def _listen() -> dict[int, Any]:
+    try:
+        return {number: signal.signal(number, _stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    except ValueError:  # not the main thread: whoever runs us there handles signals
+        return {}
+
+
+def _stop(number: int, frame: FrameType | None) -> NoReturn:
+    raise SystemExit(128 + number)
+
+
+def _files(path: Path) -> list[tuple[str, Path]]:
+    """Relative name and path of every file of an output; the name of a plain file is empty."""
+    if path.is_file():
+        return [("", path)]
+    return [(file.relative_to(path).as_posix(), file) for file in sorted(path.rglob("*")) if file.is_file()]

@@ -1,0 +1,1 @@
+"""The seam of a data-free method and what several methods share."""

@@ -1,0 +1,72 @@
+"""What several methods share: a student that is only looked at, labels, and the strength of each term."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from distillery.errors import ConfigError
+from distillery.types import Classifier
+
+DIAGNOSED_ROUNDS = 3
+"""First rounds whose gradient norms are measured: a dead term is the field's commonest bug, and it shows at once."""
+
+
+def is_diagnosed(number: int) -> bool:
+    """Whether a round, counted from 1, measures gradient norms: the first ones, then 4, 8, 16 and so on, which costs next to nothing."""
+    return number <= DIAGNOSED_ROUNDS or number & (number - 1) == 0
+
+
+@contextmanager
+def only_looked_at(student: Classifier | None) -> Iterator[None]:
+    """Run a student in eval mode without gradients to its weights, and leave it bit-identical: mode and flags of every part."""
+    if student is None:
+        yield
+        return
+    modes = {module: module.training for module in student.modules()}
+    flags = [(parameter, parameter.requires_grad) for parameter in student.parameters()]
+    student.eval().requires_grad_(False)
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+        for parameter, flag in flags:
+            parameter.requires_grad_(flag)
+
+
+def draw_labels(count: int, num_classes: int, how: str, generator: torch.Generator) -> Tensor:
+    """Labels (count,) int64 on the generator's device.
+
+    Args:
+        count: how many.
+        num_classes: K; labels are in [0, K).
+        how: "uniform" draws each independently; "balanced" gives each class its share, in random order.
+        generator: the stream drawn from.
+    """
+    if how == "balanced":
+        order = torch.randperm(count, generator=generator, device=generator.device)
+        return order % num_classes
+    return torch.randint(num_classes, (count,), generator=generator, device=generator.device)
+
+
+def check_labels(labels: Tensor, n: int, num_classes: int) -> None:
+    """Refuse labels of another length or range.
+
+    Raises:
+        ConfigError: naming the value and what is allowed.
+    """
+    if labels.shape != (n,):
+        raise ConfigError(f"labels has shape {tuple(labels.shape)} but {n} images were asked for: give one label an image.")
+    if n and not 0 <= int(labels.min()) <= int(labels.max()) < num_classes:
+        raise ConfigError(f"labels range over {int(labels.min())}..{int(labels.max())}; the teacher has classes 0..{num_classes - 1}.")
+
+
+def gradient_norms(terms: Mapping[str, Tensor], images: Tensor) -> dict[str, Tensor]:
+    """L2 norm of each weighted term's gradient on the images; the graph is kept for the step that follows."""
+    norms = {}
+    for name, term in terms.items():
+        (gradient,) = torch.autograd.grad(term, images, retain_graph=True, allow_unused=True) if term.requires_grad else (None,)
+        norms[name] = images.new_zeros(()) if gradient is None else torch.linalg.vector_norm(gradient).detach()
+    return norms

@@ -1,0 +1,74 @@
+"""The seam between a data-free method and everything that runs it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from distillery.runtime import Runtime
+from distillery.statistics.moments import Moments
+from distillery.types import Batch, Classifier
+
+
+@dataclass(frozen=True)
+class Ingredients:
+    """What a method is built from, besides its own config.
+
+    Attributes:
+        teacher: frozen, placed on `runtime.device`. Image shape and class count are its own.
+        runtime: device, precision, threads.
+        seed: the method derives its random streams from it.
+        moments: the teacher's statistics, where the catalog row says that the method needs them.
+    """
+
+    teacher: Classifier
+    runtime: Runtime
+    seed: int
+    moments: Moments | None = None
+
+
+@dataclass(frozen=True)
+class Round:
+    """One round of learning.
+
+    Attributes:
+        terms: weighted loss terms by name, 0-d tensors left on the device; the engine reads them once a round.
+        batch: images the method made as it learned, if it makes any; float32 in [0, 1], detached.
+        ready: False while the student must not train yet (warm-up).
+        gradient_norms: norm of each weighted term's gradient on the images, given in the first rounds and in few later ones.
+    """
+
+    terms: Mapping[str, Tensor]
+    batch: Batch | None = None
+    ready: bool = True
+    gradient_norms: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+class Synthesizer(Protocol):
+    """A data-free method: two verbs and its state.
+
+    A method's class is built as `Method(config, ingredients)`; `config` is the parsed section of its catalog row.
+    """
+
+    def advance(self, student: Classifier | None) -> Round:
+        """One round of learning. Leaves the student bit-identical: parameters, buffers, mode, requires_grad, .grad."""
+        ...
+
+    def synthesize(self, n: int, labels: Tensor | None = None, student: Classifier | None = None) -> Batch:
+        """N fresh images. Changes no learning state but its own random stream.
+
+        Args:
+            n: how many images.
+            labels: (n,) int64 classes to ask for; None draws them uniformly. A method without classes takes no labels.
+            student: the current student, for methods whose images depend on it.
+        """
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything the next round depends on: nested dicts and lists of tensors, numbers, strings and booleans."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from `state_dict()` of an equal configuration."""
+        ...

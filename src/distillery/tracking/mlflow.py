@@ -1,0 +1,276 @@
+"""The observer on an MLflow server or a sqlite file; the only module that imports mlflow, and only when a run is opened.
+
+A dead server costs a step one bounded wait and one warning: what it did not take goes to JSON files instead. Only `register`
+raises.
+"""
+
+import logging
+import os
+import re
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from distillery.errors import DistilleryError, StoreError
+from distillery.tracking.flatten import flatten, json_bytes, metric_names, relative_name
+from distillery.tracking.guard import Guard, first_line
+from distillery.tracking.null import NullTracker
+from distillery.tracking.protocol import PREFIX, Candidate, Registered, RegistrationConfig, Status
+from distillery.tracking.registry import register_version
+from distillery.tracking.runs import Link, Runs, end
+
+log = logging.getLogger(__name__)
+
+IMPATIENT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
+PATIENT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3", "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "120"}
+QUIET = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_LOGGING_LEVEL": "WARNING"}
+IMPORT_SECONDS, ARTIFACT_SECONDS, CLOSING_SECONDS = 300.0, 120.0, 10.0
+LONGEST_PARAM, LONGEST_TAG, LONGEST_DIGEST = 6000, 5000, 36
+PARAMS_PER_BATCH, TAGS_PER_BATCH, METRICS_PER_BATCH = 100, 100, 1000
+
+
+class MlflowTracker:
+    """One step's run, joined, found again or made at once; every later record is one batch."""
+
+    def __init__(self, step: str, fallback: Path, key: str, uri: str) -> None:
+        """Open the run of `step`; where that fails, it is tried again after a pause."""
+        self._step, self._key, self._uri = step, key, uri
+        self._null = NullTracker(fallback)
+        self._link: Link | None = None
+        self._missed = 0
+        self._guard = _guard(uri, f"the step goes on and its records go to {fallback} until it answers")
+        self._guard.attempt(self._begin, opening_seconds(uri))
+
+    @property
+    def run_id(self) -> str:
+        """The run's id, empty while MLflow does not answer."""
+        return self._link.run_id if self._link else ""
+
+    @property
+    def parent_id(self) -> str:
+        """The pipeline run's id, empty where there is none."""
+        return self._link.parent_id if self._link else ""
+
+    def params(self, values: Mapping[str, Any]) -> None:
+        """Record the configuration; what a resumed run holds already is left, a changed value becomes a tag `.../changed/...`."""
+        flat = flatten(values)
+        self._record(lambda link: log_params(link, flat), lambda: self._null.params(flat))
+
+    def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
+        """Record numbers at an epoch or round, in one call."""
+        numbers = metric_names(values)
+        self._record(lambda link: log_metrics(link, numbers, step), lambda: self._null.metrics(numbers, step))
+
+    def tags(self, values: Mapping[str, Any]) -> None:
+        """Record hashes and addresses."""
+        flat = flatten(values)
+        self._record(lambda link: log_tags(link, flat), lambda: self._null.tags(flat))
+
+    def text(self, name: str, content: str) -> None:
+        """Record a text file."""
+        self.image(name, content.encode())
+
+    def json(self, name: str, value: Any) -> None:
+        """Record a JSON file."""
+        self.image(name, json_bytes(value))
+
+    def image(self, name: str, png: bytes) -> None:
+        """Record the bytes of a PNG."""
+        path = relative_name(name)
+
+        def upload(link: Link) -> None:
+            with tempfile.TemporaryDirectory() as folder:
+                file = Path(folder) / path.name
+                file.write_bytes(png)
+                link.client.log_artifact(link.run_id, str(file), str(path.parent) if path.parent.parts else None)
+
+        self._record(upload, lambda: self._null.image(name, png), ARTIFACT_SECONDS)
+
+    def artifact(self, path: Path, folder: str = "") -> None:
+        """Record a file, or everything in a folder."""
+        target = str(relative_name(folder)) if folder else None
+
+        def upload(link: Link) -> None:
+            send = link.client.log_artifacts if path.is_dir() else link.client.log_artifact
+            send(link.run_id, str(path), target)
+
+        self._record(upload, lambda: self._null.artifact(path, folder), ARTIFACT_SECONDS)
+
+    def dataset(self, name: str, uri: str, digest: str, context: str) -> None:
+        """Record a data set as an input of the run; MLflow keeps the first 36 characters of a digest."""
+        self._record(lambda link: log_dataset(link, name, uri, digest, context), lambda: self._null.dataset(name, uri, digest, context))
+
+    def register(self, bundle: Path, config: RegistrationConfig, candidate: Candidate) -> Registered:
+        """Register the bundle; waits longer than a record would, and is loud.
+
+        Raises:
+            StoreError: MLflow did not take it.
+        """
+        try:
+            with _environment(PATIENT):
+                return register_version(self._open(), bundle, config, candidate)
+        except DistilleryError:
+            raise
+        except Exception as error:
+            reason = redact(first_line(error), self._uri)
+            raise StoreError(
+                f"The student was not registered as {config.model_name!r}, because MLflow at {redact(self._uri)} failed ({reason}): "
+                "bring it up, or unset MLFLOW_TRACKING_URI to go without a registry, and run the step again."
+            ) from error
+
+    def close(self, status: Status = "FINISHED") -> None:
+        """End the run, and with a step that did not finish its pipeline's; says how many records it missed."""
+        self._guard.attempt(lambda: self._end(status), CLOSING_SECONDS, insist=self._link is not None)
+        if self._missed:
+            log.warning("%d records of %s are in %s, because %s failed.", self._missed, self._step, self._null.folder, self._guard.name)
+
+    def _end(self, status: Status) -> None:
+        link = self._open()
+        if self._missed:
+            log_tags(link, {PREFIX + "missed_records": str(self._missed)})
+        end(link, status)
+
+    def _open(self) -> Link:
+        if self._link is None:
+            self._link = connect(self._uri).step(self._step, self._key)
+        return self._link
+
+    def _begin(self) -> None:
+        self._open()
+
+    def _record(self, write: Callable[[Link], None], instead: Callable[[], None], deadline: float = 0.0) -> None:
+        if not self._guard.attempt(lambda: write(self._open()), deadline):
+            self._missed += 1
+            instead()
+
+
+class MlflowParent:
+    """The run of a whole pipeline, opened by its first step and closed by its last or by the command line."""
+
+    def __init__(self, uri: str) -> None:
+        """Use the MLflow at `uri`."""
+        self._uri = uri
+        self._guard = _guard(uri, "the pipeline goes on without its run")
+
+    def open(self, name: str, params: Mapping[str, Any], tags: Mapping[str, Any]) -> str:
+        """Find or make the run and record the recipe in it; an injected run takes the record instead.
+
+        Returns:
+            The run's id, empty without `KFP_RUN_ID` or where MLflow does not answer.
+        """
+        opened: list[str] = []
+        self._guard.attempt(lambda: opened.append(self._open(name, flatten(params), flatten(tags))), opening_seconds(self._uri))
+        return opened[0] if opened else ""
+
+    def close(self, status: Status) -> None:
+        """End the run, unless the KFP plugin made it."""
+        if not os.environ.get("MLFLOW_RUN_ID"):
+            self._guard.attempt(lambda: self._close(status), opening_seconds(self._uri))
+
+    def _open(self, name: str, params: dict[str, str], tags: dict[str, str]) -> str:
+        runs = connect(self._uri)
+        injected = os.environ.get("MLFLOW_RUN_ID")
+        run = runs.client.get_run(injected) if injected else runs.pipeline(name)
+        if run is None:
+            return ""
+        link = Link(runs.client, runs.experiment_id, run.info.run_id, params=dict(run.data.params))
+        log_params(link, params)
+        log_tags(link, tags)
+        return link.run_id
+
+    def _close(self, status: Status) -> None:
+        runs = connect(self._uri)
+        run = runs.pipeline()
+        if run is not None and PREFIX + "role" in run.data.tags:
+            runs.client.set_terminated(run.info.run_id, status)
+
+
+def opening_seconds(uri: str) -> float:
+    """How long a run may take to open: a server must answer, but a fresh sqlite file is migrated first, slowly on a busy machine."""
+    return 300.0 if uri.startswith("sqlite:") else 30.0
+
+
+def connect(uri: str) -> Runs:
+    """A client, and the experiment that it writes into."""
+    from mlflow import MlflowClient
+
+    return Runs(MlflowClient(tracking_uri=uri), uri)
+
+
+def log_params(link: Link, values: Mapping[str, str]) -> None:
+    """Write parameters that the run does not hold; a value that differs from the held one is written as a tag."""
+    from mlflow.entities import Param
+
+    cut = {name: text[:LONGEST_PARAM] for name, text in values.items()}
+    new = [Param(name, text) for name, text in cut.items() if name not in link.params]
+    for start in range(0, len(new), PARAMS_PER_BATCH):
+        link.client.log_batch(link.run_id, params=new[start : start + PARAMS_PER_BATCH])
+    changed = {name: text for name, text in cut.items() if link.params.get(name, text) != text}
+    log_tags(link, {f"{PREFIX}changed/{name.removeprefix(PREFIX)}": text for name, text in changed.items()})
+    link.params.update({name: text for name, text in cut.items() if name not in link.params})
+
+
+def log_metrics(link: Link, numbers: Mapping[str, float], step: int) -> None:
+    """Write numbers at a step; MLflow keeps nan, and infinity as its largest number."""
+    from mlflow.entities import Metric
+
+    now = int(time.time() * 1000)
+    batch = [Metric(name, value, now, step) for name, value in numbers.items()]
+    for start in range(0, len(batch), METRICS_PER_BATCH):
+        link.client.log_batch(link.run_id, metrics=batch[start : start + METRICS_PER_BATCH])
+
+
+def log_tags(link: Link, values: Mapping[str, str]) -> None:
+    """Write tags, cut to the length that MLflow keeps."""
+    from mlflow.entities import RunTag
+
+    batch = [RunTag(name, text[:LONGEST_TAG]) for name, text in values.items()]
+    for start in range(0, len(batch), TAGS_PER_BATCH):
+        link.client.log_batch(link.run_id, tags=batch[start : start + TAGS_PER_BATCH])
+
+
+def log_dataset(link: Link, name: str, uri: str, digest: str, context: str) -> None:
+    """Write a data set as an input of the run."""
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    entry = Dataset(name=name, digest=digest[:LONGEST_DIGEST], source_type="uri", source=uri)
+    tags = [InputTag("mlflow.data.context", context), InputTag(PREFIX + "sha256", digest)]
+    link.client.log_inputs(link.run_id, datasets=[DatasetInput(entry, tags)])
+
+
+def redact(text: str, uri: str = "") -> str:
+    """A text without the user and password of any address in it; `uri` is left out of it first."""
+    cleaned = text.replace(uri, redact(uri)) if uri else text
+    return re.sub(r"://[^/@\s]*@", "://", cleaned)
+
+
+def _guard(uri: str, advice: str) -> Guard:
+    """A guard with mlflow imported already: the import may be slow, but it needs no server and has a deadline of its own."""
+    guard = Guard(f"MLflow at {redact(uri)}", advice, deadline=120.0 if uri.startswith("sqlite:") else 20.0)
+    guard.attempt(_import, IMPORT_SECONDS)
+    return guard
+
+
+def _import() -> None:
+    for name, value in {**IMPATIENT, **QUIET}.items():
+        os.environ.setdefault(name, value)
+    import mlflow  # noqa: F401
+
+
+@contextmanager
+def _environment(values: Mapping[str, str]) -> Iterator[None]:
+    """Other settings for a while, where the user has chosen none of their own."""
+    ours = [name for name in values if os.environ.get(name) in (None, IMPATIENT.get(name))]
+    before = {name: os.environ.get(name) for name in ours}
+    os.environ.update({name: values[name] for name in ours})
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value

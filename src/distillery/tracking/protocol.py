@@ -1,0 +1,202 @@
+"""What a step may tell an observer, and how it opens one: MLflow where a tracking URI is set, JSON files otherwise."""
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from pydantic import Field
+
+from distillery.config import Config
+
+Status = Literal["FINISHED", "FAILED", "KILLED"]
+PREFIX = "distillery/"  # keeps our parameters and tags apart from those that the KFP plugin writes into the same run
+DEFAULT_EXPERIMENT = "distillery"
+REGISTRY_NAME = r"^[A-Za-z0-9_.-]+$"
+
+
+class RegistrationConfig(Config):
+    """How a student enters the model registry.
+
+    Attributes:
+        metric: the number of the evaluation report that the gate compares, higher is better; `agreement` takes its place where
+            the report lacks it, as it does without a test set.
+        champion: when the new version takes the alias `champion` from the standing one; every version takes `challenger`.
+    """
+
+    model_name: str = Field(default="distillery-student", pattern=REGISTRY_NAME)
+    metric: Literal["student/top1", "student/top5", "agreement"] = "student/top1"
+    champion: Literal["if_better", "never", "always"] = "if_better"
+
+
+class Candidate(Config):
+    """A student that asks to be registered.
+
+    Attributes:
+        metric: name of its number.
+        value: its number.
+        source: what it was measured on; numbers from two sources are never compared.
+        tags: what leads an auditor back to its inputs, `student_sha256` among them.
+        description: a line for the registry's page.
+    """
+
+    metric: str
+    value: float
+    source: str = ""
+    tags: dict[str, str] = {}
+    description: str = ""
+
+
+class Registered(Config):
+    """What the registry answered; `model_version` is empty where nothing was registered."""
+
+    model_name: str
+    model_version: str = ""
+    aliases: tuple[str, ...] = ()
+    metric: str
+    value: float
+    previous_champion: str = ""
+    reason: str
+
+
+class Tracker(Protocol):
+    """An observer of one step.
+
+    No method but `register` raises or stalls because the observer is down. Parameters and tags may be nested mappings: they
+    are flattened with dots and prefixed with `distillery/`.
+    """
+
+    @property
+    def run_id(self) -> str:
+        """The observer's id of this step's run, empty where it has none."""
+        ...
+
+    @property
+    def parent_id(self) -> str:
+        """The id of the pipeline's run, empty where there is none."""
+        ...
+
+    def params(self, values: Mapping[str, Any]) -> None:
+        """Record the configuration; a value given twice must be the same."""
+        ...
+
+    def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
+        """Record numbers at an epoch or round; one that is not finite is recorded as the observer can."""
+        ...
+
+    def tags(self, values: Mapping[str, Any]) -> None:
+        """Record hashes and addresses; a later value replaces the earlier."""
+        ...
+
+    def text(self, name: str, content: str) -> None:
+        """Record a text file called `name` (a relative path)."""
+        ...
+
+    def json(self, name: str, value: Any) -> None:
+        """Record a JSON file called `name` (a relative path)."""
+        ...
+
+    def artifact(self, path: Path, folder: str = "") -> None:
+        """Record a file, or everything in a folder, below `folder`."""
+        ...
+
+    def image(self, name: str, png: bytes) -> None:
+        """Record the bytes of a PNG called `name` (a relative path), such as a grid of synthetic images."""
+        ...
+
+    def dataset(self, name: str, uri: str, digest: str, context: str) -> None:
+        """Record a data set that the step read or wrote; `context` says what for: training, evaluation, synthesis."""
+        ...
+
+    def register(self, bundle: Path, config: RegistrationConfig, candidate: Candidate) -> Registered:
+        """Register a student's bundle folder as a model version.
+
+        Raises:
+            StoreError: an observer is configured and did not take the version.
+        """
+        ...
+
+    def close(self, status: Status = "FINISHED") -> None:
+        """End the run; `open_tracker` calls it."""
+        ...
+
+
+def tracking_uri() -> str:
+    """Where the environment says that MLflow is, empty where it says nothing."""
+    return os.environ.get("MLFLOW_TRACKING_URI", "").strip()
+
+
+@contextmanager
+def open_tracker(step: str, fallback: Path, key: str = "") -> Iterator[Tracker]:
+    """Open the observer of one step, for the length of a with block.
+
+    The run ends FINISHED, or FAILED on an exception, or KILLED on KeyboardInterrupt and on a SystemExit other than 0.
+
+    Args:
+        step: the step's name, which names its run.
+        fallback: folder for the JSON files, written where no tracking URI is set or while the server does not answer.
+        key: the step's key; a killed step that comes back with the same key goes on in its own unfinished run.
+
+    Returns:
+        A context manager that gives a `Tracker`.
+    """
+    tracker = _tracker(step, fallback, key)
+    try:
+        yield tracker
+    except BaseException as error:
+        tracker.close(_status(error))
+        raise
+    tracker.close("FINISHED")
+
+
+def open_parent(name: str, fallback: Path, params: Mapping[str, Any], tags: Mapping[str, Any]) -> str:
+    """Create the run of the whole pipeline, found again by `KFP_RUN_ID`; the plan step calls it once. Never raises.
+
+    Args:
+        name: the run's name, such as the pipeline and the recipe.
+        fallback: folder for the JSON files where no tracking URI is set or the server does not answer.
+        params: the resolved recipe.
+        tags: hashes and addresses.
+
+    Returns:
+        The parent's run id, empty where there is none.
+    """
+    if tracking_uri():
+        from distillery.tracking.mlflow import MlflowParent
+
+        run_id = MlflowParent(tracking_uri()).open(name, params, tags)
+        if run_id:
+            return run_id
+    from distillery.tracking.null import NullTracker
+
+    tracker = NullTracker(fallback)
+    tracker.params(params)
+    tracker.tags({"name": name, **tags})
+    return ""
+
+
+def close_parent(status: Status) -> None:
+    """End the run of the whole pipeline; the register step and the command line call it. Never raises."""
+    if tracking_uri() and os.environ.get("KFP_RUN_ID"):
+        from distillery.tracking.mlflow import MlflowParent
+
+        MlflowParent(tracking_uri()).close(status)
+
+
+def _tracker(step: str, fallback: Path, key: str) -> Tracker:
+    if tracking_uri():
+        from distillery.tracking.mlflow import MlflowTracker
+
+        return MlflowTracker(step, fallback, key, tracking_uri())
+    from distillery.tracking.null import NullTracker
+
+    return NullTracker(fallback)
+
+
+def _status(error: BaseException) -> Status:
+    if isinstance(error, KeyboardInterrupt):
+        return "KILLED"
+    if isinstance(error, SystemExit):
+        return "KILLED" if error.code else "FINISHED"
+    return "FAILED"

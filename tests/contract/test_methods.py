@@ -1,0 +1,239 @@
+"""What every row of the method catalog owes to the engines."""
+
+import copy
+import io
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from contract.tiny import TINY, build, changed, flatten
+from distillery.errors import ConfigError
+from distillery.methods.catalog import METHODS, find_method
+from distillery.runtime import resolve_runtime
+from distillery.synthesis.protocol import Ingredients, Synthesizer
+from distillery.types import Classifier
+from equivalence.plain import moments_of, tiny_classifier
+
+pytestmark = pytest.mark.parametrize("name", METHODS)
+
+
+@pytest.fixture
+def student() -> Classifier:
+    """A student in the middle of training: mixed modes and flags, gradients in place."""
+    student = tiny_classifier(4, seed=2).train()
+    student(torch.rand(4, 2, 8, 8)).sum().backward()
+    next(student.parameters()).requires_grad_(False)
+    list(student.network.children())[1].eval()
+    return student
+
+
+def snapshot(state: Any) -> dict[str, Any]:
+    return copy.deepcopy(flatten(state))
+
+
+def picture(module: nn.Module) -> dict[str, Any]:
+    """Everything of a module that somebody else could notice a change in."""
+    parts: dict[str, Any] = {f"state/{key}": value for key, value in module.state_dict().items()}
+    for key, parameter in module.named_parameters():
+        parts[f"flag/{key}"] = parameter.requires_grad
+        parts[f"grad/{key}"] = "none" if parameter.grad is None else parameter.grad
+    for key, child in module.named_modules():
+        parts[f"mode/{key}"] = child.training
+        parts[f"hooks/{key}"] = len(child._forward_hooks) + len(child._forward_pre_hooks) + len(child._backward_hooks)
+    return copy.deepcopy(parts)
+
+
+def through_disk(state: Any) -> Any:
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    buffer.seek(0)
+    return torch.load(buffer, weights_only=True)
+
+
+def test_every_row_has_a_tiny_configuration(name: str) -> None:
+    assert name in TINY
+
+
+def test_the_config_closes_to_unknown_keys(name: str) -> None:
+    config = find_method(name).load()[1]
+    with pytest.raises(ConfigError, match="did you mean 'batch'"):
+        config.parse(TINY[name] | {"bacth": 3})
+
+
+def test_advance_leaves_the_student_bit_identical(name: str, student: Classifier) -> None:
+    method = build(name)
+    before = picture(student)
+    for _ in range(3):
+        method.advance(student)
+    assert changed(before, picture(student)) == set()
+
+
+def test_synthesize_leaves_the_student_bit_identical(name: str, student: Classifier) -> None:
+    method = build(name)
+    before = picture(student)
+    method.synthesize(5, student=student)
+    assert changed(before, picture(student)) == set()
+
+
+def test_the_student_is_put_back_after_an_error(name: str, student: Classifier, monkeypatch: pytest.MonkeyPatch) -> None:
+    method = build(name)
+    before = picture(student)
+
+    def fail(*_: Any) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("distillery.synthesis.matching.MomentMatcher.observe", fail)
+    with pytest.raises(ZeroDivisionError):
+        method.advance(student)
+    assert changed(before, picture(student)) == set()
+
+
+def test_the_teacher_is_left_alone(name: str, student: Classifier) -> None:
+    teacher = tiny_classifier(6, seed=1).freeze()
+    cls, config = METHODS[name].load()
+    method = cls(config.parse(TINY[name]), Ingredients(teacher, resolve_runtime("cpu", "float32"), 0, moments_of(teacher)))
+    before = picture(teacher)
+    for _ in range(2):
+        method.advance(student)
+    method.synthesize(3)
+    assert changed(before, picture(teacher)) == set()
+    assert not any(module.training for module in teacher.modules())
+
+
+@pytest.mark.parametrize("rounds", [0, 3])
+def test_synthesize_changes_nothing_but_its_random_stream(name: str, rounds: int, student: Classifier) -> None:
+    method = build(name)
+    for _ in range(rounds):
+        method.advance(student)
+    before = snapshot(method.state_dict())
+    method.synthesize(11, student=student)
+    assert changed(before, snapshot(method.state_dict())) == {"/sampling"}
+
+
+def test_synthesize_does_not_change_what_is_learned_next(name: str, student: Classifier) -> None:
+    left_alone, sampled = build(name), build(name)
+    for _ in range(3):
+        sampled.synthesize(7, student=student)
+        one, other = left_alone.advance(student), sampled.advance(student)
+        assert changed(dict(one.terms), dict(other.terms)) == set()
+
+
+def test_advance_does_not_touch_the_global_random_stream(name: str, student: Classifier) -> None:
+    method = build(name)
+    before = torch.random.get_rng_state()
+    for _ in range(3):
+        method.advance(student)
+    method.synthesize(3)
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
+@pytest.mark.parametrize("rounds", [0, 1, 3])
+def test_state_round_trips_through_disk(name: str, rounds: int, student: Classifier) -> None:
+    method, other = build(name), build(name, seed=7)
+    for _ in range(rounds):
+        method.advance(student)
+    other.load_state_dict(through_disk(method.state_dict()))
+    assert changed(snapshot(method.state_dict()), snapshot(other.state_dict())) == set()
+
+
+def test_a_resumed_method_goes_on_as_one_left_alone(name: str, student: Classifier) -> None:
+    left_alone = build(name)
+    for _ in range(2):
+        left_alone.advance(student)
+    resumed = build(name)
+    resumed.load_state_dict(through_disk(left_alone.state_dict()))
+    for _ in range(3):
+        left_alone.advance(student)
+        resumed.advance(student)
+        left_alone.synthesize(3)
+        resumed.synthesize(3)
+    assert changed(snapshot(left_alone.state_dict()), snapshot(resumed.state_dict())) == set()
+
+
+def test_equal_seeds_give_equal_bits_and_others_do_not(name: str, student: Classifier) -> None:
+    def images(seed: int) -> torch.Tensor:
+        method = build(name, seed)
+        method.advance(student)
+        return method.synthesize(5).images
+
+    assert torch.equal(images(0), images(0))
+    assert not torch.equal(images(0), images(1))
+
+
+@pytest.mark.parametrize("n", [0, 1, 8, 19])
+def test_synthesize_gives_exactly_n_images_in_range(name: str, n: int) -> None:
+    made = build(name).synthesize(n)
+    assert made.images.shape == (n, 2, 8, 8)
+    assert made.images.dtype == torch.float32
+    assert not made.images.requires_grad
+    assert made.images.numel() == 0 or (0 <= made.images.min() and made.images.max() <= 1)
+
+
+def test_asked_labels_come_back_in_their_order(name: str) -> None:
+    labels = torch.tensor([2, 0, 1, 1, 1, 0, 2, 2, 2, 2, 0])
+    made = build(name).synthesize(11, labels)
+    assert made.labels is not None
+    assert torch.equal(made.labels, labels)
+
+
+@pytest.mark.parametrize("labels", [torch.tensor([0, 3]), torch.tensor([-1, 0]), torch.tensor([0])])
+def test_impossible_labels_are_refused(name: str, labels: torch.Tensor) -> None:
+    with pytest.raises(ConfigError, match="labels"):
+        build(name).synthesize(2, labels)
+
+
+def test_terms_stay_on_the_device_without_a_graph(name: str, student: Classifier) -> None:
+    made = build(name).advance(student)
+    for term in made.terms.values():
+        assert term.shape == ()
+        assert not term.requires_grad
+    assert made.batch is None or not made.batch.images.requires_grad
+
+
+def test_the_first_rounds_tell_the_gradient_norm_of_each_term(name: str, student: Classifier) -> None:
+    method = build(name)
+    first = method.advance(student)
+    assert set(first.gradient_norms) == set(first.terms)
+    assert all(torch.isfinite(norm) for norm in first.gradient_norms.values())
+    assert first.gradient_norms["moments"] > 0
+    later = [method.advance(student) for _ in range(4)]
+    assert not later[-1].gradient_norms
+
+
+def test_measuring_gradient_norms_changes_no_bit(name: str, student: Classifier, monkeypatch: pytest.MonkeyPatch) -> None:
+    measured = build(name)
+    measured.advance(student)
+    silent: Callable[..., Any] = lambda terms, images: {}  # noqa: E731
+    monkeypatch.setattr(f"{find_method(name).implementation.split(':')[0]}.gradient_norms", silent)
+    unmeasured = build(name)
+    unmeasured.advance(student)
+    assert changed(snapshot(measured.state_dict()), snapshot(unmeasured.state_dict())) == set()
+
+
+def test_missing_moments_are_refused_by_name(name: str) -> None:
+    row = find_method(name)
+    if "moments" not in row.needs:
+        pytest.skip("works without moments")
+    cls, config = row.load()
+    with pytest.raises(ConfigError, match=f"{name} needs the teacher's moments"):
+        cls(config.parse(TINY[name]), Ingredients(tiny_classifier(4, 1).freeze(), resolve_runtime("cpu"), 0))
+
+
+def test_a_need_is_lifted_by_a_weight_of_zero(name: str, student: Classifier) -> None:
+    row = find_method(name)
+    cls, config = row.load()
+    assert set(row.required(config.parse(TINY[name]).to_json())) == set(row.needs)
+    lifted = config.parse(TINY[name] | dict.fromkeys(row.needs.values(), 0))
+    assert row.required(lifted.to_json()) == ()
+    method = cls(lifted, Ingredients(tiny_classifier(4, 1).freeze(), resolve_runtime("cpu"), 0))
+    assert method.advance(student).terms
+    method.load_state_dict(through_disk(method.state_dict()))
+    assert len(method.synthesize(3)) == 3
+
+
+def test_a_student_is_not_needed(name: str) -> None:
+    method: Synthesizer = build(name)
+    assert method.advance(None).terms

@@ -1,0 +1,249 @@
+"""Every recipe that ships: true to the table it names, and run for one round at full size."""
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from distillery.data.pool import ImagePool
+from distillery.engine.feeds import PoolFeed
+from distillery.engine.fit import StudentTrainer
+from distillery.methods.catalog import METHODS
+from distillery.models.bundle import count_parameters, save_classifier
+from distillery.models.catalog import Architecture, build_network
+from distillery.provenance import Provenance
+from distillery.recipes.cost import estimate_cost
+from distillery.recipes.loader import PRESETS, list_recipes, load_recipe, recipe_names
+from distillery.recipes.schema import DistillSection, GeneratorSection, Recipe, StudentSection
+from distillery.runtime import resolve_runtime
+from distillery.statistics.extract import global_moments
+from distillery.statistics.moments import Moments
+from distillery.steps.plan import run as plan
+from distillery.synthesis.protocol import Ingredients, Synthesizer
+from distillery.types import Classifier, ImageSpec
+
+TEACHERS = {"ResNet-34": "resnet34", "VGG-11-BN": "vgg11_bn", "WRN-40-2": "wrn_40_2", "WRN-16-2": "wrn_16_2"}
+BATCH = 8
+
+# Typed from the published tables, not from the recipes: teacher, then student at k = 2, 5, 10
+PUBLISHED = {
+    "cifar10-resnet34-resnet18": (95.70, 92.62, 93.63, 94.05),
+    "cifar10-vgg11-resnet18": (92.25, 84.67, 89.94, 90.53),
+    "cifar10-wrn40_2-wrn16_1": (94.87, 88.36, 88.90, 89.29),
+    "cifar10-wrn40_2-wrn40_1": (94.87, 89.56, 92.04, 92.51),
+    "cifar10-wrn40_2-wrn16_2": (94.87, 89.68, 91.96, 92.45),
+    "cifar100-resnet34-resnet18": (78.05, 69.76, 72.82, 74.34),
+    "cifar100-vgg11-resnet18": (71.32, 62.83, 65.28, 67.44),
+    "cifar100-wrn40_2-wrn16_1": (75.83, 41.77, 52.90, 54.02),
+    "cifar100-wrn40_2-wrn40_1": (75.83, 53.15, 61.80, 63.91),
+    "cifar100-wrn40_2-wrn16_2": (75.83, 57.08, 63.83, 65.12),
+}
+WEIGHTS = {"resnet34": (1.33, 0.5), "vgg11": (1.0, 0.5), "wrn40_2": (1.1, 0.4)}  # adversarial, label
+RATES = {2: (0.015, 5e-3), 5: (0.01, 3e-3), 10: (0.01, 2e-3)}  # latent, generator
+STUDENTS = {"resnet18": "resnet18", "wrn16_1": "wrn_16_1", "wrn40_1": "wrn_40_1", "wrn16_2": "wrn_16_2"}
+FAST = [(pair, k, number) for pair, (_, *numbers) in PUBLISHED.items() for k, number in zip(RATES, numbers, strict=True)]
+LS_GDFD = {
+    "cifar10-resnet34-resnet18": (95.05, 95.02),
+    "cifar10-resnet34-resnet18-inceptionism": (95.05, 77.31),
+    "cifar10-resnet34-resnet18-moments": (95.05, 94.61),
+    "cifar100-resnet34-resnet18": (77.26, 76.42),
+}
+RECIPES = recipe_names()
+
+
+@cache
+def recipe_of(name: str) -> Recipe:
+    return load_recipe(name)
+
+
+@pytest.mark.parametrize(("pair", "k", "number"), FAST)
+def test_fast_dfkd_is_the_published_row(pair: str, k: int, number: float) -> None:
+    recipe = recipe_of(f"fast_dfkd/{pair}-k{k}")
+    data, teacher, student = pair.split("-")
+    config, stage = recipe.synthesis.config, recipe.student.stages[0]
+    assert recipe.about.published.startswith(f"{number:.2f} %")
+    assert f"({PUBLISHED[pair][0]:.2f} %)" in recipe.about.teacher
+    assert recipe.about.table.startswith(f"table 1, row Fast-{k}, ")
+    assert recipe.about.weights == "published"
+    assert (config["adversarial_weight"], config["label_weight"]) == WEIGHTS[teacher]
+    assert (config["latent_rate"], config["generator_rate"]) == RATES[k]
+    assert (config["steps"], config["batch"], config["warmup"], config["moments_weight"], config["moments_momentum"]) == (
+        k,
+        256,
+        20,
+        10,
+        0.9,
+    )
+    assert (config["reuse"], config["reset"], config["reset_after"], config["meta_rate"]) == ("fomaml_sum", "first_layer_and_norm", 120, 0)
+    assert config["augment"] == {"crop_padding": 4, "flip": True} == stage.augment.to_json()
+    assert (config["generator"]["name"], config["generator"]["latent"], config["generator"]["width"]) == ("generator", 256, 64)
+    assert (recipe.synthesis.rounds, recipe.synthesis.student_steps_per_round, recipe.synthesis.feed) == (220, 400, "pool")
+    assert recipe.set.holdout == 0
+    assert recipe.student.architecture == Architecture(name=STUDENTS[student])
+    assert (len(recipe.student.stages), stage.batch, stage.objective["temperature"]) == (1, 256, 20)
+    assert (stage.objective["soft"], stage.objective["hard"]) == (1, 0)
+    assert (stage.optimizer.name, stage.optimizer.rate, stage.optimizer.momentum, stage.optimizer.weight_decay) == ("sgd", 0.2, 0.9, 1e-4)
+    assert not stage.optimizer.nesterov
+    assert (stage.schedule.name, stage.schedule.length, stage.schedule.minimum) == ("cosine", 200, 2e-4)
+    assert recipe.expects.to_json() == {"channels": 3, "height": 32, "width": 32, "classes": int(data.removeprefix("cifar"))}
+    assert estimate_cost(recipe).images == 56_320
+    assert estimate_cost(recipe).student_steps == 80_000
+
+
+def test_every_published_pair_is_there() -> None:
+    named = {name for name in RECIPES if name.startswith("fast_dfkd/cifar") and "laptop" not in name}
+    assert named == {f"fast_dfkd/{pair}-k{k}" for pair, k, _ in FAST}
+    assert len(named) == 30
+    assert {name for name in RECIPES if name.startswith("ls_gdfd/cifar") and "laptop" not in name} == {
+        f"ls_gdfd/{name}" for name in LS_GDFD
+    }
+
+
+@pytest.mark.parametrize("name", LS_GDFD)
+def test_ls_gdfd_carries_the_published_number_and_says_whose_weights_it_has(name: str) -> None:
+    recipe = recipe_of(f"ls_gdfd/{name}")
+    teacher, number = LS_GDFD[name]
+    assert recipe.about.published == f"{number:.2f} %"
+    assert f"({teacher:.2f} %)" in recipe.about.teacher
+    assert "third-party" in recipe.about.weights
+    assert "none were published" in recipe.about.weights
+    assert recipe.set.holdout == 0
+    assert (recipe.synthesis.config["generator"]["latent"], recipe.synthesis.config["generator"]["condition"]) == (1024, "one_hot")
+
+
+@pytest.mark.parametrize("base", ["ls_gdfd/cifar10-resnet34-resnet18", "ls_gdfd/digits"])
+def test_the_ablations_differ_in_their_weights_alone(base: str) -> None:
+    both = recipe_of(base).synthesis.config
+    priors = {"label_weight": 0.0, "total_variation_weight": 0.0, "l2_weight": 0.0}
+    assert min(both[name] for name in (*priors, "moments_weight")) > 0
+    assert recipe_of(f"{base}-inceptionism").synthesis.config == {**both, "moments_weight": 0.0}
+    assert recipe_of(f"{base}-moments").synthesis.config == {**both, **priors}
+
+
+def test_the_reuse_ablations_differ_in_reuse_alone() -> None:
+    base = recipe_of("fast_dfkd/digits").synthesis.config
+    found = {name: recipe_of(name).synthesis.config for name in RECIPES if name.startswith("fast_dfkd/digits-")}
+    assert {config["reuse"] for config in found.values()} == {"fomaml_last", "reptile", "sequential", "none"}
+    for name, config in found.items():
+        assert config == {**base, "reuse": name.removeprefix("fast_dfkd/digits-").replace("-", "_")}
+
+
+def test_names_are_unique_and_stand_under_their_method() -> None:
+    assert len({name.lower() for name in RECIPES}) == len(RECIPES) >= 45
+    titles = [row.about["title"] for row in list_recipes()]
+    assert len(set(titles)) == len(titles)
+    for row in list_recipes():
+        assert row.method == row.name.split("/")[0]
+        assert row.method in METHODS
+
+
+def test_every_base_is_used() -> None:
+    text = "".join(path.read_text() for path in PRESETS.rglob("*.yaml"))
+    for path in (PRESETS / "_base").glob("*.yaml"):
+        assert f"extends: _base/{path.stem}\n" in text
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_about_is_complete_and_true(name: str) -> None:
+    recipe = recipe_of(name)
+    about, cost = recipe.about, estimate_cost(recipe)
+    assert (about.images, about.student_steps) == (cost.images, cost.student_steps)
+    for field in ("title", "paper", "table", "dataset", "teacher", "student", "weights"):
+        assert getattr(about, field), field
+    assert about.paper.split()[0] in METHODS[recipe.synthesis.method].paper
+    assert min(recipe.expects.to_json().values()) > 0
+    if recipe.method.coupling == "online":
+        assert sum(stage.epochs * stage.steps_per_epoch for stage in recipe.student.stages) == about.student_steps
+
+
+@pytest.mark.parametrize("name", [name for name in RECIPES if "/digits" in name])
+def test_a_digits_student_is_at_most_an_eighth_of_its_teacher(name: str) -> None:
+    recipe = recipe_of(name)
+    teacher = build(Architecture(name="wrn_16_2"), recipe)
+    assert count_parameters(build(recipe.student.architecture, recipe)) * 8 <= count_parameters(teacher)
+
+
+class Teachers:
+    """Full-size teachers with fresh weights, each built and saved once."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._known: dict[str, tuple[Path, Classifier, Moments]] = {}
+
+    def get(self, recipe: Recipe) -> tuple[Path, Classifier, Moments]:
+        architecture = Architecture(name=TEACHERS[recipe.about.teacher.split(" (")[0]])
+        key = "-".join([architecture.name, *(str(value) for value in recipe.expects.to_json().values())])
+        if key not in self._known:
+            classifier = build(architecture, recipe)
+            sha256 = save_classifier(self._folder / key, classifier, architecture, Provenance(code_version="test"))
+            self._known[key] = (self._folder / key, classifier.freeze(), global_moments(classifier, sha256))
+        return self._known[key]
+
+
+@pytest.fixture(scope="module")
+def teachers(tmp_path_factory: pytest.TempPathFactory) -> Teachers:
+    return Teachers(tmp_path_factory.mktemp("teachers"))
+
+
+@cache
+def shared_student(architecture: str, num_classes: int, shape: tuple[int, int, int]) -> Classifier:
+    spec = ImageSpec(channels=shape[0], height=shape[1], width=shape[2], mean=(0.5,) * shape[0], std=(0.25,) * shape[0])
+    network = build_network(Architecture.model_validate_json(architecture), spec, num_classes)
+    return Classifier(network, spec, tuple(str(number) for number in range(num_classes)))
+
+
+def build(architecture: Architecture, recipe: Recipe) -> Classifier:
+    channels, size, classes = recipe.expects.channels, (recipe.expects.height, recipe.expects.width), recipe.expects.classes
+    spec = ImageSpec(channels=channels, height=size[0], width=size[1], mean=(0.5,) * channels, std=(0.25,) * channels)
+    return Classifier(build_network(architecture, spec, classes), spec, tuple(str(number) for number in range(classes)))
+
+
+def one_round(recipe: Recipe) -> dict[str, Any]:
+    """Overrides to one round at batch 8; networks, losses and weights stay the recipe's."""
+    changes: dict[str, Any] = {"synthesis.rounds": 1, "synthesis.config.batch": BATCH, "set.size": BATCH, "set.batch": BATCH}
+    changes |= {"student.stages.0.batch": BATCH, "student.stages.0.epochs": 1, "student.stages.0.steps_per_epoch": 1}
+    if recipe.method.coupling == "online":
+        steps = 2 if recipe.synthesis.config["steps"] == 2 or recipe.expects.height < 32 else 1
+        return {**changes, "synthesis.config.warmup": 0, "synthesis.config.steps": steps, "synthesis.student_steps_per_round": 1}
+    return {**changes, "synthesis.config.steps_per_round": 1}
+
+
+def synthesizer_of(section: DistillSection | GeneratorSection, teacher: Classifier, moments: Moments) -> Synthesizer:
+    cls, config = METHODS[section.method].load()
+    built: Synthesizer = cls(
+        config.parse(section.method_config), Ingredients(teacher, resolve_runtime("cpu", "float32"), section.seed, moments)
+    )
+    return built
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_planned_built_at_full_size_and_run_for_one_round(
+    name: str, teachers: Teachers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DISTILLERY_WORKDIR", str(tmp_path))
+    recipe = recipe_of(name)
+    uri, teacher, moments = teachers.get(recipe)
+    sections = plan(recipe.pipeline, {"run_recipe": name, "teacher_uri": str(uri), "run_overrides": one_round(recipe)})
+
+    online = recipe.method.coupling == "online"
+    planned = DistillSection.parse(sections["distill"]) if online else GeneratorSection.parse(sections["generator"])
+    config = (planned if isinstance(planned, DistillSection) else StudentSection.parse(sections["student"])).student
+    student = shared_student(config.architecture.model_dump_json(), teacher.num_classes, teacher.spec.shape)
+    synthesizer = synthesizer_of(planned, teacher, moments)
+    learned = synthesizer.advance(student if online else None)
+    assert learned.ready
+    assert learned.terms
+    assert all(torch.isfinite(term) for term in learned.terms.values())
+
+    batch = learned.batch if online else synthesizer.synthesize(BATCH)
+    assert batch is not None
+    assert batch.images.shape == (BATCH, *teacher.spec.shape)
+    assert 0 <= float(batch.images.min()) < float(batch.images.max()) <= 1
+    pool = ImagePool(teacher.spec)
+    pool.append(batch.images)
+    before = [parameter.detach().clone() for parameter in student.parameters()]
+    trainer = StudentTrainer(config.stages, teacher, student, resolve_runtime("cpu", "float32"), planned.seed)
+    assert trainer.train(1, PoolFeed(pool))["kd"] > 0
+    assert any(not torch.equal(old, new) for old, new in zip(before, student.parameters(), strict=True))

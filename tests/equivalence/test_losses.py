@@ -1,0 +1,183 @@
+"""Every loss against a slow plain formula in float64, and the constants that can be worked out by hand."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from distillery.losses.adversarial import decision_adversarial
+from distillery.losses.distillation import kd_loss, kl_per_sample
+from distillery.losses.moments import LayerMoments, batch_moments, blend, moment_distance
+from distillery.losses.priors import squared_norm, total_variation_l1, total_variation_l2
+
+
+def draw(*shape: int) -> Tensor:
+    return torch.randn(*shape, dtype=torch.float64)
+
+
+def slow_softmax(row: list[float], temperature: float) -> list[float]:
+    powers = [math.exp(value / temperature) for value in row]
+    return [power / sum(powers) for power in powers]
+
+
+def slow_kl(student: list[float], teacher: list[float], temperature: float = 1.0) -> float:
+    q, p = slow_softmax(student, temperature), slow_softmax(teacher, temperature)
+    return sum(p_k * math.log(p_k / q_k) for p_k, q_k in zip(p, q, strict=True))
+
+
+@pytest.mark.parametrize("temperature", [1.0, 4.0, 20.0])
+def test_kd_is_the_mean_over_samples_times_the_squared_temperature(temperature: float) -> None:
+    student, teacher = draw(7, 5), draw(7, 5) * 3
+    expected = sum(slow_kl(s, t, temperature) for s, t in zip(student.tolist(), teacher.tolist(), strict=True)) / 7 * temperature**2
+    torch.testing.assert_close(kd_loss(student, teacher, temperature).item(), expected, rtol=1e-12, atol=1e-12)
+
+
+def test_kd_by_hand() -> None:
+    teacher = torch.tensor([[math.log(3.0), 0.0]], dtype=torch.float64)
+    assert kd_loss(torch.zeros(1, 2, dtype=torch.float64), teacher).item() == pytest.approx(0.130812, abs=1e-6)
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 20.0])
+def test_kd_of_equal_logits_is_zero(temperature: float) -> None:
+    logits = draw(4, 6) * 50
+    assert abs(kd_loss(logits, logits.clone(), temperature).item()) < 1e-12
+
+
+def test_kd_stays_finite_at_extreme_logits() -> None:
+    teacher = torch.tensor([[1e4, -1e4], [0.0, 0.0]])
+    assert torch.isfinite(kl_per_sample(-teacher, teacher)).all()
+
+
+def test_adversarial_counts_only_shared_decisions_and_divides_by_all() -> None:
+    student, teacher = draw(16, 4), draw(16, 4)
+    rows = list(zip(student.tolist(), teacher.tolist(), strict=True))
+    shared = [(s, t) for s, t in rows if s.index(max(s)) == t.index(max(t))]
+    assert 0 < len(shared) < 16
+    expected = -sum(slow_kl(s, t) for s, t in shared) / 16
+    torch.testing.assert_close(decision_adversarial(student, teacher).item(), expected, rtol=1e-12, atol=1e-12)
+
+
+def test_adversarial_is_zero_where_no_decision_is_shared() -> None:
+    teacher = torch.eye(3, dtype=torch.float64) * 5
+    student = teacher.roll(1, dims=1)
+    assert decision_adversarial(student, teacher).item() == 0
+
+
+def test_adversarial_gradient_is_that_of_the_masked_in_samples() -> None:
+    student, teacher = draw(6, 3).requires_grad_(), draw(6, 3)
+    decision_adversarial(student, teacher).backward()
+    assert student.grad is not None
+    for row, (s, t) in enumerate(zip(student.detach(), teacher, strict=True)):
+        shared = int(s.argmax()) == int(t.argmax())
+        expected = -(s.softmax(0) - t.softmax(0)) / 6 if shared else torch.zeros(3, dtype=torch.float64)
+        torch.testing.assert_close(student.grad[row], expected)
+
+
+def slow_moments(features: Tensor) -> tuple[list[float], list[float]]:
+    means, variances = [], []
+    for channel in range(features.shape[1]):
+        values = features[:, channel].flatten().tolist()
+        mean = sum(values) / len(values)
+        means.append(mean)
+        variances.append(sum((value - mean) ** 2 for value in values) / len(values))
+    return means, variances
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_moments_are_the_mean_and_the_biased_variance(layout: torch.memory_format) -> None:
+    features = (draw(3, 4, 5, 2) * 3 + 1).to(memory_format=layout)
+    seen = batch_moments(features)
+    means, variances = slow_moments(features)
+    torch.testing.assert_close(seen.mean.tolist(), means, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(seen.variance.tolist(), variances, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_the_gradient_of_moments_is_right(layout: torch.memory_format) -> None:
+    features = draw(2, 3, 3, 2).to(memory_format=layout).requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: (batch_moments(x).mean, batch_moments(x).variance), (features,))
+
+
+def test_moments_of_half_precision_features_are_full_precision() -> None:
+    assert batch_moments(torch.ones(2, 3, 2, 2, dtype=torch.bfloat16)).variance.dtype == torch.float32
+
+
+def test_moment_distance_sums_plain_norms_over_layers() -> None:
+    batch = [LayerMoments(draw(3), draw(3).abs()), LayerMoments(draw(5), draw(5).abs())]
+    target = [LayerMoments(draw(3), draw(3).abs()), LayerMoments(draw(5), draw(5).abs())]
+    expected = 0.0
+    for seen, wanted in zip(batch, target, strict=True):
+        for ours, theirs in ((seen.mean, wanted.mean), (seen.variance, wanted.variance)):
+            expected += math.sqrt(sum((a - b) ** 2 for a, b in zip(ours.tolist(), theirs.tolist(), strict=True)))
+    torch.testing.assert_close(moment_distance(batch, target).item(), expected, rtol=1e-12, atol=1e-12)
+
+
+def test_moment_distance_of_a_shift_is_the_shift_times_the_root_of_the_channels() -> None:
+    features = draw(8, 9, 4, 4)
+    features = (features - features.mean((0, 2, 3), keepdim=True)) / features.var((0, 2, 3), correction=0, keepdim=True).sqrt()
+    target = [LayerMoments(torch.zeros(9, dtype=torch.float64), torch.ones(9, dtype=torch.float64))]
+    assert moment_distance([batch_moments(features)], target).item() == pytest.approx(0.0, abs=1e-12)
+    assert moment_distance([batch_moments(features + 0.7)], target).item() == pytest.approx(0.7 * 3)
+
+
+def test_moment_distance_has_a_finite_gradient_where_it_is_zero() -> None:
+    mean = torch.zeros(3, dtype=torch.float64, requires_grad=True)
+    same = LayerMoments(torch.zeros(3, dtype=torch.float64), torch.ones(3, dtype=torch.float64))
+    moment_distance([LayerMoments(mean, torch.ones(3, dtype=torch.float64))], [same]).backward()
+    assert mean.grad is not None
+    assert torch.isfinite(mean.grad).all()
+
+
+def test_the_running_average_by_hand() -> None:
+    batch = LayerMoments(torch.zeros(1, dtype=torch.float64), torch.zeros(1, dtype=torch.float64))
+    past = LayerMoments(torch.ones(1, dtype=torch.float64), torch.ones(1, dtype=torch.float64))
+    blended = blend(batch, past, 0.9)
+    assert abs(1 - blended.mean.item()) == pytest.approx(0.1)
+    assert blended.variance.item() == pytest.approx(0.9)
+
+
+def test_the_gradient_through_the_running_average_is_scaled() -> None:
+    mean = torch.zeros(1, dtype=torch.float64, requires_grad=True)
+    past = LayerMoments(torch.ones(1, dtype=torch.float64), torch.ones(1, dtype=torch.float64))
+    blend(LayerMoments(mean, torch.ones(1, dtype=torch.float64)), past, 0.9).mean.backward()
+    assert mean.grad is not None
+    assert mean.grad.item() == pytest.approx(0.1)
+
+
+DIRECTIONS = ((0, 1), (1, 0), (1, 1), (1, -1))
+
+
+def slow_differences(images: Tensor, down: int, right: int) -> list[float]:
+    height, width = images.shape[2:]
+    return [
+        float(image[c, y + down, x + right] - image[c, y, x])
+        for image in images
+        for c in range(images.shape[1])
+        for y in range(height - down)
+        for x in range(width)
+        if 0 <= x + right < width
+    ]
+
+
+def test_total_variation_l1() -> None:
+    images = draw(2, 3, 4, 5)
+    expected = sum(sum(map(abs, values)) / len(values) for values in (slow_differences(images, *step) for step in DIRECTIONS))
+    torch.testing.assert_close(total_variation_l1(images).item(), expected, rtol=1e-12, atol=1e-12)
+
+
+def test_total_variation_l2() -> None:
+    images = draw(2, 3, 4, 5)
+    expected = sum(math.sqrt(sum(value**2 for value in slow_differences(images, *step))) for step in DIRECTIONS)
+    torch.testing.assert_close(total_variation_l2(images).item(), expected, rtol=1e-12, atol=1e-12)
+
+
+def test_priors_of_flat_images_are_zero() -> None:
+    flat = torch.full((2, 3, 4, 4), 0.3, dtype=torch.float64)
+    assert total_variation_l1(flat).item() == total_variation_l2(flat).item() == 0
+
+
+def test_squared_norm_is_the_mean_over_images() -> None:
+    images = draw(3, 2, 4, 5)
+    expected = sum(sum(value**2 for value in image.flatten().tolist()) for image in images) / 3
+    torch.testing.assert_close(squared_norm(images).item(), expected, rtol=1e-12, atol=1e-12)

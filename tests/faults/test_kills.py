@@ -1,0 +1,257 @@
+"""Runs killed by SIGKILL and resumed end as runs left alone: same student, synthesizer, shards and manifest, byte for byte."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from distillery.models.bundle import save_classifier
+from distillery.provenance import Provenance, code_version, sha256_file
+from distillery.statistics.extract import global_moments
+from distillery.statistics.moments import save_moments
+from fakes import TINY, tiny_teacher
+
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(240)]
+
+ROUNDS = 7
+GENERATOR = {"latent": 8, "width": 4}
+STUDENT = {
+    "architecture": {"name": "wrn_10_1", "arguments": {"base_width": 8}},
+    "stages": [
+        {
+            "objective": {"name": "kd", "temperature": 4},
+            "epochs": 5,
+            "steps_per_epoch": 3,
+            "batch": 16,
+            "augment": {"crop_padding": 1, "flip": True},
+        }
+    ],
+    "keep_epochs": 2,
+}
+
+
+@dataclass
+class Ground:
+    """One teacher with its moments, and the sections of every step."""
+
+    teacher: Path
+    statistics: Path
+    common: dict[str, Any] = field(default_factory=dict)
+
+    def online(self, out: Path) -> list[tuple[str, dict[str, Any]]]:
+        """FastDFKD, two warm-up rounds."""
+        config = {"generator": {"name": "generator", **GENERATOR}, "batch": 24, "steps": 2, "warmup": 2, "reset_after": 2}
+        section = {
+            **self.common,
+            "method": "fast_dfkd",
+            "method_config": config,
+            "rounds": ROUNDS,
+            "checkpoint_every": 1,
+            "student": STUDENT,
+            "student_steps_per_round": 3,
+            "feed": "pool",
+            "holdout": 0.1,
+        }
+        paths = {"synthesizer_path": str(out / "synthesizer"), "set_path": str(out / "set"), "student_path": str(out / "student")}
+        return [("distill_online", {**self._inputs(section), **paths})]
+
+    def offline(self, out: Path) -> list[tuple[str, dict[str, Any]]]:
+        """LS-GDFD: a generator, a set of it, a student on the set."""
+        generator = {"name": "conditional", "condition": "one_hot", **GENERATOR}
+        config = {"generator": generator, "batch": 24, "steps_per_round": 4, "rate": 0.01}
+        method = {**self.common, "method": "ls_gdfd", "method_config": config}
+        synthesizer, made, student = (str(out / name) for name in ("synthesizer", "set", "student"))
+        drawn = {"size": 120, "batch": 24, "holdout": 0.1, "shard_images": 15, "max_oversampling": 4, "labels": "missing"}
+        return [
+            ("train_generator", {**self._inputs({**method, "rounds": ROUNDS}), "synthesizer_path": synthesizer}),
+            ("materialize", {**self._inputs({**method, "set": drawn}), "synthesizer_path": synthesizer, "set_path": made}),
+            (
+                "train_student",
+                {
+                    "section": {**self.common, "student": STUDENT},
+                    "teacher_uri": str(self.teacher),
+                    "set_path": made,
+                    "student_path": student,
+                },
+            ),
+        ]
+
+    def _inputs(self, section: dict[str, Any]) -> dict[str, Any]:
+        return {"section": section, "teacher_uri": str(self.teacher), "statistics_path": str(self.statistics)}
+
+
+@pytest.fixture(scope="module")
+def ground(tmp_path_factory: pytest.TempPathFactory) -> Ground:
+    folder = tmp_path_factory.mktemp("ground")
+    provenance = Provenance(code_version=code_version())
+    teacher = tiny_teacher(steps=20)
+    sha256 = save_classifier(folder / "teacher", teacher, TINY, provenance)
+    save_moments(folder / "moments.safetensors", global_moments(teacher, sha256), provenance)
+    common = {"recipe": "test", "seed": 5, "code_version": code_version(), "teacher_sha256": sha256, "precision": "float32"}
+    return Ground(folder / "teacher", folder / "moments.safetensors", common)
+
+
+class Nursery:
+    """The process whose forked children do the jobs."""
+
+    def __init__(self, log: Path) -> None:
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        child = str(Path(__file__).with_name("child.py"))
+        with log.open("w") as file:
+            self._process = subprocess.Popen(
+                [sys.executable, child],
+                env=environment,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=file,
+                text=True,
+                start_new_session=True,
+            )
+
+    def events(self, job: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        """Do a job; what its child says, up to how it ended."""
+        self._process.stdin.write(json.dumps(job) + "\n")
+        self._process.stdin.flush()
+        for line in self._process.stdout:
+            event = json.loads(line)
+            yield event
+            if event["event"] == "ended":
+                return
+        raise AssertionError("the process that forks children has ended")
+
+    def close(self) -> None:
+        os.killpg(self._process.pid, signal.SIGKILL)  # a failed test may have left a child waiting to be killed
+        self._process.communicate()
+
+
+@pytest.fixture(scope="module")
+def nursery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nursery]:
+    started = Nursery(tmp_path_factory.mktemp("nursery") / "log")
+    yield started
+    started.close()
+
+
+class Runner:
+    """Runs one scenario, with its own store and workspace.
+
+    Args:
+        nursery: of its processes.
+        folder: of all outputs.
+        steps: the scenario.
+    """
+
+    def __init__(self, nursery: Nursery, folder: Path, steps: list[tuple[str, dict[str, Any]]]) -> None:
+        self.nursery = nursery
+        self.folder = folder
+        self.steps = steps
+
+    def complete(self) -> list[dict[str, Any]]:
+        """Run to the end; the events."""
+        events = list(self._events({}))
+        assert events[-1] == {"event": "ended", "status": 0}
+        return events
+
+    def kill_in_write(self, step: str, kind: str, number: int) -> None:
+        """Run until the child stands in the middle of the first such write after `number` rounds, and kill it there."""
+        pid, killed = 0, False
+        for event in self._events({"step": step, "kind": kind, "round": number}):
+            pid = event.get("pid", pid)
+            if event["event"] == "paused":
+                assert (event["step"], event["round"]) == (step, number)
+                assert len([path for path in self.folder.rglob(".tmp-*") if path.is_file()]) == 1
+                os.kill(pid, signal.SIGKILL)
+                killed = True
+        assert killed, f"no {kind} was written after round {number} of {step}"
+        assert event == {"event": "ended", "status": -signal.SIGKILL}
+
+    def kill_after_round(self, step: str, number: int, delay: float) -> None:
+        """Kill the child some time after it finished that round."""
+        pid = 0
+        for event in self._events({}):
+            pid = event.get("pid", pid)
+            if event == {"event": "round", "step": step, "round": number}:
+                time.sleep(delay)
+                os.kill(pid, signal.SIGKILL)
+        assert event == {"event": "ended", "status": -signal.SIGKILL}
+
+    def hashes(self) -> dict[str, str]:
+        """sha256 of everything published: student, synthesizer, shards, manifests; not of references, which hold a path."""
+        files = [*self.folder.glob("out/**/*"), *self.folder.glob("store/sets/**/*")]
+        found = {path.relative_to(self.folder).as_posix(): sha256_file(path) for path in files if path.is_file()}
+        return {name: digest for name, digest in found.items() if not name.endswith("reference.json")}
+
+    def _events(self, target: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        environment = {
+            "DISTILLERY_STORE": str(self.folder / "store"),
+            "DISTILLERY_WORKDIR": str(self.folder / "work"),
+            "DISTILLERY_DEVICE": "cpu",
+            "DISTILLERY_THREADS": "1",
+        }
+        return self.nursery.events({"environment": environment, "steps": self.steps, "target": target})
+
+
+def check_equal(left_alone: Runner, killed: Runner) -> None:
+    expected, found = left_alone.hashes(), killed.hashes()
+    assert sorted(expected) == sorted(found)
+    assert {name for name in expected if expected[name] != found[name]} == set()
+    assert not list((killed.folder / "store").rglob(".tmp-*"))
+
+
+def online(nursery: Nursery, ground: Ground, folder: Path) -> Runner:
+    return Runner(nursery, folder, ground.online(folder / "out"))
+
+
+def offline(nursery: Nursery, ground: Ground, folder: Path) -> Runner:
+    return Runner(nursery, folder, ground.offline(folder / "out"))
+
+
+def test_online_run_killed_eight_times(nursery: Nursery, ground: Ground, tmp_path: Path) -> None:
+    left_alone, killed = online(nursery, ground, tmp_path / "alone"), online(nursery, ground, tmp_path / "killed")
+    left_alone.complete()
+    # a shard of round r + 1 is written after r finished rounds, the checkpoint of round r after r
+    for kind, number in [("shard", 1), ("payload", 2), ("shard", 3), ("pointer", 4), ("shard", 4), ("payload", 5), ("payload", 6)]:
+        assert 0 < number < ROUNDS
+        killed.kill_in_write("distill_online", kind, number)
+    killed.kill_after_round("distill_online", 6, delay=random.Random(11).uniform(0, 0.02))
+    resumed = killed.complete()
+    assert next(event["round"] for event in resumed if event["event"] == "resumed") >= 5
+    names = set(left_alone.hashes())
+    assert {"out/student/weights.safetensors", "out/student/best/weights.safetensors", "out/synthesizer/state.safetensors"} <= names
+    assert sum(name.startswith("store/sets/") for name in names) >= ROUNDS
+    check_equal(left_alone, killed)
+
+
+def test_offline_steps_killed_in_each(nursery: Nursery, ground: Ground, tmp_path: Path) -> None:
+    left_alone, killed = offline(nursery, ground, tmp_path / "alone"), offline(nursery, ground, tmp_path / "killed")
+    events = left_alone.complete()
+    shards = [event["round"] for event in events if event["event"] == "round" and event["step"] == "materialize"]
+    assert len(shards) >= 5, "too few shards to kill between"
+    draws = random.Random(12)
+    killed.kill_in_write("train_generator", "payload", 2)
+    killed.kill_in_write("train_generator", "payload", 4)
+    killed.kill_after_round("train_generator", draws.randint(5, ROUNDS - 1), delay=draws.uniform(0, 0.02))
+    for kind, number in [("shard", 1), ("shard", 2), ("payload", 3), ("shard", 4)]:
+        assert 0 < number < len(shards)
+        killed.kill_in_write("materialize", kind, number)
+    killed.kill_in_write("train_student", "payload", 2)
+    killed.kill_in_write("train_student", "payload", 4)
+    killed.complete()
+    check_equal(left_alone, killed)
+
+
+def test_equal_hashes_are_no_accident(nursery: Nursery, ground: Ground, tmp_path: Path) -> None:
+    one, two = online(nursery, ground, tmp_path / "one"), online(nursery, ground, tmp_path / "two")
+    two.steps[0][1]["section"]["seed"] = 6
+    one.complete()
+    two.complete()
+    for name in ("out/student/weights.safetensors", "out/synthesizer/state.safetensors"):
+        assert one.hashes()[name] != two.hashes()[name]

@@ -1,0 +1,161 @@
+"""`make mutants`: break a copy of the tree one line at a time, and see a named, fast test fail for each.
+
+Exits 1 where a mutant survives, a patch no longer applies, or the tests fail on the unbroken copy.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+COPIED = ("src", "components", "pipelines", "images", "tests")
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One mistake.
+
+    Attributes:
+        name: what went wrong, in words.
+        file: where.
+        old: text that stands there exactly once.
+        new: what it becomes.
+        tests: the file that must notice.
+    """
+
+    name: str
+    file: str
+    old: str
+    new: str
+    tests: str
+
+
+MUTANTS = (
+    Mutant(
+        "sign flip in the adversarial term",
+        "src/distillery/losses/adversarial.py",
+        "return -(kl_per_sample(",
+        "return (kl_per_sample(",
+        "tests/equivalence/test_losses.py",
+    ),
+    Mutant(
+        "the mask of the adversarial term dropped",
+        "src/distillery/losses/adversarial.py",
+        " * agree).mean()",
+        ").mean()",
+        "tests/equivalence/test_losses.py",
+    ),
+    Mutant(
+        "sign flip in Reptile",
+        "src/distillery/optim/meta.py",
+        "(before.detach() - after.detach())",
+        "(after.detach() - before.detach())",
+        "tests/equivalence/test_meta.py",
+    ),
+    Mutant(
+        "a batch moment computed with the wrong variance",
+        "src/distillery/losses/moments.py",
+        "correction=0",
+        "correction=1",
+        "tests/equivalence/test_losses.py",
+    ),
+    Mutant(
+        "a recorded moment computed with the wrong variance",
+        "src/distillery/statistics/extract.py",
+        "freedom = self.count - 1",
+        "freedom = self.count",
+        "tests/unit/statistics/test_extract.py",
+    ),
+    Mutant(
+        "a teacher left in train mode",
+        "src/distillery/types.py",
+        "return self.requires_grad_(False).eval()",
+        "return self.requires_grad_(False)",
+        "tests/unit/test_types.py",
+    ),
+    Mutant(
+        "a teacher left in train mode by the extraction",
+        "src/distillery/statistics/modes.py",
+        "        module.eval()",
+        "        module.train()",
+        "tests/unit/statistics/test_extract.py",
+    ),
+    Mutant(
+        "a tap left behind",
+        "src/distillery/statistics/taps.py",
+        "            handle.remove()",
+        "            handle.id",
+        "tests/contract/test_methods.py",
+    ),
+    Mutant(
+        "a manifest published before its shards are complete",
+        "src/distillery/data/store.py",
+        "if not self.store.exists(entry.key) or self.store.size(entry.key) != entry.bytes:",
+        "if False:",
+        "tests/unit/data/test_store.py",
+    ),
+    Mutant(
+        "a shard published before its manifest is complete",
+        "src/distillery/data/store.py",
+        "        self._entries.append(entry)\n",
+        "        self._entries.append(entry)\n        self.store.write(MANIFEST, self._manifest(()).to_bytes())\n",
+        "tests/unit/data/test_store.py",
+    ),
+)
+
+
+def main() -> int:
+    """Try every mutant; the exit code."""
+    with tempfile.TemporaryDirectory(prefix="mutants-") as place:
+        copy = Path(place)
+        copy_tree(copy)
+        named = sorted({mutant.tests for mutant in MUTANTS})
+        code, output = run_tests(copy, named)
+        if code:
+            print(f"The tests fail on the unbroken tree, so they prove nothing:\n{output}")
+            return 1
+        survivors = [mutant.name for mutant in MUTANTS if not is_caught(copy, mutant)]
+    print(f"{len(MUTANTS) - len(survivors)} of {len(MUTANTS)} mutants caught" + "".join(f"\nNOT caught: {name}" for name in survivors))
+    return 1 if survivors else 0
+
+
+def copy_tree(copy: Path) -> None:
+    """Sources, tests and their configuration."""
+    for name in COPIED:
+        shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+    shutil.copy(ROOT / "pyproject.toml", copy)
+
+
+def is_caught(copy: Path, mutant: Mutant) -> bool:
+    """Apply one patch, run its tests, take it back; say what noticed."""
+    target = copy / mutant.file
+    original = target.read_text()
+    if original.count(mutant.old) != 1:
+        print(f"DOES NOT APPLY  {mutant.name}: {mutant.old!r} stands {original.count(mutant.old)} times in {mutant.file}")
+        return False
+    target.write_text(original.replace(mutant.old, mutant.new))
+    code, output = run_tests(copy, [mutant.tests])
+    target.write_text(original)
+    failed = re.findall(r"^FAILED (\S+)", output, flags=re.MULTILINE)
+    caught = code == 1 and bool(failed)
+    print(f"{'caught  ' if caught else 'SURVIVED'}  {mutant.name}: {failed[0] if failed else output[-500:]}")
+    return caught
+
+
+def run_tests(copy: Path, paths: list[str]) -> tuple[int, str]:
+    """Run tests against the copy's own sources, never the installed ones."""
+    environment = {**os.environ, "PYTHONPATH": str(copy / "src"), "PYTHONDONTWRITEBYTECODE": "1"}
+    check = "import distillery, pathlib, sys; sys.exit(not pathlib.Path(distillery.__file__).is_relative_to(sys.argv[1]))"
+    subprocess.run([sys.executable, "-c", check, str(copy)], cwd=copy, env=environment, check=True)
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "--no-header", "-p", "no:cacheprovider", *paths]
+    done = subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True)
+    return done.returncode, done.stdout
+
+
+if __name__ == "__main__":
+    sys.exit(main())

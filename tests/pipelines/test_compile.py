@@ -1,0 +1,159 @@
+"""Compiled pipelines: the goldens, the same bytes under every hash seed, and a lint that catches planted breaks."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from distillery.recipes.parameters import parameters_of
+from distillery_kfp.pipelines.compile import compile_all, compile_text
+from distillery_kfp.pipelines.form import ALL, CLUSTER, STEPS, fields, literals
+from distillery_kfp.pipelines.lint import lint
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+@pytest.fixture(scope="module")
+def texts() -> dict[str, str]:
+    return {pipeline: compile_text(pipeline) for pipeline in ALL}
+
+
+@pytest.mark.parametrize("pipeline", ALL)
+def test_equals_its_golden(pipeline: str, texts: dict[str, str]) -> None:
+    assert texts[pipeline] == (GOLDEN / f"{pipeline}.yaml").read_text(), "run `make goldens` if the change is meant"
+
+
+@pytest.mark.parametrize("seed", ["1", "4711"])
+def test_same_bytes_under_every_hash_seed(seed: str, tmp_path: Path, texts: dict[str, str]) -> None:
+    command = [sys.executable, "-m", "distillery_kfp.pipelines.cli", "compile", "--out", str(tmp_path)]
+    subprocess.run(command, check=True, env={**os.environ, "PYTHONHASHSEED": seed}, capture_output=True)
+    assert {path.stem: path.read_text() for path in tmp_path.iterdir()} == texts
+
+
+def test_compile_all_names_what_it_wrote(tmp_path: Path) -> None:
+    assert sorted(path.name for path in compile_all(tmp_path / "new")) == sorted(f"{pipeline}.yaml" for pipeline in ALL)
+
+
+@pytest.mark.parametrize("pipeline", ALL)
+def test_parameters_are_those_of_the_plan_step(pipeline: str, texts: dict[str, str]) -> None:
+    parameters = next(iter(yaml.safe_load_all(texts[pipeline])))["root"]["inputDefinitions"]["parameters"]
+    known = fields(pipeline)
+    assert set(parameters) == set(known) | set(CLUSTER)
+    assert {name: parameters[name]["defaultValue"] for name in known} == {name: row.default for name, row in known.items()}
+    assert set(known) <= set(parameters_of(pipeline))
+    assert parameters["run_recipe"]["literals"] == list(literals(pipeline)["run_recipe"])
+
+
+def test_every_recipe_belongs_to_one_pipeline() -> None:
+    online, offline = (set(literals(pipeline)["run_recipe"]) for pipeline in ("online_distillation", "generative_distillation"))
+    assert "fast_dfkd/digits" in online
+    assert "ls_gdfd/digits" in offline
+    assert not online & offline
+
+
+@pytest.mark.parametrize("pipeline", ALL)
+def test_steps_are_those_shown(pipeline: str, texts: dict[str, str]) -> None:
+    tasks = next(iter(yaml.safe_load_all(texts[pipeline])))["root"]["dag"]["tasks"]
+    assert sorted(name.replace("-", "_") for name in tasks) == sorted(STEPS[pipeline])
+
+
+def root_tasks(spec: dict[str, Any]) -> dict[str, Any]:
+    tasks: dict[str, Any] = spec["root"]["dag"]["tasks"]
+    return tasks
+
+
+def executors(spec: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = spec["deploymentSpec"]["executors"]
+    return found
+
+
+def platform(settings: dict[str, Any], step: str) -> dict[str, Any]:
+    found: dict[str, Any] = settings["platforms"]["kubernetes"]["deploymentSpec"]["executors"][f"exec-{step}"]
+    return found
+
+
+def nest_condition(spec: dict[str, Any]) -> None:
+    root_tasks(spec)["loop"] = {"componentRef": {"name": "comp-loop"}, "parameterIterator": {"items": {"raw": "[1]"}}}
+    inner = {"componentRef": {"name": "comp-plan"}, "triggerPolicy": {"condition": "true"}, "cachingOptions": {}}
+    spec["components"]["comp-loop"] = {"dag": {"tasks": {"if": inner}}}
+
+
+def loop_over_named_output(spec: dict[str, Any]) -> None:
+    source = {"taskOutputParameter": {"producerTask": "plan", "outputParameterKey": "shards"}}
+    loop = {"items": {"inputParameter": "items"}}
+    root_tasks(spec)["loop"] = {
+        "componentRef": {"name": "comp-loop"},
+        "parameterIterator": loop,
+        "inputs": {"parameters": {"items": source}},
+    }
+    spec["components"]["comp-loop"] = {"dag": {"tasks": {}}}
+
+
+Break = Callable[[dict[str, Any], dict[str, Any]], Any]
+BREAKS: dict[str, tuple[str, Break]] = {
+    "input of nobody": (
+        "inputs_exist",
+        lambda spec, _: spec["root"]["inputDefinitions"]["parameters"].pop("teacher_uri"),
+    ),
+    "resource channel not taken": (
+        "inputs_exist",
+        lambda spec, _: root_tasks(spec)["evaluate"]["inputs"]["parameters"].pop("pipelinechannel--k8s_gpu_limit"),
+    ),
+    "secret name of nobody": (
+        "platform_inputs_exist",
+        lambda _, settings: platform(settings, "plan")["secretAsEnv"][0]["secretNameParameter"].update(componentInputParameter="x"),
+    ),
+    "moving image": (
+        "images_are_listed",
+        lambda spec, _: executors(spec)["exec-plan"]["container"].update(image="distillery/runtime-cpu-python:latest"),
+    ),
+    "no default": (
+        "parameters_read_well",
+        lambda spec, _: spec["root"]["inputDefinitions"]["parameters"]["run_seed"].pop("defaultValue"),
+    ),
+    "no prefix": (
+        "parameters_read_well",
+        lambda spec, _: spec["root"]["inputDefinitions"]["parameters"].update(speed={"defaultValue": 1, "description": "x"}),
+    ),
+    "huge default": (
+        "parameters_read_well",
+        lambda spec, _: spec["root"]["inputDefinitions"]["parameters"]["run_salt"].update(defaultValue="x" * 10_000),
+    ),
+    "condition below a loop": ("loops_and_conditions", lambda spec, _: nest_condition(spec)),
+    "loop over a named output": ("loops_and_conditions", lambda spec, _: loop_over_named_output(spec)),
+    "no shared memory": ("accelerated_tasks_survive", lambda _, settings: platform(settings, "evaluate").pop("emptyDirMounts")),
+    "no retry": ("accelerated_tasks_survive", lambda spec, _: root_tasks(spec)["evaluate"].pop("retryPolicy")),
+    "no time limit": ("accelerated_tasks_survive", lambda _, settings: platform(settings, "evaluate").pop("activeDeadlineSeconds")),
+    "too large": ("stays_small", lambda spec, _: spec.update(ballast="x" * 150_000)),
+    "plan is cached": ("caching_as_declared", lambda spec, _: root_tasks(spec)["plan"].update(cachingOptions={"enableCache": True})),
+    "training is not cached": ("caching_as_declared", lambda spec, _: root_tasks(spec)["extract-statistics"].pop("cachingOptions")),
+    "a secret's value": (
+        "no_secret_values",
+        lambda spec, _: executors(spec)["exec-plan"]["container"].update(env=[{"name": "AWS_SECRET_ACCESS_KEY", "value": "hunter2"}]),
+    ),
+    "no choices": ("choices_are_literals", lambda spec, _: spec["root"]["inputDefinitions"]["parameters"]["run_recipe"].pop("literals")),
+    "default is no choice": (
+        "choices_are_literals",
+        lambda spec, _: spec["root"]["inputDefinitions"]["parameters"]["run_recipe"].update(defaultValue="dafl/digits"),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BREAKS)
+@pytest.mark.parametrize("pipeline", ALL)
+def test_lint_catches(name: str, pipeline: str, texts: dict[str, str]) -> None:
+    rule, plant = BREAKS[name]
+    spec, settings = yaml.safe_load_all(texts[pipeline])
+    plant(spec, settings)
+    broken = lint(pipeline, yaml.safe_dump_all([spec, settings]))
+    assert [line for line in broken if line.startswith(f"{rule}:")], broken
+
+
+@pytest.mark.parametrize("pipeline", ALL)
+def test_lint_accepts_what_we_ship(pipeline: str, texts: dict[str, str]) -> None:
+    assert lint(pipeline, texts[pipeline]) == []

@@ -1,0 +1,103 @@
+"""Whole pipelines on this machine, through the command: results, resuming, stopping, and what a killed parent leaves."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+COMMAND = [sys.executable, "-m", "distillery_kfp.pipelines.cli"]
+ENVIRONMENT = {**{k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW_", "DISTILLERY_", "KFP_"))}, "OMP_NUM_THREADS": "1"}
+pytestmark = pytest.mark.timeout(600)
+
+
+def arguments(desk: Path, folder: Path, recipe: str, *more: str) -> list[str]:
+    places = ["--store", str(folder / "store"), "--workdir", str(folder / "work"), "--threads", "1"]
+    return [*COMMAND, "run", str(desk / recipe), "--teacher", str(desk / "teacher"), *places, *more]
+
+
+def distil(desk: Path, folder: Path, recipe: str, *more: str) -> str:
+    done = subprocess.run(arguments(desk, folder, recipe, *more), capture_output=True, text=True, env=ENVIRONMENT)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    return done.stdout
+
+
+def records(folder: Path) -> list[dict[str, object]]:
+    return [json.loads(path.read_bytes()) for path in sorted((folder / "store" / "runs").glob("*/run.json"))]
+
+
+def running(folder: Path) -> list[int]:
+    """Processes that work in the folder."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        try:
+            if f"DISTILLERY_WORKDIR={folder / 'work'}".encode() in path.read_bytes():
+                found.append(int(path.parent.name))
+        except OSError:
+            continue
+    return found
+
+
+def wait_for(condition: object, seconds: float = 120) -> None:
+    assert callable(condition)
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def test_online_run_and_again(desk: Path, tmp_path: Path) -> None:
+    shown = distil(desk, tmp_path, "online.yaml", "--data", str(desk / "test.npz"))
+    assert [line.split()[0] for line in shown.splitlines()[:5]] == ["1/5", "2/5", "3/5", "4/5", "5/5"]
+    assert "30 images: test set" in shown
+    assert "Executing task" not in shown
+    (student,) = (tmp_path / "store" / "students").iterdir()
+    assert {"bundle.json", "weights.safetensors"} <= {path.name for path in student.iterdir()}
+    (record,) = records(tmp_path)
+    assert record["results"]["student"] == f"students/{student.name}"  # type: ignore[index]
+    assert record["parameters"]["run_recipe_uri"] == str(desk / "online.yaml")  # type: ignore[index]
+    assert record["provenance"]["config"]["synthesis"]["rounds"] == 3  # type: ignore[index]
+    assert list((tmp_path / "work").glob("logs/*.log"))
+
+    again = distil(desk, tmp_path, "online.yaml", "--data", str(desk / "test.npz"))
+    assert student.name in again
+    assert [path.name for path in (tmp_path / "store" / "students").iterdir()] == [student.name]
+    newest = max((tmp_path / "work" / "logs").iterdir(), key=lambda path: path.stat().st_mtime)
+    assert "distill_online was done before" in newest.read_text()
+
+
+def test_offline_run_without_test_images(desk: Path, tmp_path: Path) -> None:
+    shown = distil(desk, tmp_path, "offline.yaml", "--set", "student.stages.0.epochs=1")
+    assert [line.split()[0] for line in shown.splitlines()[:7]] == [f"{step}/7" for step in range(1, 8)]
+    assert "agreement only" in shown
+    (record,) = records(tmp_path)
+    assert record["pipeline"] == "generative_distillation"
+    assert record["parameters"]["run_overrides"] == {"student.stages.0.epochs": 1}  # type: ignore[index]
+    assert Path(record["results"]["dataset"]["uri"], "manifest.json").is_file()  # type: ignore[index]
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_stopped_run_waits_for_its_step_and_says_how_to_go_on(number: int, code: int, desk: Path, tmp_path: Path) -> None:
+    command = arguments(desk, tmp_path, "online.yaml", "--set", "synthesis.rounds=100000")
+    run = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT)
+    wait_for(lambda: list((tmp_path / "store").glob("checkpoints/distill_online/*/latest.json")))
+    run.send_signal(number)
+    _, said = run.communicate(timeout=120)
+    assert run.returncode == code
+    assert said.splitlines()[-1] == "distillery: stopped; the same command goes on from the last checkpoint."
+    assert "Traceback" not in said
+    assert running(tmp_path) == []
+
+
+def test_killed_run_leaves_no_step_behind(desk: Path, tmp_path: Path) -> None:
+    command = arguments(desk, tmp_path, "online.yaml", "--set", "synthesis.rounds=100000")
+    run = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=ENVIRONMENT)
+    wait_for(lambda: list((tmp_path / "store").glob("checkpoints/distill_online/*/latest.json")))
+    run.kill()
+    run.wait()
+    wait_for(lambda: running(tmp_path) == [])

@@ -1,0 +1,147 @@
+"""The online loop: what the student was trained on is the set, whatever the feed and whatever a round returns."""
+
+import logging
+from typing import Any
+
+import pytest
+import torch
+
+from distillery.data.store import SetHeader, SyntheticSet
+from distillery.engine.fit import StudentTrainer
+from distillery.engine.online import OnlineConfig, OnlineDistillation
+from distillery.engine.recorded import RecordedPool
+from distillery.engine.selection import Selection
+from distillery.engine.session import Session
+from distillery.errors import ConfigError, StoreError
+from distillery.provenance import Provenance
+from distillery.storage import FolderStore
+from distillery.students.plan import StageConfig
+from distillery.types import Classifier
+from fakes import CPU, SPEC, FakeSynthesizer, plain_student
+
+HEADER = SetHeader(shape=SPEC.shape, num_classes=4, teacher_sha256="a" * 64, provenance=Provenance(code_version="test"))
+STAGE = StageConfig(objective={"name": "kd", "temperature": 4}, epochs=4, steps_per_epoch=2, batch=16)
+
+
+def loop_of(
+    teacher: Classifier, store: FolderStore, session: Session, feed: str = "pool", rounds: int = 6, holdout: float = 0.25, **fake: Any
+) -> OnlineDistillation:
+    trainer = StudentTrainer((STAGE,), teacher, plain_student(), CPU, seed=3)
+    pool = RecordedPool(store, HEADER, teacher, holdout, seed=3)
+    config = OnlineConfig(rounds=rounds, student_steps_per_round=2, feed=feed)
+    synthesizer = FakeSynthesizer(teacher, **{"warmup": 2, **fake})
+
+    def validate(student: Classifier) -> dict[str, float]:
+        with torch.no_grad():
+            agreed = student(pool.held_out.images.float() / 255).argmax(1) == pool.held_out_logits().argmax(1)
+        return {"agreement": float(agreed.float().mean())}
+
+    return OnlineDistillation(config, synthesizer, trainer, pool, Selection(session.checkpoints.store), session, validate)
+
+
+def test_the_published_set_is_the_pool_as_trained_on(teacher: Classifier, store: FolderStore, session: Session) -> None:
+    loop = loop_of(teacher, store, session)
+    numbers = loop.run()
+    made = SyntheticSet.open(loop.pool.publish().uri)
+    train, held_out = made.load("train"), made.load("holdout")
+    assert torch.equal(train.images, loop.pool.train.images)
+    assert torch.equal(held_out.images, loop.pool.held_out.images)
+    assert torch.equal(held_out.teacher_logits, loop.pool.held_out_logits())
+    assert len(train.images) + len(held_out.images) == 6 * 24
+    assert len(held_out.images) == 36
+    assert len(made.entries("train")) == 6
+    assert numbers["synthesis/pool"] == len(train.images)
+    with torch.no_grad():
+        assert torch.allclose(teacher(train.images.float() / 255), train.teacher_logits, atol=1e-5)
+
+
+def test_the_student_waits_for_warm_up_and_its_schedule_with_it(teacher: Classifier, store: FolderStore, session: Session) -> None:
+    loop = loop_of(teacher, store, session)
+    loop.run()
+    rates = [numbers.get("student/rate") for numbers in session.history]
+    assert rates[:2] == [None, None]
+    assert rates[2] == 0.1
+    assert loop.trainer.steps == 8
+    assert loop.trainer.epochs == 4
+    assert [("holdout/agreement" in numbers) for numbers in session.history] == [False] * 2 + [True] * 4
+
+
+@pytest.mark.parametrize("feed", ["pool", "round", "fresh"])
+def test_feed_decides_what_the_student_sees(teacher: Classifier, store: FolderStore, session: Session, feed: str) -> None:
+    loop = loop_of(teacher, store, session, feed)
+    seen: list[torch.Tensor] = []
+    original = loop.trainer._step
+    loop.trainer._step = lambda batch, stage: (seen.append(batch.images), original(batch, stage))[1]  # type: ignore[method-assign]
+    loop.run()
+    pool = {image.numpy().tobytes() for image in loop.pool.train.images}
+    last = {image.numpy().tobytes() for image in loop.pool.last_round.images}
+    held_out = {image.numpy().tobytes() for image in loop.pool.held_out.images}
+    images = [(batch * 255).round().to(torch.uint8) for batch in seen]
+    in_last = {image.numpy().tobytes() for batch in images[-2:] for image in batch}
+    assert len(images) == 8
+    assert not in_last & held_out
+    assert bool(in_last <= pool) == (feed != "fresh")
+    assert bool(in_last <= last) == (feed == "round")
+    assert loop.synthesizer.made == (8 * 16 if feed == "fresh" else 0)
+
+
+@pytest.mark.parametrize("feed", ["pool", "round", "fresh"])
+def test_a_method_whose_rounds_return_no_images_is_asked_for_some(
+    teacher: Classifier, store: FolderStore, session: Session, feed: str
+) -> None:
+    loop = loop_of(teacher, store, session, feed, returns_images=False)
+    loop.run()
+    assert loop.trainer.steps == 8
+    made = SyntheticSet.open(loop.pool.publish().uri)
+    assert made.manifest.images + made.manifest.holdout == 4 * STAGE.batch
+
+
+@pytest.mark.parametrize("feed", ["pool", "round", "fresh"])
+@pytest.mark.parametrize("every", [1, 2])
+def test_resumed_is_bit_equal(teacher: Classifier, store: FolderStore, session: Session, feed: str, every: int) -> None:
+    class Stop(Exception):
+        pass
+
+    alone = loop_of(teacher, store.below("alone"), Session(session.checkpoints, session.progress), feed)
+    alone.session.checkpoints = type(session.checkpoints)(store.below("other"))
+    expected = alone.run()
+
+    session.every = every
+    killed = loop_of(teacher, store.below("set"), session, feed)
+    original = killed.synthesizer.advance
+
+    def advance(student: Classifier | None) -> Any:
+        if killed.session.done == 4:
+            raise Stop
+        return original(student)
+
+    killed.synthesizer.advance = advance  # type: ignore[method-assign]
+    with pytest.raises(Stop):
+        killed.run()
+    resumed = loop_of(teacher, store.below("set"), Session(session.checkpoints, session.progress, every=every), feed)
+    assert resumed.run() == expected
+    assert resumed.pool.publish().sha256 == alone.pool.publish().sha256
+    for name, value in alone.trainer.student.state_dict().items():
+        assert torch.equal(value, resumed.trainer.student.state_dict()[name])
+    assert (resumed.selection.best_epoch, resumed.selection.best_score) == (alone.selection.best_epoch, alone.selection.best_score)
+
+
+def test_a_damaged_shard_stops_a_resume(teacher: Classifier, store: FolderStore, session: Session) -> None:
+    loop_of(teacher, store, session).run()
+    key = store.list("shards")[0]
+    store.write(key, store.read(key)[:-1])
+    with pytest.raises(StoreError, match="is damaged"):
+        loop_of(teacher, store, Session(session.checkpoints, session.progress)).run()
+
+
+def test_warm_up_longer_than_the_run_is_refused(teacher: Classifier, store: FolderStore, session: Session) -> None:
+    with pytest.raises(ConfigError, match="rounds = 2 ended before the student could train"):
+        loop_of(teacher, store, session, rounds=2).run()
+
+
+def test_a_plan_that_the_rounds_do_not_fill_is_told(
+    teacher: Classifier, store: FolderStore, session: Session, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        loop_of(teacher, store, session, rounds=4).run()
+    assert "plan has 4 epochs, but the rounds made 2" in caplog.text

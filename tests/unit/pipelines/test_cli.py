@@ -1,0 +1,97 @@
+"""The command: what answers at once imports nothing heavy, and wrong use is one line."""
+
+import io
+import json
+import subprocess
+import sys
+
+import pytest
+from rich.console import Console
+
+from distillery.recipes.loader import recipe_names
+from distillery_kfp.pipelines import cli, display, listing
+
+PROBE = """
+import json, resource, sys
+from distillery_kfp.pipelines import cli
+sys.argv = ["distillery", *json.loads(sys.argv[1])]
+try:
+    cli.main()
+except SystemExit as end:
+    assert not end.code, end.code
+used = resource.getrusage(resource.RUSAGE_SELF)
+heavy = [name for name in ("torch", "kfp", "mlflow", "numpy", "safetensors") if name in sys.modules]
+print(json.dumps([heavy, used.ru_utime + used.ru_stime]), file=sys.stderr)
+"""
+
+
+@pytest.mark.parametrize("words", [["--help"], ["run", "--help"], ["recipes"], ["recipes", "fast_dfkd/digits"], ["methods"]], ids=" ".join)
+def test_answers_at_once(words: list[str]) -> None:
+    done = subprocess.run([sys.executable, "-c", PROBE, json.dumps(words)], capture_output=True, text=True, check=True)
+    heavy, seconds = json.loads(done.stderr.splitlines()[-1])
+    assert heavy == []
+    assert seconds < 0.5 * 2, "half a second, doubled for machines that are busy with other tests"
+
+
+def shown(function: object, *more: str) -> str:
+    console = Console(width=200, record=True, file=io.StringIO())
+    assert callable(function)
+    function(console, *more)
+    return console.export_text()
+
+
+def test_recipes_lists_all_with_what_they_cost() -> None:
+    text = shown(listing.show_recipes)
+    assert all(name in text for name in recipe_names())
+    assert any("fast_dfkd/digits " in line and "WRN-16-2" in line and "10,240" in line and "1,400" in line for line in text.splitlines())
+
+
+def test_recipe_shows_its_values_and_its_pipeline() -> None:
+    text = shown(listing.show_recipe, "ls_gdfd/digits")
+    assert "generative_distillation" in text
+    assert "method: ls_gdfd" in text
+
+
+def test_methods_lists_all() -> None:
+    text = shown(listing.show_methods)
+    assert "fast_dfkd" in text
+    assert "BatchNorm2d" in text
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["recipes", "fast_dfkd/digit"], "did you mean 'fast_dfkd/digits'"),
+        (["run", "fast_dfkd/digits", "--teacher", "t", "--set", "seed"], "write section.key=value"),
+        (
+            ["import-teacher", "w", "--architecture", "a", "--shape", "3,32", "--mean", "0", "--std", "1", "--classes", "2", "--out", "o"],
+            "--shape",
+        ),
+        (
+            ["import-teacher", "w", "--architecture", "a", "--shape", "1,8,8", "--mean", "x", "--std", "1", "--classes", "2", "--out", "o"],
+            "--mean",
+        ),
+    ],
+)
+def test_wrong_use_is_one_line(words: list[str], said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "argv", ["distillery", *words])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert end.value.code == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert said in err
+    assert err.startswith("distillery: ")
+    assert len(err.splitlines()) == 1
+
+
+def test_unknown_option_exits_2(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["distillery", "run", "--colour"])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert end.value.code == 2
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(4.23, "4.2 s"), (185, "3 min 05 s"), (7800, "2 h 10 min")])
+def test_duration(seconds: float, text: str) -> None:
+    assert display.duration(seconds) == text

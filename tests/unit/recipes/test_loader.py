@@ -1,0 +1,178 @@
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from distillery.errors import ConfigError, MissingResourceError
+from distillery.recipes.loader import (
+    apply_overrides,
+    list_recipes,
+    load_document,
+    load_recipe,
+    parse_assignments,
+    recipe_name,
+    recipe_names,
+)
+
+OWN = """
+extends: fast_dfkd/digits
+synthesis:
+  rounds: 12
+  config: {steps: 2, reset: off}
+"""
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Path:
+    path = tmp_path / "mine.yaml"
+    path.write_text(OWN)
+    return path
+
+
+def test_names_are_unique_sorted_and_hide_the_bases() -> None:
+    names = recipe_names()
+    assert names == sorted(set(names))
+    assert "fast_dfkd/digits" in names
+    assert not [name for name in names if name.startswith("_")]
+
+
+def test_a_base_is_not_a_recipe() -> None:
+    with pytest.raises(ConfigError, match="no recipe '_base/fast_dfkd-cifar'"):
+        load_document("_base/fast_dfkd-cifar")
+
+
+def test_listing_carries_method_and_about_of_the_bases() -> None:
+    listing = {row.name: row for row in list_recipes()}["fast_dfkd/cifar10-wrn40_2-wrn16_1-k5"]
+    assert listing.method == "fast_dfkd"
+    assert listing.about["paper"] == "arXiv:2112.07327 (AAAI 2022)"
+    assert listing.about["images"] == 56320
+
+
+def test_listing_imports_neither_torch_nor_a_config_class() -> None:
+    code = "import sys; from distillery.recipes.loader import list_recipes; list_recipes(); print(*sorted(sys.modules))"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert "yaml" in loaded
+    assert not {"torch", "kfp", "mlflow", "pydantic", "distillery.methods.fast_dfkd"} & set(loaded)
+
+
+def test_extends_merges_deeply(own: Path) -> None:
+    recipe = load_recipe(str(own))
+    assert recipe.synthesis.rounds == 12
+    assert recipe.synthesis.config["steps"] == 2
+    assert recipe.synthesis.config["label_weight"] == 4.0
+    assert recipe.student.architecture.arguments == {"base_width": 16}
+
+
+def test_off_is_a_word_and_not_false(own: Path) -> None:
+    assert load_recipe(str(own)).synthesis.config["reset"] == "off"
+    assert parse_assignments(["a.b=off", "c=true", "d=1"]) == {"a.b": "off", "c": True, "d": 1}
+
+
+def test_a_file_may_extend_another_beside_it(own: Path) -> None:
+    second = own.with_name("second.yaml")
+    second.write_text("extends: mine.yaml\nsynthesis: {rounds: 13}\n")
+    recipe = load_recipe(str(second))
+    assert (recipe.synthesis.rounds, recipe.synthesis.config["steps"]) == (13, 2)
+
+
+def test_a_number_as_key_changes_one_element_of_a_list(own: Path) -> None:
+    own.write_text("extends: fast_dfkd/digits\nstudent: {stages: {0: {batch: 32}}}\n")
+    stage = load_recipe(str(own)).student.stages[0]
+    assert (stage.batch, stage.optimizer.rate) == (32, 0.1)
+
+
+def test_file_uri(own: Path) -> None:
+    assert load_recipe(own.as_uri()).synthesis.rounds == 12
+
+
+def test_the_name_of_a_file_is_its_stem() -> None:
+    assert recipe_name("/somewhere/private/mine.yaml") == "mine"
+    assert recipe_name("fast_dfkd/digits") == "fast_dfkd/digits"
+
+
+def test_bases_stay_as_they_are(own: Path) -> None:
+    before = load_document("fast_dfkd/digits")
+    load_recipe(str(own), {"student.stages.0.epochs": 3})
+    assert load_document("fast_dfkd/digits") == before
+
+
+def test_circle(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("extends: b.yaml")
+    (tmp_path / "b.yaml").write_text("extends: a.yaml")
+    with pytest.raises(ConfigError, match="circle.*a.yaml -> .*b.yaml -> .*a.yaml"):
+        load_document(str(tmp_path / "a.yaml"))
+
+
+def test_overrides_reach_elements_of_lists_and_leave_the_document() -> None:
+    document: dict[str, Any] = {"student": {"stages": [{"epochs": 3}, {"epochs": 4}]}}
+    changed = apply_overrides(document, {"student.stages.1.epochs": 9, "set": {"size": 5}})
+    assert changed == {"student": {"stages": [{"epochs": 3}, {"epochs": 9}]}, "set": {"size": 5}}
+    assert document == {"student": {"stages": [{"epochs": 3}, {"epochs": 4}]}}
+
+
+def test_an_element_may_be_a_list_or_a_value() -> None:
+    assert apply_overrides({"a": [[1, 2], 3]}, {"a.0.1": 5, "a.1": 6}) == {"a": [[1, 5], 6]}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"student.stages.1.epochs": 3}, "student.stages.1 does not exist: student.stages is a list of 1"),
+        ({"student.stages.-1.epochs": 3}, "does not exist"),
+        ({"synthesis.rounds.x": 3}, "synthesis.rounds = 80 is a plain value"),
+        ({"studnet.x": 3}, "'studnet'; allowed here: .*did you mean 'student'"),
+        ({"synthesis.config.stps": 3}, "'synthesis.config.stps'; allowed here: .*did you mean 'steps'"),
+        ({"synthesis.config.augment.flp": 3}, "'synthesis.config.augment.flp'; .*did you mean 'flip'"),
+        ({"student.stages.0.epocs": 3}, "'student.stages.0.epocs'; .*did you mean 'epochs'"),
+        ({"student.stages.0.objective.temperatur": 3}, "did you mean 'temperature'"),
+        ({"student.architecture.name": "resnet_18"}, "no architecture 'resnet_18'.*did you mean 'resnet18'"),
+        ({"synthesis.method": "fast_dkfd"}, "no method 'fast_dkfd'.*did you mean 'fast_dfkd'"),
+        ({"synthesis.rounds": "many"}, "synthesis.rounds = 'many' is not allowed"),
+        ({"synthesis.config.steps": 1.5}, r"synthesis.config.steps = 1.5 is not allowed"),
+        ({"set": 3}, "set = 3 is not allowed"),
+        ({"set.holdout": 0.9}, "set.holdout = 0.9 is not allowed"),
+        ({"synthesis.rounds": 10}, "synthesis.rounds = 10 is not allowed: FastDFKD warms up for 10 rounds"),
+        ({"synthesis.student_steps_per_round": 0}, "synthesis.student_steps_per_round is missing"),
+    ],
+)
+def test_what_is_wrong_is_one_sentence(overrides: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
+        load_recipe("fast_dfkd/digits", overrides)
+    assert "\n" not in str(caught.value)
+
+
+def test_whole_floats_are_the_same_configuration() -> None:
+    with_floats = load_recipe("fast_dfkd/digits", {"synthesis.rounds": 80.0, "synthesis.config.steps": 5.0})
+    assert with_floats.digest() == load_recipe("fast_dfkd/digits").digest()
+
+
+@pytest.mark.parametrize("name", ["fast_dfkd/digit", "fast_dkfd/digits"])
+def test_unknown_recipe_names_the_nearest(name: str) -> None:
+    with pytest.raises(ConfigError, match=f"no recipe '{name}'.*did you mean 'fast_dfkd/digits'"):
+        load_document(name)
+
+
+def test_unreadable_files(tmp_path: Path) -> None:
+    with pytest.raises(MissingResourceError, match="no recipe file"):
+        load_document(str(tmp_path / "none.yaml"))
+    for text, message in (
+        ("a: b: c", r"not YAML \(line 1\)"),
+        ("- 1", "no mapping"),
+        ("extends: [a]", "extends = "),
+        (b"\xff", "not YAML"),
+    ):
+        (tmp_path / "bad.yaml").write_bytes(text if isinstance(text, bytes) else text.encode())
+        with pytest.raises(ConfigError, match=message):
+            load_document(str(tmp_path / "bad.yaml"))
+
+
+@pytest.mark.parametrize("text", ["synthesis.rounds", "=3", "a=[1"])
+def test_bad_assignments(text: str) -> None:
+    with pytest.raises(ConfigError, match="--set"):
+        parse_assignments([text])
+
+
+def test_a_text_with_an_equals_sign_stays_whole() -> None:
+    assert parse_assignments(["about.title=a=b"]) == {"about.title": "a=b"}

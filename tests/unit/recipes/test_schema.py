@@ -1,0 +1,96 @@
+from typing import Any
+
+import pytest
+
+from distillery.config import Config
+from distillery.errors import ConfigError
+from distillery.recipes.cost import Cost, estimate_cost
+from distillery.recipes.loader import load_recipe
+from distillery.recipes.schema import SECTIONS, Section
+
+COMMON = {"recipe": "r", "seed": 3.0, "code_version": "c", "teacher_sha256": "t"}
+
+
+def test_feed_is_the_catalogs_unless_the_recipe_says_other() -> None:
+    assert load_recipe("fast_dfkd/digits", {"synthesis.feed": ""}).synthesis.feed == "pool"
+    assert load_recipe("fast_dfkd/digits", {"synthesis.feed": "round"}).synthesis.feed == "round"
+
+
+def test_method_settings_are_resolved_to_their_defaults() -> None:
+    config = load_recipe("fast_dfkd/digits", {"synthesis.config": {"steps": 3}}).synthesis.config
+    assert (config["steps"], config["reptile_scale"]) == (3, 67.0)
+
+
+def test_defaults_spelled_out_are_the_same_recipe() -> None:
+    assert load_recipe("fast_dfkd/digits", {"synthesis.config.reptile_scale": 67}).digest() == load_recipe("fast_dfkd/digits").digest()
+
+
+@pytest.mark.parametrize("name", ["fast_dfkd/digits", "ls_gdfd/digits"])
+def test_pipeline_follows_the_coupling(name: str) -> None:
+    assert load_recipe(name).pipeline == {"f": "online_distillation", "l": "generative_distillation"}[name[0]]
+
+
+@pytest.mark.parametrize("cls", dict.fromkeys(cls for sections in SECTIONS.values() for cls in sections.values()))
+def test_a_section_survives_json_and_floats(cls: type[Section]) -> None:
+    recipe = load_recipe("fast_dfkd/digits")
+    parts: dict[str, Any] = {
+        "method": "fast_dfkd",
+        "method_config": recipe.synthesis.config,
+        "rounds": 3,
+        "student_steps_per_round": 2,
+        "feed": "pool",
+        "holdout": 0.0,
+        **{name: getattr(recipe, name) for name in ("student", "set", "evaluation", "registration")},
+    }
+    section = cls.parse({**COMMON, **{name: value for name, value in parts.items() if name in cls.model_fields}})
+    crossed = _as_kubeflow_hands_it_over(section.to_json())
+    assert cls.parse(crossed).digest() == section.digest()
+    assert section.seed == 3
+
+
+def _as_kubeflow_hands_it_over(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _as_kubeflow_hands_it_over(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_as_kubeflow_hands_it_over(item) for item in value]
+    assert value is not None
+    return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def test_seeds_end_below_2_to_the_53() -> None:
+    Section.parse({**COMMON, "seed": 2**53 - 1})
+    with pytest.raises(ConfigError, match="seed"):
+        Section.parse({**COMMON, "seed": 2**53})
+
+
+def test_sections_hold_neither_run_nor_place_nor_time() -> None:
+    forbidden = {"run", "run_id", "path", "uri", "time", "host", "image", "teacher_uri", "device", "threads", "workdir", "store"}
+    for sections in SECTIONS.values():
+        for cls in sections.values():
+            assert issubclass(cls, Section)
+            assert not forbidden & _field_names(cls)
+
+
+def _field_names(cls: type[Config]) -> set[str]:
+    nested = [field.annotation for field in cls.model_fields.values()]
+    below = [_field_names(kind) for kind in nested if isinstance(kind, type) and issubclass(kind, Config)]
+    return set(cls.model_fields).union(*below)
+
+
+def test_cost_online_leaves_out_the_warm_up() -> None:
+    overrides = {"synthesis.rounds": 12, "synthesis.config.warmup": 4, "synthesis.config.batch": 10, "synthesis.student_steps_per_round": 7}
+    assert estimate_cost(load_recipe("fast_dfkd/digits", overrides)) == Cost(images=120, student_steps=56)
+
+
+def test_cost_offline_counts_passes_over_the_training_part() -> None:
+    overrides = {"set.size": 1000, "set.holdout": 0.1, "student.stages.0.epochs": 3, "student.stages.0.batch": 100}
+    assert estimate_cost(load_recipe("ls_gdfd/digits", overrides)) == Cost(images=1000, student_steps=27)
+    overrides["student.stages.0.steps_per_epoch"] = 5
+    assert estimate_cost(load_recipe("ls_gdfd/digits", overrides)) == Cost(images=1000, student_steps=15)
+
+
+def test_an_online_epoch_without_a_length_is_a_rounds_steps() -> None:
+    overrides = {"synthesis.student_steps_per_round": 9, "student.stages.0.steps_per_epoch": 0}
+    assert load_recipe("fast_dfkd/digits", overrides).student.stages[0].steps_per_epoch == 9
+    assert load_recipe("fast_dfkd/digits", {"student.stages.0.steps_per_epoch": 4}).student.stages[0].steps_per_epoch == 4
+    assert load_recipe("ls_gdfd/digits").student.stages[0].steps_per_epoch == 0

@@ -1,0 +1,185 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from distillery.data.store import SetHeader, SetWriter, read_reference, write_reference
+from distillery.errors import CheckpointMismatchError, ConfigError, StoreError
+from distillery.evaluation.report import load_report
+from distillery.models.bundle import load_classifier, read_bundle, save_classifier
+from distillery.models.catalog import Architecture, build_network
+from distillery.provenance import Provenance
+from distillery.seeding import seeded
+from distillery.steps.evaluate import confusion_of, evaluate_bundles, run
+from distillery.storage import open_store
+from distillery.types import Classifier, ImageSpec
+
+PROVENANCE = Provenance(code_version="1")
+SETTINGS = {"batch": 16, "timing": {"batches": [1, 2], "warmup": 1, "repeats": 3}}
+
+
+@pytest.fixture(autouse=True)
+def _workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DISTILLERY_WORKDIR", str(tmp_path / "work"))
+    monkeypatch.setenv("DISTILLERY_STORE", str(tmp_path / "store"))
+    monkeypatch.setenv("DISTILLERY_DEVICE", "cpu")
+
+
+def make_bundle(folder: Path, name: str, classes: int = 4, size: int = 16) -> str:
+    spec = ImageSpec(channels=1, height=size, width=size, mean=(0.3,), std=(0.4,))
+    architecture = Architecture(name=name)
+    with seeded(1, name):
+        network = build_network(architecture, spec, classes)
+    return save_classifier(folder, Classifier(network, spec, tuple(f"class {i}" for i in range(classes))), architecture, PROVENANCE)
+
+
+def make_images(n: int, seed: int = 0, size: int = 16) -> torch.Tensor:
+    return torch.randint(0, 256, (n, 1, size, size), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
+
+
+def make_set(folder: Path, store: Path, teacher_sha256: str, holdout: int) -> None:
+    header = SetHeader(shape=(1, 16, 16), num_classes=4, teacher_sha256=teacher_sha256, provenance=PROVENANCE)
+    writer = SetWriter(open_store(str(store)), header)
+    writer.append(make_images(9, 1), None, torch.zeros(9, 4))
+    if holdout:
+        writer.append(make_images(holdout, 2), None, torch.zeros(holdout, 4), "holdout")
+    write_reference(folder, writer.publish())
+
+
+def make_data(path: Path, n: int = 20, classes: int = 4, size: int = 16) -> str:
+    labels = np.arange(n) % classes
+    np.savez(path, images=make_images(n, 3, size).numpy(), labels=labels)
+    return str(path)
+
+
+class Bench:
+    """A teacher, a student, a set and a way to evaluate them."""
+
+    def __init__(self, root: Path, holdout: int = 5) -> None:
+        self.root = root
+        self.teacher_sha256 = make_bundle(root / "teacher", "wrn_16_1")
+        self.student_sha256 = make_bundle(root / "student", "resnet8")
+        make_set(root / "set", root / "store" / "set", self.teacher_sha256, holdout)
+
+    def run(self, data: str = "", **changes: Any) -> dict[str, float]:
+        common = {"recipe": "test", "seed": 0.0, "code_version": "1", "teacher_sha256": self.teacher_sha256}
+        section = {**common, "evaluation": SETTINGS, **changes}
+        return run(section, str(self.root / "teacher"), self.root / "student", self.root / "set", data, self.root / "report.json")
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    return Bench(tmp_path)
+
+
+def test_a_test_set_gives_accuracy_of_both(bench: Bench, tmp_path: Path) -> None:
+    metrics = bench.run(make_data(tmp_path / "test.npz"))
+    report = load_report(tmp_path / "report.json")
+    assert report.source == "test set"
+    assert (report.teacher.name, report.student.name) == ("wrn_16_1", "resnet8")
+    assert (report.teacher.sha256, report.student.sha256) == (bench.teacher_sha256, bench.student_sha256)
+    assert report.student.cost.weights_bytes == (tmp_path / "student" / "weights.safetensors").stat().st_size
+    for role in ("teacher", "student"):
+        logits = load_classifier(tmp_path / role).eval()(make_images(20, 3).float() / 255)
+        assert metrics[f"{role}/correct"] == int((logits.argmax(1) == torch.arange(20) % 4).sum())
+        assert metrics[f"{role}/total"] == 20
+
+
+def test_the_confusion_matrix_is_the_students(bench: Bench, tmp_path: Path) -> None:
+    metrics = bench.run(make_data(tmp_path / "test.npz"))
+    found = confusion_of(tmp_path / "report.json")
+    assert found is not None
+    names, matrix = found
+    assert names == [f"class {i}" for i in range(4)]
+    assert [sum(row) for row in matrix] == [5, 5, 5, 5]
+    assert sum(matrix[k][k] for k in range(4)) == metrics["student/correct"]
+
+
+def test_without_a_test_set_the_held_out_images_count(bench: Bench, tmp_path: Path) -> None:
+    metrics = bench.run()
+    report = load_report(tmp_path / "report.json")
+    assert report.source == "held-out synthetic"
+    images = make_images(5, 2).float() / 255
+    answers = [load_classifier(tmp_path / role).eval()(images).argmax(1) for role in ("teacher", "student")]
+    assert metrics["agreement"] * 5 == pytest.approx(int((answers[0] == answers[1]).sum()))
+    assert "student/top1" not in metrics
+    assert confusion_of(tmp_path / "report.json") is None
+
+
+def test_a_set_without_holdout_is_said_to_be_what_was_trained_on(tmp_path: Path) -> None:
+    assert Bench(tmp_path, holdout=0).run()["images"] == 9
+    assert load_report(tmp_path / "report.json").source == "training synthetic"
+
+
+def test_a_test_set_needs_no_synthetic_set(bench: Bench, tmp_path: Path) -> None:
+    (tmp_path / "set").rename(tmp_path / "gone")
+    assert bench.run(make_data(tmp_path / "test.npz"))["images"] == 20
+
+
+def test_inputs_stand_in_the_provenance(bench: Bench, tmp_path: Path) -> None:
+    bench.run(make_data(tmp_path / "test.npz"))
+    inputs = json.loads((tmp_path / "report.json").read_text())["provenance"]["inputs"]
+    assert inputs["teacher"] == bench.teacher_sha256
+    assert inputs["student"] == bench.student_sha256
+    assert len(inputs["eval_data"]) == 64
+    bench.run()
+    inputs = json.loads((tmp_path / "report.json").read_text())["provenance"]["inputs"]
+    assert inputs["set"] == read_reference(tmp_path / "set").sha256
+
+
+def test_it_is_measured_anew_each_time(bench: Bench, tmp_path: Path) -> None:
+    bench.run()
+    (tmp_path / "report.json").unlink()
+    bench.run()
+    assert (tmp_path / "report.json").exists()
+
+
+def test_data_of_another_size_is_refused(bench: Bench, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="1 x 8 x 8"):
+        bench.run(make_data(tmp_path / "small.npz", size=8))
+    assert not (tmp_path / "report.json").exists()
+
+
+def test_labels_of_other_classes_are_refused(bench: Bench, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="label 4"):
+        bench.run(make_data(tmp_path / "test.npz", classes=5))
+
+
+@pytest.mark.parametrize(("change", "sentence"), [({"classes": 3}, "has 3 classes"), ({"size": 32}, "expects images")])
+def test_a_student_of_another_teacher_is_refused(bench: Bench, tmp_path: Path, change: dict[str, int], sentence: str) -> None:
+    make_bundle(tmp_path / "student", "resnet8", **change)
+    with pytest.raises(ConfigError, match=sentence):
+        bench.run()
+
+
+def test_another_teacher_than_planned_is_refused(bench: Bench, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointMismatchError, match="teacher"):
+        bench.run(make_data(tmp_path / "test.npz"), teacher_sha256="0" * 64)
+
+
+def test_a_set_of_another_teacher_is_refused(bench: Bench, tmp_path: Path) -> None:
+    make_set(tmp_path / "set", tmp_path / "store" / "other", "1" * 64, 5)
+    with pytest.raises(CheckpointMismatchError):
+        bench.run()
+
+
+def test_a_damaged_holdout_shard_is_an_error(bench: Bench, tmp_path: Path) -> None:
+    for shard in (tmp_path / "store" / "set" / "shards").iterdir():
+        shard.write_bytes(shard.read_bytes()[:-1] + b"\xff")
+    with pytest.raises(StoreError, match="damaged"):
+        bench.run()
+
+
+def test_two_bundles_can_be_compared_without_a_pipeline(bench: Bench, tmp_path: Path) -> None:
+    metrics = bench.run(data := make_data(tmp_path / "test.npz"))
+    report = evaluate_bundles(tmp_path / "teacher", tmp_path / "student", data)
+    assert report.student.accuracy.correct == metrics["student/correct"]
+    assert report.teacher.sha256 == read_bundle(tmp_path / "teacher")[1]
+
+
+def test_bundles_without_data_are_refused(bench: Bench, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="No labelled images"):
+        evaluate_bundles(tmp_path / "teacher", tmp_path / "student", "")

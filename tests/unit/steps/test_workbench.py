@@ -1,0 +1,124 @@
+"""The bench of every step: keys, finished work, sentences of failures, signals."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from distillery.errors import ConfigError, StoreError
+from distillery.recipes.schema import Section
+from distillery.steps.workbench import reporting, workbench
+
+SECTION = Section(recipe="r", seed=1, code_version="c", teacher_sha256="t", precision="float32")
+INPUTS = {"teacher": "t"}
+
+
+@pytest.fixture(autouse=True)
+def _workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DISTILLERY_WORKDIR", str(tmp_path / "work"))
+    monkeypatch.setenv("DISTILLERY_STORE", str(tmp_path / "store"))
+    monkeypatch.setenv("DISTILLERY_DEVICE", "cpu")
+
+
+def key_of(section: Section = SECTION, inputs: dict[str, str] = INPUTS, step: str = "materialize") -> str:
+    with workbench(step, section, inputs) as bench:
+        return bench.key
+
+
+def test_the_key_names_the_work() -> None:
+    same = key_of()
+    others = [
+        key_of(SECTION.model_copy(update={"salt": "x"})),
+        key_of(SECTION.model_copy(update={"seed": 2})),
+        key_of(SECTION.model_copy(update={"precision": "bfloat16"})),
+        key_of(inputs={"teacher": "u"}),
+        key_of(step="train_student"),
+    ]
+    assert key_of() == same
+    assert len({same, *others}) == 6
+
+
+def test_auto_and_what_it_resolves_to_share_no_key_with_another_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    keys = []
+    for native in (False, True):
+        monkeypatch.setattr("distillery.runtime.has_native_bfloat16", lambda device, native=native: native)
+        keys.append(key_of(SECTION.model_copy(update={"precision": "auto"})))
+    assert keys[0] != keys[1]
+
+
+def test_finished_work_puts_its_outputs_in_place_again(tmp_path: Path) -> None:
+    made, again = tmp_path / "made", tmp_path / "again"
+    (made / "best").mkdir(parents=True)
+    (made / "a.json").write_text("{}")
+    (made / "best" / "b.bin").write_bytes(b"\0\1")
+    (tmp_path / "one").write_text("single")
+    with workbench("materialize", SECTION, INPUTS) as bench:
+        assert bench.finished({"set": again}) is None
+        assert bench.finish({"set": made, "file": tmp_path / "one"}, {"images": 3.0}) == {"images": 3.0}
+    with workbench("materialize", SECTION, INPUTS) as bench:
+        assert bench.finished({"set": again, "file": tmp_path / "two"}) == {"images": 3.0}
+        store = bench.checkpoints.store
+    assert (again / "best" / "b.bin").read_bytes() == b"\0\1"
+    assert (again / "a.json").read_text() == "{}"
+    assert (tmp_path / "two").read_text() == "single"
+    store.write("outputs/set/a.json", b"[]")
+    with pytest.raises(StoreError, match="missing or damaged"), workbench("materialize", SECTION, INPUTS) as bench:
+        bench.finished({"set": again})
+
+
+def test_a_failure_leaves_its_sentence_and_the_next_start_removes_it(tmp_path: Path) -> None:
+    path = tmp_path / "work" / "errors" / "materialize.json"
+
+    @reporting("materialize")
+    def fail() -> None:
+        raise ConfigError("size = 1 is not allowed: give 2.")
+
+    with pytest.raises(ConfigError):
+        fail()
+    assert json.loads(path.read_text()) == {"step": "materialize", "error": "ConfigError", "message": "size = 1 is not allowed: give 2."}
+    with reporting("materialize"):
+        assert not path.exists()
+
+
+def test_opening_a_bench_writes_nothing_into_the_store(tmp_path: Path) -> None:
+    key_of()
+    assert not (tmp_path / "store").exists()
+
+
+def test_environment_that_cannot_be_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DISTILLERY_THREADS", "many")
+    with pytest.raises(ConfigError, match="DISTILLERY_THREADS = 'many'"):
+        key_of()
+
+
+WAIT = """
+import sys, time
+from distillery.recipes.schema import Section
+from distillery.steps.workbench import workbench
+section = Section(recipe="r", seed=1, code_version="c", teacher_sha256="t", precision="float32")
+with workbench("materialize", section, {}):
+    sys.stdout.write("open\\n"); sys.stdout.flush()
+    time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_signals_end_a_step_with_their_status_and_without_a_traceback(number: int, status: int) -> None:
+    with subprocess.Popen([sys.executable, "-c", WAIT], env=dict(os.environ), stdout=subprocess.PIPE, stderr=subprocess.PIPE) as step:
+        assert step.stdout is not None
+        assert step.stderr is not None
+        assert step.stdout.readline() == b"open\n"
+        step.send_signal(number)
+        assert step.wait(timeout=30) == status
+        assert b"Traceback" not in step.stderr.read()
+
+
+def test_handlers_are_put_back() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with reporting("materialize"):
+        assert signal.getsignal(signal.SIGTERM) is not before
+    assert signal.getsignal(signal.SIGTERM) is before

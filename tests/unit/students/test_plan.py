@@ -1,0 +1,119 @@
+"""Plans: parsed down to the objective, scheduled by formula, hashed by value."""
+
+import math
+
+import pytest
+import torch
+from torch.nn import functional
+
+from distillery.errors import ConfigError
+from distillery.optim.schedules import ScheduleConfig, rate_at
+from distillery.seeding import stream
+from distillery.students.kd import KD, KDConfig
+from distillery.students.plan import OptimizerConfig, StageConfig, StudentConfig, build_optimizer, select_trained
+from distillery.types import Batch
+from fakes import plain_student, tiny_teacher
+
+
+def test_objective_is_parsed_so_that_equal_plans_hash_equal() -> None:
+    one = StageConfig.parse({"objective": {"name": "kd", "temperature": 4}})
+    other = StageConfig.parse({"objective": {"name": "kd", "temperature": 4.0, "soft": 1}})
+    assert one.objective == {"name": "kd", "temperature": 4.0, "soft": 1.0, "hard": 0.0}
+    assert one.digest() == other.digest()
+    assert StageConfig().objective["temperature"] == 20.0
+
+
+@pytest.mark.parametrize(
+    ("objective", "sentence"),
+    [
+        ({"name": "kdd"}, "no student objective 'kdd'"),
+        ({"name": "kd", "temprature": 2}, "did you mean 'temperature'"),
+        ({"name": "kd", "soft": 0}, "one of them must be above 0"),
+    ],
+)
+def test_a_wrong_objective_is_one_sentence(objective: dict[str, object], sentence: str) -> None:
+    with pytest.raises(ConfigError, match=sentence):
+        StudentConfig.parse({"architecture": {"name": "resnet8"}, "stages": [{"objective": objective}]})
+
+
+def test_a_plan_needs_a_stage_and_counts_its_epochs() -> None:
+    with pytest.raises(ConfigError, match="at least one stage"):
+        StudentConfig.parse({"architecture": {"name": "resnet8"}, "stages": []})
+    assert StudentConfig.parse({"architecture": {"name": "resnet8"}, "stages": [{"epochs": 2}, {"epochs": 3}]}).epochs == 5
+
+
+def test_zero_steps_is_one_pass() -> None:
+    assert StageConfig(batch=16).sized(100).steps_per_epoch == 6
+    assert StageConfig(batch=16).sized(5).steps_per_epoch == 1
+    assert StageConfig(batch=16, steps_per_epoch=9).sized(100).steps_per_epoch == 9
+
+
+def test_cosine_follows_its_formula_and_torch() -> None:
+    schedule = ScheduleConfig(name="cosine", minimum=2e-4)
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.2)
+    theirs = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=200, eta_min=2e-4)
+    for epoch in range(200):
+        assert rate_at(schedule, 0.2, epoch, 200) == pytest.approx(theirs.get_last_lr()[0], rel=1e-9)
+        optimizer.step()
+        theirs.step()
+    assert rate_at(schedule, 0.2, 100, 200) == pytest.approx((0.2 + 2e-4) / 2)
+    assert rate_at(schedule, 0.2, 500, 200) == pytest.approx(2e-4)
+    assert rate_at(ScheduleConfig(length=10), 1.0, 5, 200) == pytest.approx(0.5 * (1 + math.cos(math.pi / 2)))
+
+
+def test_step_and_constant() -> None:
+    schedule = ScheduleConfig(name="step", milestones=(2, 4), factor=0.1)
+    assert [rate_at(schedule, 1.0, epoch, 6) for epoch in range(6)] == pytest.approx([1, 1, 0.1, 0.1, 0.01, 0.01])
+    assert rate_at(ScheduleConfig(name="constant"), 0.3, 99, 100) == 0.3
+    with pytest.raises(ConfigError, match="ascending"):
+        ScheduleConfig.parse({"milestones": [4, 2]})
+
+
+def test_optimizers_are_what_the_config_says_and_not_fused_on_the_cpu() -> None:
+    parameters = list(plain_student().parameters())
+    sgd = build_optimizer(OptimizerConfig(rate=0.2, momentum=0.8, nesterov=True, weight_decay=0.01), parameters)
+    assert isinstance(sgd, torch.optim.SGD)
+    assert {name: sgd.defaults[name] for name in ("lr", "momentum", "nesterov", "weight_decay", "fused")} == {
+        "lr": 0.2,
+        "momentum": 0.8,
+        "nesterov": True,
+        "weight_decay": 0.01,
+        "fused": False,
+    }
+    adam = build_optimizer(OptimizerConfig(name="adam", betas=(0.5, 0.99)), parameters)
+    assert isinstance(adam, torch.optim.Adam)
+    assert (adam.defaults["betas"], adam.defaults["fused"]) == ((0.5, 0.99), False)
+
+
+def test_only_the_chosen_part_is_prepared() -> None:
+    student = plain_student()
+    chosen = select_trained(student, "network.1")
+    assert [parameter.shape for parameter in chosen] == [(6,), (6,)]
+    assert [name for name, module in student.named_modules() if module.training] == ["network.1"]
+    assert {name for name, value in student.named_parameters() if value.requires_grad} == {"network.1.weight", "network.1.bias"}
+    assert len(select_trained(student, "all")) == len(list(student.parameters()))
+    with pytest.raises(ConfigError, match="has no parameters"):
+        select_trained(student, "network.2")
+
+
+def test_kd_is_its_formula_and_weights_its_terms() -> None:
+    teacher, student = tiny_teacher(steps=2), plain_student().eval()
+    batch = Batch(torch.rand(6, 1, 8, 8, generator=stream(0, "x")), torch.tensor([0, 1, 2, 3, 0, 1]))
+    terms = KD(KDConfig(temperature=3.0, soft=2.0, hard=0.5)).terms(teacher, student, batch)
+    t, s = teacher(batch.images).detach(), student(batch.images).detach()
+    expected = 0.0
+    assert batch.labels is not None
+    for i in range(6):
+        p, q = (t[i] / 3).softmax(0), (s[i] / 3).softmax(0)
+        expected += float((p * (p.log() - q.log())).sum()) / 6
+    assert terms["kd"].item() == pytest.approx(2.0 * 9 * expected, rel=1e-4)
+    assert terms["ce"].item() == pytest.approx(0.5 * float(functional.cross_entropy(s, batch.labels)), rel=1e-5)
+
+
+def test_kd_without_labels_takes_the_teachers() -> None:
+    teacher, student = tiny_teacher(steps=2), plain_student().eval()
+    images = torch.rand(6, 1, 8, 8, generator=stream(0, "x"))
+    terms = KD(KDConfig(soft=0.0, hard=1.0)).terms(teacher, student, Batch(images))
+    assert list(terms) == ["ce"]
+    expected = functional.cross_entropy(student(images).detach(), teacher(images).argmax(1))
+    assert terms["ce"].item() == pytest.approx(float(expected), rel=1e-5)

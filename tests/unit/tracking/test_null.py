@@ -1,0 +1,83 @@
+"""The observer without a server keeps everything in files."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from distillery.tracking.null import NullTracker
+from distillery.tracking.protocol import Candidate, RegistrationConfig, close_parent, open_parent, open_tracker
+
+
+def lines(folder: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_opened_where_no_uri_is_set(tmp_path: Path) -> None:
+    with open_tracker("train_student", tmp_path / "t", "key") as tracker:
+        assert isinstance(tracker, NullTracker)
+        assert (tracker.run_id, tracker.parent_id) == ("", "")
+    assert not (tmp_path / "t").exists()  # nothing was recorded
+
+
+def test_params_are_flat_prefixed_and_merged(tmp_path: Path) -> None:
+    tracker = NullTracker(tmp_path)
+    tracker.params({"student": {"optimizer": {"lr": 0.1}, "stages": [1, 2]}, "recipe": "a/b", "empty": {}})
+    tracker.params({"seed": 3})
+    assert json.loads((tmp_path / "params.json").read_text()) == {
+        "distillery/student.optimizer.lr": "0.1",
+        "distillery/student.stages": "[1, 2]",
+        "distillery/recipe": "a/b",
+        "distillery/empty": "{}",
+        "distillery/seed": "3",
+    }
+
+
+def test_metrics_append_a_line_each_and_survive_nan(tmp_path: Path) -> None:
+    NullTracker(tmp_path).metrics({"loss": 1.5}, step=1)
+    NullTracker(tmp_path).metrics({"loss": float("nan"), "student/top1": 0.5}, step=2)
+    assert lines(tmp_path) == [{"step": 1, "loss": 1.5}, {"step": 2, "loss": "nan", "student/top1": 0.5}]
+
+
+def test_artifacts_are_copied(tmp_path: Path) -> None:
+    bundle = tmp_path / "bundle"
+    bundle.mkdir()
+    (bundle / "bundle.json").write_text("{}")
+    tracker = NullTracker(tmp_path / "t")
+    tracker.artifact(bundle, "student")
+    tracker.artifact(bundle / "bundle.json")
+    tracker.image("grids/round.png", b"PNG")
+    tracker.text("notes.txt", "words")
+    tracker.json("deep/x.json", {"path": Path("a")})
+    tracker.dataset("set", "file:///s", "ff", "training")
+    found = {path.relative_to(tmp_path / "t").as_posix() for path in (tmp_path / "t").rglob("*") if path.is_file()}
+    names = {"student/bundle.json", "bundle.json", "grids/round.png", "notes.txt", "deep/x.json"}
+    assert found == {f"artifacts/{name}" for name in names} | {"datasets.json"}
+    assert (tmp_path / "t/artifacts/grids/round.png").read_bytes() == b"PNG"
+
+
+@pytest.mark.parametrize("name", ["../out", "/etc/out", ""])
+def test_a_name_outside_the_folder_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ValueError, match="relative path"):
+        NullTracker(tmp_path).text(name, "x")
+
+
+def test_an_unwritable_folder_warns_once_and_goes_on(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "file").write_text("")
+    tracker = NullTracker(tmp_path / "file" / "below")
+    tracker.metrics({"loss": 1.0})
+    tracker.params({"a": 1})
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+
+
+def test_registering_says_that_nothing_was_registered(tmp_path: Path) -> None:
+    answer = NullTracker(tmp_path).register(tmp_path, RegistrationConfig(), Candidate(metric="agreement", value=0.5))
+    assert answer.model_version == ""
+    assert "nothing was registered" in answer.reason
+
+
+def test_a_parent_without_a_server_is_files(tmp_path: Path) -> None:
+    assert open_parent("run", tmp_path, {"recipe": {"a": 1}}, {"teacher_sha256": "ab"}) == ""
+    close_parent("FINISHED")
+    assert json.loads((tmp_path / "params.json").read_text()) == {"distillery/recipe.a": "1"}
+    assert json.loads((tmp_path / "tags.json").read_text()) == {"distillery/name": "run", "distillery/teacher_sha256": "ab"}
