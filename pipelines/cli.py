@@ -1,6 +1,5 @@
 """The `distillery` command. Whatever is heavy is imported where it is used: help, `recipes` and `methods` answer at once."""
 
-import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -8,10 +7,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from distillery.errors import ConfigError, DistilleryError
+from distillery_kfp.pipelines.commands.audit import audit_student
+from distillery_kfp.pipelines.commands.compare import compare
 from distillery_kfp.pipelines.commands.export import export_images
 from distillery_kfp.pipelines.commands.export_student import export_student
 from distillery_kfp.pipelines.commands.inspect import inspect_set
 from distillery_kfp.pipelines.commands.predict import predict
+from distillery_kfp.pipelines.commands.prune import prune
+from distillery_kfp.pipelines.commands.resume import resume
+from distillery_kfp.pipelines.commands.runs import runs
+from distillery_kfp.pipelines.commands.stores import workdir_of
+from distillery_kfp.pipelines.commands.train_student import train_student
 from distillery_kfp.pipelines.commands.verify import verify_set
 
 if TYPE_CHECKING:
@@ -55,24 +61,24 @@ def run(
     ] = "",
     seed: Annotated[int, typer.Option(help="Seed of every random stream.")] = 0,
     device: Device = "",
-    threads: Annotated[int, typer.Option(help="CPU threads of a step; 0 is torch's choice.")] = 0,
+    threads: Annotated[int, typer.Option(min=0, help="CPU threads of a step; 0 is torch's choice.")] = 0,
     salt: Annotated[str, typer.Option(help="Any text; a new one does finished work again.")] = "",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show the resolved recipe and what it would cost here.")] = False,
 ) -> None:
     """Distil a teacher into a student, as the recipe says, on this machine.
 
     A run that was stopped goes on where it was: give the same command again. Equal inputs find finished work and take it.
     """
-    from rich.console import Console
-
     from distillery.recipes.loader import parse_assignments
-    from distillery_kfp.pipelines.local import RunRequest, execute
+    from distillery_kfp.pipelines.commands.dry_run import show_estimate
+    from distillery_kfp.pipelines.commands.running import carry_out
+    from distillery_kfp.pipelines.local import RunRequest
 
-    folder = Path(store).expanduser().absolute() if "://" not in store else Path.cwd() / "store"
     request = RunRequest(
         recipe=recipe,
         teacher=teacher,
         store=store,
-        workdir=Path(workdir).expanduser().absolute() if workdir else folder.parent / ".distillery",
+        workdir=workdir_of(store, workdir),
         data=data,
         overrides=parse_assignments(set_ or []),
         seed=seed,
@@ -80,16 +86,7 @@ def run(
         device=device,
         threads=threads,
     )
-    console = Console()
-    try:
-        result = execute(request, console)
-    except SystemExit as stop:
-        if stop.code in (128 + signal.SIGTERM, 128 + signal.SIGINT):
-            typer.echo("distillery: stopped; the same command goes on from the last checkpoint.", err=True)
-        raise
-    from distillery_kfp.pipelines.outcome import show_result
-
-    show_result(console, result)
+    (show_estimate if dry_run else carry_out)(request)
 
 
 @app.command()
@@ -129,9 +126,10 @@ def import_teacher(
     spec = dict(zip(("channels", "height", "width"), _integers("--shape", shape, 3), strict=True))
     settings = {"name": architecture, "arguments": parse_assignments(argument or [])}
     constants = {"mean": _floats("--mean", mean), "std": _floats("--std", std)}
-    names = _class_names(classes)
+    from distillery.steps.import_teacher import read_class_names
     from distillery.steps.import_teacher import run as import_checkpoint
 
+    names = read_class_names(classes)
     result = import_checkpoint(checkpoint, settings, {**spec, **constants}, names, out, check)
     console = _console()
     console.print(
@@ -155,8 +153,10 @@ def evaluate(
     from distillery.models.bundle import read_bundle
     from distillery.provenance import Provenance, code_version
     from distillery.steps.evaluate import evaluate_bundles
+    from distillery_kfp.pipelines.commands.bar import bar
 
-    report = evaluate_bundles(teacher, student, data, device=device)
+    with bar() as tell:
+        report = evaluate_bundles(teacher, student, data, device=device, progress=tell)
     if json_:
         inputs = {"teacher": read_bundle(teacher)[1], "student": read_bundle(student)[1]}
         save_report(json_.absolute(), report, Provenance(inputs=inputs, code_version=code_version()))
@@ -172,11 +172,17 @@ def compile_pipelines(out: Annotated[Path, typer.Option(help="Folder for the fil
         typer.echo(path)
 
 
+app.command("audit")(audit_student)
 app.command("inspect")(inspect_set)
 app.command("verify")(verify_set)
 app.command("export")(export_images)
 app.command()(export_student)
+app.command()(train_student)
 app.command()(predict)
+app.command()(runs)
+app.command()(resume)
+app.command()(compare)
+app.command()(prune)
 
 
 def _console() -> "Console":
@@ -198,14 +204,6 @@ def _floats(flag: str, text: str) -> list[float]:
         return [float(part) for part in text.split(",")]
     except ValueError:
         raise ConfigError(f"{flag} {text!r} is not allowed: give numbers with commas between, such as 0.49,0.48,0.45.") from None
-
-
-def _class_names(text: str) -> list[str]:
-    if text.isdecimal():
-        return [str(index) for index in range(int(text))]
-    if "," not in text and Path(text).is_file():
-        return Path(text).read_text().splitlines()
-    return [name.strip() for name in text.split(",")]
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from distillery.errors import StoreError
 from distillery_kfp.pipelines.form import ALL, literals, summaries
 from distillery_kfp.pipelines.lint import lint
 
@@ -39,12 +40,18 @@ def compile_text(pipeline: str) -> str:
 
 
 def compile_all(folder: Path) -> list[Path]:
-    """Write `<pipeline>.yaml` of every pipeline into `folder`, and return the paths."""
-    texts = {pipeline: compile_text(pipeline) for pipeline in ALL}
-    folder.mkdir(parents=True, exist_ok=True)
-    for pipeline, text in texts.items():
-        (folder / f"{pipeline}.yaml").write_text(text)
-    return [folder / f"{pipeline}.yaml" for pipeline in texts]
+    """Write `<pipeline>.yaml` of every pipeline into `folder`, and return the paths.
+
+    Raises:
+        StoreError: the folder cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for pipeline, text in {pipeline: compile_text(pipeline) for pipeline in ALL}.items():
+            (folder / f"{pipeline}.yaml").write_text(text)
+    except OSError as error:
+        raise StoreError(f"--out {str(folder)!r} cannot be written ({error.strerror}): choose another folder.") from None
+    return [folder / f"{pipeline}.yaml" for pipeline in ALL]
 
 
 def _compile(pipeline: str) -> str:

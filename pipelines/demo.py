@@ -83,14 +83,16 @@ def show(console: Console, folder: Path, size: Size | None = None) -> None:
     began = time.monotonic()
     rmtree(folder, ignore_errors=True)
     console.print("[bold]1/4[/] A teacher: WRN-16-2 on 1,347 handwritten digits of scikit-learn, 450 more kept for the test.")
-    teacher = teach(folder, size)
+    with console.status("training the teacher"):
+        teacher = teach(folder, size)
     console.print("    Its training images were never written and are gone; from here on only its weights are used.")
     results = {}
     for number, (title, recipe) in enumerate(RECIPES.items(), start=2):
         console.print(f"[bold]{number}/4[/] {title}: recipe {recipe}, without any data.")
         results[title] = execute(request(folder, recipe, size), console)
     console.print("[bold]4/4[/] For comparison: the same student and plan on noise images.")
-    noise = teach_on_noise(folder, size)
+    with console.status("training on noise"):
+        noise = teach_on_noise(folder, size)
     reports = {title: load_report(result.report) for title, result in results.items()}
     students = [student_row(title, reports[title], results[title]) for title in RECIPES]
     console.print(table([teacher, *students, noise], time.monotonic() - began))

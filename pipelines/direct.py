@@ -18,22 +18,24 @@ class DirectRun:
 
     Attributes:
         recipe: a preset's name.
-        teacher: folder of the teacher's bundle.
+        teacher: folder of the teacher's bundle, or its URI.
         folder: everything is written below it.
         data: labelled images, read by the last step only; "" for none.
         seed: of every random stream.
         overrides: dotted keys of the recipe and their values.
+        store: where results and checkpoints go; "" for a folder below `folder`.
         sections: what the plan handed to each step, once it ran.
         metrics: what each step returned.
         seconds: what each step took.
     """
 
     recipe: str
-    teacher: Path
+    teacher: Path | str
     folder: Path
     data: str = ""
     seed: int = 0
     overrides: Mapping[str, Any] = field(default_factory=dict)
+    store: str = ""
     sections: dict[str, dict[str, Any]] = field(default_factory=dict)
     metrics: dict[str, dict[str, Any]] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
@@ -75,7 +77,7 @@ class DirectRun:
             DistilleryError: what a step could not do.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        with _environment(self.folder):
+        with _environment(self.folder, self.store or str(self.folder / "store")):
             self._plan()
             teacher = str(self.teacher)
             self._step("statistics", extract_statistics.run, teacher, self.statistics)
@@ -100,9 +102,9 @@ class DirectRun:
 
 
 @contextmanager
-def _environment(folder: Path) -> Iterator[None]:
-    """Store and workspace below `folder` for the steps within the block."""
-    chosen = {"DISTILLERY_STORE": str(folder / "store"), "DISTILLERY_WORKDIR": str(folder / "work")}
+def _environment(folder: Path, store: str) -> Iterator[None]:
+    """The store, and the workspace below `folder`, for the steps within the block."""
+    chosen = {"DISTILLERY_STORE": store, "DISTILLERY_WORKDIR": str(folder / "work")}
     previous = {name: os.environ.get(name) for name in chosen}
     os.environ.update(chosen)
     try:

@@ -89,8 +89,6 @@ def _inputs_exist(compiled: Compiled) -> Iterator[str]:
         for kind, key in (("parameters", "componentInputParameter"), ("artifacts", "componentInputArtifact")):
             for name in set(_values(component["dag"], key)) - set(definitions.get(kind, {})):
                 yield f"{graph} has no input {name!r}"
-        if graph == "root":
-            continue
     for _, name, task in compiled.tasks():
         declared = set(task.get("inputs", {}).get("parameters", {}))
         executor = compiled.spec["deploymentSpec"]["executors"].get(compiled.executor(task), {})

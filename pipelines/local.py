@@ -4,43 +4,46 @@ import json
 import logging
 import os
 import queue
+import re
 import secrets
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from shutil import rmtree
 from types import FrameType
-from typing import Any
+from typing import Any, Literal
 
 from rich.console import Console
 
 from distillery import errors
 from distillery.engine.locks import lock
-from distillery.errors import DistilleryError, StoreError
+from distillery.errors import ConfigError, DistilleryError, StoreError
 from distillery.methods.catalog import find_method
 from distillery.provenance import dump_json, load_json, sha256_file
 from distillery.recipes.loader import apply_overrides, is_own_file, load_document
 from distillery.recipes.parameters import PIPELINES
-from distillery.storage import Store, open_store
+from distillery.steps.runs import RunState
+from distillery.storage import Store, join_uri, open_store
 from distillery_kfp.pipelines.display import Display
 from distillery_kfp.pipelines.form import STEPS
 
 logger = logging.getLogger(__name__)
 
+_DEVICE = re.compile(r"|auto|cpu|cuda(:[0-9]+)?")  # "" leaves what the environment says
 _POLL_SECONDS = 0.2
 _REMIND_SECONDS = 10.0  # a signal that falls between two processes is lost, so it is sent again
 
 
 @dataclass(frozen=True)
 class RunRequest:
-    """What to run.
+    """What to run; a device that cannot be one is refused with a ConfigError.
 
     Attributes:
         recipe: a preset's name, or a path to the user's own YAML file.
@@ -53,6 +56,9 @@ class RunRequest:
         salt: a new value forces new work.
         device: auto, cpu, cuda or cuda:N; "" leaves what the environment says.
         threads: CPU threads of a step; 0 leaves what the environment says.
+        teacher_sha256: refuse any other teacher; "" takes any.
+        form: further fields of the run form, by name.
+        run_id: goes on under this id, whose record is there; "" begins a new run.
     """
 
     recipe: str
@@ -65,6 +71,13 @@ class RunRequest:
     salt: str = ""
     device: str = ""
     threads: int = 0
+    teacher_sha256: str = ""
+    form: Mapping[str, Any] = field(default_factory=dict)
+    run_id: str = ""
+
+    def __post_init__(self) -> None:
+        if not _DEVICE.fullmatch(self.device):
+            raise ConfigError(f"--device {self.device!r} is not allowed: choose auto, cpu, cuda or cuda:N.")
 
     def pipeline(self) -> str:
         """The pipeline that the recipe's method needs.
@@ -83,7 +96,8 @@ class RunRequest:
         source = {"run_recipe_uri": _absolute(self.recipe)} if own else {"run_recipe": self.recipe}
         data = {"eval_data_uri": _absolute(self.data)} if self.data else {}
         chosen = {"run_overrides": self.overrides, "run_seed": self.seed, "run_salt": self.salt}
-        return {**source, **data, **chosen, "teacher_uri": _absolute(self.teacher)}
+        pinned = {"teacher_sha256": self.teacher_sha256} if self.teacher_sha256 else {}
+        return {**self.form, **source, **data, **chosen, **pinned, "teacher_uri": _absolute(self.teacher)}
 
 
 @dataclass(frozen=True)
@@ -93,9 +107,10 @@ class RunResult:
     Attributes:
         run_id: names the run in the store and in the tracking database.
         pipeline: what ran.
-        student: the student's bundle, a folder of the store.
-        report: the evaluation's report, a file of the store.
-        page: the same and the whole run as a page to look at, a file of the store.
+        student: the student's bundle, a folder of the store; where that is remote, the copy in the workspace.
+        student_uri: opens the student in the store.
+        report: the evaluation's report, a file as the student is a folder.
+        page: the same and the whole run as a page to look at, such a file.
         dataset: reference of the synthetic set, its address and sha256.
         log: everything that kfp and the steps said.
         tracking_uri: where MLflow keeps the run.
@@ -105,6 +120,7 @@ class RunResult:
     run_id: str
     pipeline: str
     student: Path
+    student_uri: str
     report: Path
     page: Path
     dataset: dict[str, str]
@@ -121,13 +137,16 @@ def execute(request: RunRequest, console: Console) -> RunResult:
         console: where progress is shown.
 
     Raises:
-        DistilleryError: the sentence of the step that failed. The store then holds no trace of the run but finished work.
+        DistilleryError: the sentence of the step that failed. What the plan refuses leaves no trace in the store; a run that fails
+            later leaves its record, so that it can be resumed.
         SystemExit: the run was stopped by SIGINT (130) or SIGTERM (143); its steps have ended by then.
     """
     pipeline = request.pipeline()
     store = open_store(request.store)
     for folder, flag in ((store.local_path("runs"), "--store"), (request.workdir, "--workdir")):
         check_writable(folder, flag)
+    if store.remote:
+        store.exists("runs")  # a server that cannot be reached, or refuses us, is told before anything is started
     run = _Run(request, pipeline, store)
     with lock(request.workdir / "locks" / "run.lock", f"The workspace {str(request.workdir)!r}"):
         run.prepare()
@@ -159,7 +178,7 @@ class _Run:
     def __init__(self, request: RunRequest, pipeline: str, store: Store) -> None:
         now = datetime.now(UTC)
         self.request, self.pipeline, self.store = request, pipeline, store
-        self.id = f"{now:%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+        self.id = request.run_id or f"{now:%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
         self.root = request.workdir / "kfp" / self.id
         self.log = request.workdir / "logs" / f"{self.id}.log"
         self.began, self.began_at = time.monotonic(), now
@@ -171,6 +190,7 @@ class _Run:
         """Make the workspace, without what the run before left to be shown."""
         for name in ("progress", "errors"):
             rmtree(self.request.workdir / name, ignore_errors=True)
+        rmtree(self.root, ignore_errors=True)  # of the same run, before it was stopped
         for folder in (self.root / "tmp", self.log.parent):
             folder.mkdir(parents=True, exist_ok=True)
         request = {"pipeline": self.pipeline, "arguments": self.request.arguments(), "root": str(self.root)}
@@ -220,11 +240,13 @@ class _Run:
         if self.planned:
             self._close_tracking("KILLED" if self.stopped else "FAILED")
         if self.stopped:
+            self._note("stopped")
             raise SystemExit(128 + self.stopped)
-        self._withdraw()
         for path in sorted((self.request.workdir / "errors").glob("*.json")):
             said = json.loads(path.read_bytes())
+            self._note("failed", said["message"])
             raise getattr(errors, said["error"], DistilleryError)(said["message"])
+        self._note("failed", f"Step {self.failed} ended without a word of its own (exit {code}).")
         tail = self.log.read_text(errors="replace").splitlines()[-15:]
         logger.error(
             "Step %s ended without a word of its own (exit %s); the log %s ends:\n%s", self.failed, code, self.log, "\n".join(tail)
@@ -233,29 +255,28 @@ class _Run:
 
     def publish(self) -> RunResult:
         """Copy the student and the report into the store, and complete `runs/<id>/run.json`."""
-        student, report = self._artifact("student"), self._artifact("report")
+        student, report, page = (self._artifact(name) for name in ("student", "report", "page"))
         key = f"students/{sha256_file(student / 'bundle.json')}"
         files = [path.relative_to(student).as_posix() for path in student.rglob("*") if path.is_file()]
         for name in sorted(files, key=lambda name: (name == "bundle.json", name)):  # without that document there is no bundle
             if not self.store.exists(f"{key}/{name}"):
                 self.store.write(f"{key}/{name}", (student / name).read_bytes())
         self.store.write(f"runs/{self.id}/evaluation.json", report.read_bytes())
-        self.store.write(f"runs/{self.id}/report.html", self._artifact("page").read_bytes())
+        self.store.write(f"runs/{self.id}/report.html", page.read_bytes())
         dataset = json.loads((self._artifact("dataset") / "reference.json").read_bytes())
         seconds = time.monotonic() - self.began
-        record = load_json(self.store.read(f"runs/{self.id}/run.json"), "run.json")
         files_of_run = {"evaluation": f"runs/{self.id}/evaluation.json", "page": f"runs/{self.id}/report.html"}
         results = {"student": key, "dataset": dataset, **files_of_run}
         times = {"began": self.began_at.isoformat(timespec="seconds"), "seconds": round(seconds, 1)}
-        self.store.write(f"runs/{self.id}/run.json", dump_json({**record, **times, "results": results}))
+        self._amend({**times, "results": results, "state": RunState.here("finished", self.request.workdir).to_json()})
         rmtree(self.root / "tmp", ignore_errors=True)
-        place = Path(self.store.uri)
         return RunResult(
             run_id=self.id,
             pipeline=self.pipeline,
-            student=place / key,
-            report=place / files_of_run["evaluation"],
-            page=place / files_of_run["page"],
+            student=self.store.local_path(key) or student,
+            student_uri=join_uri(self.store.uri, key),
+            report=self.store.local_path(files_of_run["evaluation"]) or report,
+            page=self.store.local_path(files_of_run["page"]) or page,
             dataset=dataset,
             log=self.log,
             tracking_uri=self.tracking_uri(),
@@ -266,7 +287,7 @@ class _Run:
     def _process(self, arrivals: "queue.SimpleQueue[dict[str, str]]") -> Iterator[subprocess.Popen[bytes]]:
         reading, writing = os.pipe()
         command = [sys.executable, "-m", "distillery_kfp.pipelines.child", str(self.root / "request.json"), str(writing)]
-        with self.log.open("wb") as log:
+        with self.log.open("ab") as log:
             # its own session: Ctrl-C reaches it through us only; the pipe to its input tells it when we are gone
             process = subprocess.Popen(
                 command,
@@ -317,7 +338,9 @@ class _Run:
             display.started(event["step"])
             return
         succeeded = event["state"] == "done"
-        self.planned |= succeeded and event["step"] == "plan"
+        if succeeded and event["step"] == "plan":
+            self.planned = True
+            self._note("running")
         self.failed = "" if succeeded else event["step"]
         if not self.stopped:
             display.ended(event["step"], succeeded)
@@ -328,14 +351,20 @@ class _Run:
         assert len(found) == 1, f"{len(found)} outputs are called {name} below {self.root}"
         return found[0]
 
-    def _withdraw(self) -> None:
-        """Take back the record of a run that failed: a bad input leaves the store as it was."""
-        self.store.delete(f"runs/{self.id}/run.json")
-        folder = self.store.local_path(f"runs/{self.id}")
-        if folder is not None:
-            for empty in (folder, folder.parent, folder.parent.parent):
-                with suppress(OSError):
-                    empty.rmdir()
+    def _note(self, name: Literal["running", "stopped", "failed"], message: str = "") -> None:
+        """Tell the run's record how it stands; before the plan has written one there is none."""
+        state = RunState.here(name, self.request.workdir, message).to_json()
+        chosen = {"device": self.request.device, "threads": self.request.threads}
+        try:
+            if self.store.exists(f"runs/{self.id}/run.json"):
+                self._amend({"state": state, "environment": chosen})
+        except DistilleryError as error:  # what stopped the run may be the store
+            logger.warning("The record of run %s does not say that it is %s: %s", self.id, name, error)
+
+    def _amend(self, fields: Mapping[str, Any]) -> None:
+        key = f"runs/{self.id}/run.json"
+        record = load_json(self.store.read(key), key)
+        self.store.write(key, dump_json({**record, **fields}))
 
     def _close_tracking(self, status: Any) -> None:
         from distillery.tracking.protocol import close_parent

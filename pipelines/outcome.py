@@ -16,7 +16,7 @@ def show_result(console: Console, result: RunResult) -> None:
     uri = result.tracking_uri
     mlflow = f"mlflow ui --backend-store-uri {uri}" if uri.startswith("sqlite:") else uri
     places = {
-        "student": _short(result.student),
+        "student": result.student_uri if "://" in result.student_uri else _short(result.student),
         "report": _short(result.page),
         "numbers": _short(result.report),
         "set": result.dataset.get("uri", ""),

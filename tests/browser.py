@@ -80,7 +80,7 @@ class Page:
 
     def value(self, expression: str) -> Any:
         """What a JavaScript expression gives, as JSON."""
-        found = self.call("Runtime.evaluate", expression=expression, returnByValue=True)
+        found = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
         assert "exceptionDetails" not in found, found
         return found["result"].get("value")
 
@@ -97,6 +97,10 @@ class Page:
         shot = self.call("Page.captureScreenshot", format="png", captureBeyondViewport=True, clip=clip)
         path.write_bytes(base64.b64decode(shot["data"]))
         return path
+
+    def close(self) -> None:
+        """Let go of the browser."""
+        self._socket.close()
 
     def _note(self, message: dict[str, Any]) -> None:
         method, told = message.get("method"), message.get("params", {})
@@ -118,8 +122,11 @@ def open_browser(folder: Path) -> Iterator[Page]:
     with log.open("wb") as said:
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=said)
     try:
-        port = _wait_for_port(process, log)
-        yield Page(_tab(port))
+        page = Page(_tab(_wait_for_port(process, log)))
+        try:
+            yield page
+        finally:
+            page.close()
     finally:
         process.terminate()
         process.wait(20)

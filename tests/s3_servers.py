@@ -5,6 +5,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -97,6 +98,7 @@ class Ceph:
         self.port = free_port()
         self.endpoint = f"http://127.0.0.1:{self.port}"
         self.config = folder / "ceph.conf"
+        self.starting: threading.Timer | None = None
         self._daemons: list[Daemon] = []
         try:
             self._prepare()
@@ -121,6 +123,19 @@ class Ceph:
     def start_gateway(self) -> None:
         """Start the gateway again."""
         self.gateway = self._start_gateway()
+
+    def start_gateway_after(self, seconds: float) -> None:
+        """Start the gateway again, later; `settle` waits for it."""
+        self.starting = threading.Timer(seconds, self.start_gateway)
+        self.starting.start()
+
+    def settle(self) -> None:
+        """Leave a gateway that runs, whatever was done to it."""
+        if self.starting is not None:
+            self.starting.join()
+        self.starting = None
+        if self.gateway.process.poll() is not None:
+            self.start_gateway()
 
     def kill_gateway(self) -> None:
         """Stop the gateway as a power cut would; what it acknowledged is kept by the object store."""

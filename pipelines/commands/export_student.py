@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from distillery_kfp.pipelines.commands.bundles import local_bundle
+from distillery_kfp.pipelines.commands.bundles import SHA256_HELP, local_bundle
 from distillery_kfp.pipelines.commands.sets import open_set
 
 if TYPE_CHECKING:
@@ -22,9 +22,11 @@ def export_student(
     input_: Annotated[
         list[str] | None, typer.Option("--input", help="float32 (pixels in 0 to 1) or uint8 (0 to 255)  \\[default: both].")
     ] = None,
+    sha256: Annotated[str, typer.Option(help=SHA256_HELP)] = "",
     report: Annotated[Path | None, typer.Option(help="JSON of its evaluation, for the model card.")] = None,
-    set_: Annotated[str, typer.Option("--set", help="The synthetic set that it was trained on, for the model card.")] = "",
-    health: Annotated[Path | None, typer.Option(help="JSON of that set's health, for the model card.")] = None,
+    set_: Annotated[
+        str, typer.Option("--set", help="The set it was trained on, for the model card; health.json in that folder is read too.")
+    ] = "",
 ) -> None:
     """Write a student as pt2 and ONNX, normalisation inside, with a model card.
 
@@ -34,10 +36,13 @@ def export_student(
     from rich.table import Table
 
     from distillery.evaluation.card import model_card, open_sources
+    from distillery.evaluation.health import FILE
     from distillery.models import export
 
-    with local_bundle(bundle) as folder:
+    with local_bundle(bundle, sha256) as folder:
         manifest = open_set(set_).manifest if set_ else None
+        beside = Path(set_).expanduser() / FILE
+        health = beside if set_ and beside.is_file() else None
         open_sources(folder, report, manifest, health)  # so that files of another student are refused before the long part
 
         def card(files: Mapping[str, "ExportedFile"]) -> Mapping[str, str]:

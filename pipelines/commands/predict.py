@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from distillery.errors import ConfigError
-from distillery_kfp.pipelines.commands.bundles import local_bundle
+from distillery_kfp.pipelines.commands.bundles import SHA256_HELP, local_bundle
 
 
 def predict(
@@ -15,6 +15,7 @@ def predict(
     images: Annotated[list[Path], typer.Argument(help="PNG, JPEG, or npz with an array `images` of uint8 (N, C, H, W).")],
     top: Annotated[int, typer.Option(help="Classes shown for each image.", min=1)] = 3,
     resize: Annotated[bool, typer.Option("--resize", help="Stretch pictures of another size instead of refusing them.")] = False,
+    sha256: Annotated[str, typer.Option(help=SHA256_HELP)] = "",
     json_: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """Name what a bundle sees in pictures: the likeliest classes with their probabilities.
@@ -28,9 +29,9 @@ def predict(
     from distillery.evaluation.predict import predict as logits_of
     from distillery.models.bundle import load_classifier, read_bundle
 
-    with local_bundle(bundle) as folder:
-        sha256 = read_bundle(folder)[1]
-        classifier = load_classifier(folder, sha256)
+    with local_bundle(bundle, sha256) as folder:
+        found = read_bundle(folder)[1]
+        classifier = load_classifier(folder, found)
     pictures = list(read_pictures(images, classifier.spec, resize))
     if not pictures:
         raise ConfigError(f"{', '.join(map(str, images))} holds no pictures: give at least one.")
@@ -47,7 +48,7 @@ def predict(
         for picture, probabilities, indices in zip(pictures, likely.values.tolist(), likely.indices.tolist(), strict=True)
     ]
     if json_:
-        typer.echo(canonical_json({"bundle_sha256": sha256, "images": rows}))
+        typer.echo(canonical_json({"bundle_sha256": found, "images": rows}))
     else:
         _show(rows)
 

@@ -111,6 +111,7 @@ CASES = {
     "no BatchNorm": Case(("BatchNorm", "fast_dfkd"), without_batchnorm),
     "newer format": Case(("version 99", "upgrade"), of_newer_format),
     "no teacher": Case(("absent",), more=("--teacher", "absent")),
+    "too many images": Case(("images", "set.max_bytes = 1000"), more=("--set", "set.max_bytes=1000")),
 }
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from distillery.losses.adversarial import decision_adversarial
 from distillery.losses.distillation import kd_loss, kl_per_sample
 from distillery.losses.moments import LayerMoments, batch_moments, blend, moment_distance
-from distillery.losses.priors import squared_norm, total_variation_l1, total_variation_l2
+from distillery.losses.priors import squared_norm, total_variation_l2
 
 
 def draw(*shape: int) -> Tensor:
@@ -160,12 +160,6 @@ def slow_differences(images: Tensor, down: int, right: int) -> list[float]:
     ]
 
 
-def test_total_variation_l1() -> None:
-    images = draw(2, 3, 4, 5)
-    expected = sum(sum(map(abs, values)) / len(values) for values in (slow_differences(images, *step) for step in DIRECTIONS))
-    torch.testing.assert_close(total_variation_l1(images).item(), expected, rtol=1e-12, atol=1e-12)
-
-
 def test_total_variation_l2() -> None:
     images = draw(2, 3, 4, 5)
     expected = sum(math.sqrt(sum(value**2 for value in slow_differences(images, *step))) for step in DIRECTIONS)
@@ -174,7 +168,7 @@ def test_total_variation_l2() -> None:
 
 def test_priors_of_flat_images_are_zero() -> None:
     flat = torch.full((2, 3, 4, 4), 0.3, dtype=torch.float64)
-    assert total_variation_l1(flat).item() == total_variation_l2(flat).item() == 0
+    assert total_variation_l2(flat).item() == 0
 
 
 def test_squared_norm_is_the_mean_over_images() -> None:

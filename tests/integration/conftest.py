@@ -3,10 +3,12 @@
 import os
 import secrets
 from collections.abc import Iterator
+from importlib.util import find_spec
 
 import pytest
 
 from distillery.storage.s3 import S3Store, make_client
+from mlflow_servers import MlflowServer, Postgres, postgres_programs
 from s3_servers import Ceph, environment, missing_programs
 
 
@@ -42,3 +44,28 @@ def real_store(real_bucket: str, monkeypatch: pytest.MonkeyPatch, tmp_path_facto
     """A place for a set on the real server, with a workspace of its own."""
     monkeypatch.setenv("DISTILLERY_WORKDIR", str(tmp_path_factory.mktemp("work")))
     return S3Store(real_bucket, "sets/one")
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """A real database; a test that stops it starts it again."""
+    if postgres_programs() is None:
+        skip_or_fail("a real database needs initdb: install postgresql.")
+    if find_spec("psycopg2") is None:
+        skip_or_fail("MLflow speaks to PostgreSQL by psycopg2: install psycopg2-binary.")
+    database = Postgres()
+    yield database
+    database.remove()
+
+
+@pytest.fixture(scope="session")
+def mlflow_server(ceph: Ceph, postgres: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowServer]:
+    """A real MLflow whose artifacts lie in a bucket of the S3 server, to which its clients have no key."""
+    with pytest.MonkeyPatch.context() as patch:
+        storage = environment(ceph.endpoint)
+        for name, value in storage.items():
+            patch.setenv(name, value)
+        make_client().create_bucket(Bucket="mlflow")
+    server = MlflowServer(tmp_path_factory.mktemp("mlflow-server"), postgres.uri, "s3://mlflow/artifacts", storage)
+    yield server
+    server.stop()

@@ -28,6 +28,8 @@ def test_the_demo_shows_four_models_and_keeps_no_training_image(tmp_path: Path) 
     assert len(load_labelled(str(folder / "test.npz"))) == TEST_IMAGES
     assert len(list((folder / "store" / "runs").glob("*/evaluation.json"))) == 2
     assert (folder / "work" / "mlflow.db").is_file()
+    named = [folder.parent / line.split()[0] for line in said.splitlines() if "report.html" in line][-2:]
+    assert len({path.resolve() for path in named if path.is_file()}) == 2
     for report in (folder / "store" / "runs").glob("*/evaluation.json"):
         assert json.loads(report.read_text())["source"] == "test set"
 

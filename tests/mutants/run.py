@@ -95,7 +95,7 @@ MUTANTS = (
     Mutant(
         "a manifest published before its shards are complete",
         "src/distillery/data/store.py",
-        "if not self.store.exists(entry.key) or self.store.size(entry.key) != entry.bytes:",
+        "if there.get(entry.key) != entry.bytes:",
         "if False:",
         "tests/unit/data/test_store.py",
     ),

@@ -60,6 +60,10 @@ def test_online_run_and_again(desk: Path, tmp_path: Path) -> None:
     assert {"bundle.json", "weights.safetensors"} <= {path.name for path in student.iterdir()}
     (record,) = records(tmp_path)
     assert record["results"]["student"] == f"students/{student.name}"  # type: ignore[index]
+    page = tmp_path / "store" / str(record["results"]["page"])  # type: ignore[index]
+    assert page.name == "report.html"
+    assert page.read_text().startswith("<!DOCTYPE html>")
+    assert f"{page.parent.name}/report.html" in shown
     assert record["parameters"]["run_recipe_uri"] == str(desk / "online.yaml")  # type: ignore[index]
     assert record["provenance"]["config"]["synthesis"]["rounds"] == 3  # type: ignore[index]
     assert list((tmp_path / "work").glob("logs/*.log"))

@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import pytest
@@ -184,6 +185,18 @@ def test_listing_imports_nothing_heavy(module: str) -> None:
     code = f"import sys, {module}; print([name for name in ('torch', 'kfp', 'mlflow', 'boto3', 'sklearn') if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_every_mutant_applies_to_one_line_and_names_its_tests() -> None:
+    spec = spec_from_file_location("mutants_run", ROOT / "tests/mutants/run.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    wrong = [mutant.name for mutant in module.MUTANTS if (ROOT / mutant.file).read_text().count(mutant.old) != 1]
+    assert wrong == []
+    assert all((ROOT / mutant.tests).is_file() for mutant in module.MUTANTS)
 
 
 def test_errors_are_the_five_that_are_drawn() -> None:

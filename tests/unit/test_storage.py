@@ -220,6 +220,18 @@ def test_file_and_folders_are_flushed_in_order(tmp_path: Path, monkeypatch: pyte
     assert events[2:] == ["flush file", "rename", "flush new/folder"]
 
 
+@pytest.mark.parametrize("number", [errno.EPERM, errno.ENOTSUP])
+def test_only_the_first_creates_where_there_are_no_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "link", fail)
+    store = FolderStore(tmp_path)
+    assert store.create("key", b"first")
+    assert not store.create("key", b"second")
+    assert (store.read("key"), tree(tmp_path)) == (b"first", ["key"])
+
+
 def test_others_may_read_what_we_write(tmp_path: Path) -> None:
     store = FolderStore(tmp_path)
     before = os.umask(0o022)

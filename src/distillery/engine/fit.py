@@ -1,6 +1,6 @@
 """Training a student, step by step; the same for a set, a live synthesizer and real data."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -16,6 +16,13 @@ from distillery.runtime import Runtime
 from distillery.seeding import derive_seed, seeded, stream
 from distillery.students.plan import Objective, StageConfig, build_objective, build_optimizer, select_trained
 from distillery.types import Batch, Classifier
+
+TICK_STEPS = 16
+"""Steps between two words to whoever watches: seldom enough to cost nothing, often enough for slow steps."""
+
+
+def untold() -> None:
+    """Tell nobody."""
 
 
 class Position(NamedTuple):
@@ -43,13 +50,14 @@ class StudentTrainer:
     def __init__(self, stages: tuple[StageConfig, ...], teacher: Classifier, student: Classifier, runtime: Runtime, seed: int) -> None:
         for number, stage in enumerate(stages):
             if not stage.steps_per_epoch:
-                raise ConfigError(f"stages.{number}.steps_per_epoch = 0 needs a set of fixed size: give 1 or more where it still grows.")
+                raise ConfigError(f"stages.{number}.steps_per_epoch = 0 needs a set of fixed size: give 1 or more where images never end.")
         assert not teacher.training, "the teacher must be frozen"
         self.stages = stages
         self.teacher = teacher
         self.student = student.eval()
         self.runtime = runtime
         self.steps = 0
+        self.tick: Callable[[], None] = untold
         self._seed = seed
         self._order = stream(seed, "student", "order")
         self._augment = stream(seed, "student", "augment")
@@ -105,6 +113,12 @@ class StudentTrainer:
         self._check_weights()
         return {**numbers, "rate": self._optimizer.param_groups[0]["lr"]}
 
+    def step_of(self) -> str:
+        """The step just taken within its epoch, in words."""
+        position = self.position
+        length = self.stages[position.stage].steps_per_epoch
+        return f"step {position.step or length}/{length}"
+
     def state_dict(self) -> dict[str, Any]:
         """Everything the next step depends on."""
         return {
@@ -147,6 +161,8 @@ class StudentTrainer:
             for batch in feed.batches(stage.batch, steps, self._order):
                 watch.add(*self._step(batch, stage))
                 self.steps += 1
+                if self.steps % TICK_STEPS == 0:
+                    self.tick()
         self.student.eval()
 
     def _step(self, batch: Batch, stage: StageConfig) -> tuple[tuple[str, ...], Tensor]:

@@ -29,11 +29,7 @@ def lock(path: Path, what: str) -> Iterator[None]:
     Raises:
         StoreError: the lock file cannot be written.
     """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    except OSError as error:
-        raise StoreError(f"Cannot write the lock file {str(path)!r} ({error.strerror}): choose another workspace.") from None
+    descriptor = _open(path)
     try:
         _acquire(descriptor, path, what)
         os.ftruncate(descriptor, 0)
@@ -41,6 +37,52 @@ def lock(path: Path, what: str) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def try_lock(path: Path) -> Iterator[bool]:
+    """Hold `path` exclusively during the block if nobody else does; gives whether that worked.
+
+    Args:
+        path: lock file in the workspace, made where missing.
+
+    Raises:
+        StoreError: the lock file cannot be written.
+    """
+    descriptor = _open(path)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        yield True
+    finally:
+        os.close(descriptor)
+
+
+def holder(path: Path) -> int:
+    """The process that holds `path`, 0 where nobody does; nothing is made or changed."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return 0
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared, so that two who only ask do not meet
+    except BlockingIOError:
+        said = path.read_text().strip()
+        return int(said) if said.isdecimal() else -1
+    finally:
+        os.close(descriptor)
+    return 0
+
+
+def _open(path: Path) -> int:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        raise StoreError(f"Cannot write the lock file {str(path)!r} ({error.strerror}): choose another workspace.") from None
 
 
 def _acquire(descriptor: int, path: Path, what: str) -> None:

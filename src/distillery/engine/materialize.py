@@ -37,7 +37,7 @@ class SetConfig(Config):
         strict: a shortfall is an error; else it is published in the manifest with a warning.
         shard_images: images of a shard.
         labels: classes asked for: uniform leaves the draw to the synthesizer, missing asks for those whose quota is open.
-        max_bytes: pixels of the whole set; more is refused before work begins.
+        max_bytes: pixels of the whole set, or of an online run's pool; more is refused before work begins.
     """
 
     size: int = Field(default=10_000, ge=2)

@@ -1,6 +1,8 @@
 """Loops that train one thing at a time: a synthesizer without a student, or a student on a fixed source of images."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from distillery.engine.feeds import Feed
 from distillery.engine.fit import StudentTrainer
@@ -46,6 +48,7 @@ class StudentFit:
         selection: keeps the best student and snapshots.
         session: checkpoints hold `trainer` and `selection`, one an epoch.
         validate: scores the student after each epoch; None where nothing is held out.
+        synthesizer: whose random stream the feed draws from, so that checkpoints hold it too; None where images lie ready.
     """
 
     trainer: StudentTrainer
@@ -53,6 +56,7 @@ class StudentFit:
     selection: Selection
     session: Session
     validate: Validate | None = None
+    synthesizer: Synthesizer | None = None
 
     def run(self) -> dict[str, float]:
         """Train to the end of the plan; what a killed run had finished is not done again.
@@ -67,8 +71,8 @@ class StudentFit:
         total = sum(stage.epochs for stage in trainer.stages)
         state = session.resume()
         if state is not None:
-            trainer.load_state_dict(state["trainer"])
-            self.selection.load_state_dict(state["selection"])
+            self._load(state)
+        trainer.tick = lambda: session.tick("student: epoch", trainer.step_of(), total)
         while session.done < total:
             with session.clock.part("student"):
                 numbers = {f"student/{name}": value for name, value in trainer.train(trainer.steps_left, self.feed).items()}
@@ -77,5 +81,15 @@ class StudentFit:
             self.selection.offer(trainer.epochs, scores, trainer.student)
             session.note("student: epoch", total, {**numbers, **{f"holdout/{name}": value for name, value in scores.items()}})
             if session.is_due(total):
-                session.save({"trainer": trainer.state_dict(), "selection": self.selection.state_dict()})
+                session.save(self._state())
         return session.history[-1]
+
+    def _state(self) -> dict[str, Any]:
+        live = {"synthesizer": self.synthesizer.state_dict()} if self.synthesizer else {}
+        return {"trainer": self.trainer.state_dict(), "selection": self.selection.state_dict(), **live}
+
+    def _load(self, state: Mapping[str, Any]) -> None:
+        self.trainer.load_state_dict(state["trainer"])
+        self.selection.load_state_dict(state["selection"])
+        if self.synthesizer:
+            self.synthesizer.load_state_dict(state["synthesizer"])

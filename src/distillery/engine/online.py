@@ -67,6 +67,7 @@ class OnlineDistillation:
         state = self.session.resume()
         if state is not None:
             self._load(state)
+        self.trainer.tick = lambda: self.session.tick("online: round", f"student {self.trainer.step_of()}", self.config.rounds)
         while self.session.done < self.config.rounds:
             self.session.note("online: round", self.config.rounds, self._round())
             if self.session.is_due(self.config.rounds):

@@ -82,6 +82,10 @@ class Session:
         self.record(numbers, self.done)
         self.progress.write(stage, done or self.done, total, numbers)
 
+    def tick(self, stage: str, detail: str, total: int) -> None:
+        """Something within the present round is over; changes nothing but what a watcher sees."""
+        self.progress.tick(f"{stage} {self.done + 1}, {detail}", self.done, total)
+
     def is_due(self, total: int) -> bool:
         """Whether the round just noted ends with a checkpoint."""
         return self.done % self.every == 0 or self.done == total

@@ -70,10 +70,10 @@ def is_bad(values: Tensor) -> Tensor:
     return ~values.isfinite() | (values.abs() > EXPLODED)
 
 
-def bad_term(what: str, step: int, name: str) -> ConfigError:
+def bad_term(what: str, number: int, name: str, where: str = "at step") -> ConfigError:
     """The error of a loop that went wrong."""
     return ConfigError(
-        f"The term {name!r} of {what} is not finite or above {EXPLODED:g} at step {step}: lower the learning rate or the term's weight."
+        f"The term {name!r} of {what} is not finite or above {EXPLODED:g} {where} {number}: lower the learning rate or the term's weight."
     )
 
 
@@ -90,7 +90,7 @@ def read_round(learned: Round, number: int) -> dict[str, float]:
     terms = _read(learned.terms)
     for name, value in terms.items():
         if not math.isfinite(value) or abs(value) > EXPLODED:
-            raise bad_term("the synthesizer", number, name)
+            raise bad_term("the synthesizer", number, name, "in round")
     norms = _read(learned.gradient_norms)
     if norms:
         logger.info("round %d: gradient norms on the images: %s", number, ", ".join(f"{name} {value:.3g}" for name, value in norms.items()))

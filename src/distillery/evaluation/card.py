@@ -163,6 +163,11 @@ def _text(value: object) -> str:
     return "".join(_ESCAPED.get(letter, letter) for letter in " ".join(str(value).split()))
 
 
+def _code(value: object) -> str:
+    """A value in a code span, where Markdown needs no escapes but those of tables."""
+    return f"`{' '.join(str(value).split()).replace('`', ' ').replace('|', chr(92) + '|')}`"
+
+
 def _classes(names: Sequence[str]) -> str:
     rest = len(names) - _NAMED_CLASSES
     return ", ".join(map(_text, names[:_NAMED_CLASSES])) + (f" and {rest} more" if rest > 0 else "")
@@ -187,7 +192,7 @@ def _made(sources: CardSources) -> list[str]:
     config, inputs = sources.provenance.config, sources.provenance.inputs
     if not config and "checkpoint" in inputs:
         return ["Imported from a checkpoint; the bundle does not say how that was trained."]
-    rows = [(key, f"`{_text(config[key])}`") for key in ("recipe", "precision") if config.get(key)]
+    rows = [(key, _code(config[key])) for key in ("recipe", "precision") if config.get(key)]
     rows += [(f"seed of {_text(name)}", str(seed)) for name, seed in sorted(sources.provenance.seeds.items())]
     method = config.get("method") or (sources.manifest.provenance.config.get("method") if sources.manifest else "")
     if method in METHODS:
@@ -207,7 +212,8 @@ def _set_lines(manifest: SetManifest) -> list[str]:
     shape = " x ".join(map(str, manifest.shape))
     lines = [f"Its synthetic set holds {manifest.images:,} training images of {shape} and {manifest.holdout:,} withheld ones."]
     if manifest.counts:
-        lines[0] += f" By the teacher's argmax the classes have {min(manifest.counts):,} to {max(manifest.counts):,} training images."
+        low, high = min(manifest.counts), max(manifest.counts)
+        lines[0] += f" By the teacher's argmax each class has {f'{low:,}' if low == high else f'{low:,} to {high:,}'} training images."
     if asked := sum(manifest.asked):
         lines[0] += f" The teacher puts {manifest.agreed:,} of the {asked:,} that were asked for by class into that class."
     return lines
@@ -246,7 +252,8 @@ def _share(count: int, total: int) -> str:
 
 def _limits(sources: CardSources) -> Iterator[str]:
     if report := sources.report:
-        yield f"Every number above is from {report.images:,} images ({report.source}); no other images were measured."
+        what = "Accuracy, calibration and agreement are" if report.labelled else "Agreement is"
+        yield f"{what} from these {report.images:,} images ({report.source}); the report measured no others."
         if report.labelled:
             yield from _class_limits(report)
         else:
@@ -265,8 +272,8 @@ def _class_limits(report: EvaluationReport) -> Iterator[str]:
     if gap:
         yield f"The student names {abs(gap):,} {'fewer' if gap > 0 else 'more'} of these images right than its teacher."
     seen = [one for one in report.student.accuracy.per_class if one.total]
-    weakest = sorted(seen, key=lambda one: one.rate)[:_WEAKEST]
-    if len({one.rate for one in seen}) > 1:
+    weakest = sorted((one for one in seen if one.rate < max(other.rate for other in seen)), key=lambda one: one.rate)[:_WEAKEST]
+    if weakest:
         yield f"Its weakest classes: {', '.join(f'{_text(one.name)} {one.rate:.1%} ({one.correct} of {one.total})' for one in weakest)}."
     unseen = [one.name for one in report.student.accuracy.per_class if not one.total]
     if unseen:

@@ -134,5 +134,5 @@ def class_table(summary: SetSummary) -> Table:
 
 def _feature_name(health: HealthReport) -> str:
     if health.features == "logits":
-        return "the teacher's stored logits (a teacher with a last linear layer compares by its features)"
+        return "the teacher's logits, stored in the set (penultimate features need --teacher, and its last linear layer)"
     return f"penultimate features (input of {health.features})"

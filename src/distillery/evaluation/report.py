@@ -94,6 +94,10 @@ class ModelReport(Config):
     cost: Cost
 
 
+BEST = "best"
+"""Name of the snapshot of the best epoch."""
+
+
 class SnapshotScore(Config):
     """A state of the student that its training kept beside the last one.
 
@@ -131,6 +135,11 @@ class EvaluationReport(Config):
     student: ModelReport
     agreement: Agreement
     snapshots: tuple[SnapshotScore, ...] = ()
+
+    @property
+    def best(self) -> tuple[SnapshotScore, ...]:
+        """The student of the best epoch by held-out agreement, where its training kept one; the student itself is the last epoch's."""
+        return tuple(score for score in self.snapshots if score.name == BEST)
 
 
 def evaluate(
@@ -186,7 +195,8 @@ def flat_metrics(report: EvaluationReport) -> dict[str, float]:
     """The report as numbers by stable name, for KFP metrics and the tracker.
 
     `agreement`, `kl`, `images`, and for `teacher/` and `student/` each: `parameters`, `flops`, `bytes`, `latency_ms_batch1` and so on
-    where it was measured; `top1`, `top5` (from six classes on), `ece`, `correct` and `total` where there are labels.
+    where it was measured; `top1`, `top5` (from six classes on), `ece`, `correct` and `total` where there are labels. `best/agreement`
+    and `best/top1` are of the best held-out epoch, where one was kept; `student/` is the last epoch.
     """
     flat = {"agreement": report.agreement.rate, "kl": report.agreement.kl, "images": float(report.images)}
     for role, model in (("teacher", report.teacher), ("student", report.student)):
@@ -197,6 +207,8 @@ def flat_metrics(report: EvaluationReport) -> dict[str, float]:
             values |= {"top1": scores.top1, "ece": model.calibration.ece, "correct": scores.correct, "total": scores.total}
             values |= {"top5": scores.top5} if len(report.class_names) > 5 else {}
         flat |= {f"{role}/{name}": float(value) for name, value in values.items()}
+    for score in report.best:
+        flat |= {"best/agreement": score.agreement} | ({"best/top1": score.correct / score.total} if score.total else {})
     return flat
 
 
@@ -212,6 +224,9 @@ def table(report: EvaluationReport) -> Table:
             shown.add_row("top-5", *(f"{m.accuracy.top5:.2%}" for m in models))
         shown.add_row("calibration error", *(f"{m.calibration.ece:.4f}" for m in models))
     shown.add_row("agrees with the teacher", "", f"{report.agreement.rate:.2%} ({report.agreement.agreed}/{report.agreement.total})")
+    for score in report.best:
+        top1 = f", top-1 {score.correct / score.total:.2%} ({score.correct}/{score.total})" if score.total else ""
+        shown.add_row("best epoch by held-out images", "", f"agrees {score.agreement:.2%}{top1}")
     shown.add_row("KL(teacher || student)", "", f"{report.agreement.kl:.4f}")
     shown.add_row("parameters", *(f"{m.cost.parameters:,}" for m in models))
     shown.add_row("MFLOPs an image", *(f"{m.cost.flops / 1e6:,.1f}" for m in models))

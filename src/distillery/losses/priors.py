@@ -14,20 +14,6 @@ def _neighbour_differences(images: Tensor) -> list[Tensor]:
     ]
 
 
-def total_variation_l1(images: Tensor) -> Tensor:
-    """Sum over four neighbour directions of the mean absolute difference.
-
-    Args:
-        images: (N, C, H, W), H and W at least 2.
-
-    Returns:
-        A scalar, at least 0; the same for any batch size.
-
-    Source: the L1 image prior of DeepInversion, arXiv:1912.08795, as the CMI family of codes computes it.
-    """
-    return torch.stack([difference.abs().mean() for difference in _neighbour_differences(images)]).sum()
-
-
 def total_variation_l2(images: Tensor) -> Tensor:
     """Sum over four neighbour directions of the L2 norm of all differences in the batch.
 

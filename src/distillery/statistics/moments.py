@@ -130,6 +130,11 @@ def load_moments(path: Path, teacher_sha256: str) -> Moments:
     return Moments(header.kind, mean, variance, teacher_sha256, tensors.get("counts"))
 
 
+def read_origin(path: Path) -> Provenance:
+    """What a file that `load_moments` takes was made from."""
+    return _parse(_document(path.read_bytes()), str(path)).provenance
+
+
 class _Header(Config):
     kind: Kind
     layers: tuple[str, ...]

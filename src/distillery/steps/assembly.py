@@ -145,7 +145,7 @@ def save_student(bench: Workbench, folder: Path, student: Classifier, selection:
     Returns:
         `best_epoch` and `best_agreement`, where anything was held out.
     """
-    bench.tracker.tags({"student": save_classifier(folder, student, architecture, bench.provenance)})
+    save_classifier(folder, student, architecture, bench.provenance)
     others = {f"epochs/{epoch:06d}": selection.snapshot(epoch) for epoch in selection.snapshots}
     if selection.best():
         others["best"] = selection.best()

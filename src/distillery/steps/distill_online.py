@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from distillery.data.store import read_reference
 from distillery.engine.fit import StudentTrainer
 from distillery.engine.online import OnlineConfig, OnlineDistillation
 from distillery.engine.recorded import RecordedPool
@@ -11,7 +12,7 @@ from distillery.engine.selection import Selection
 from distillery.engine.session import Session
 from distillery.recipes.schema import DistillSection
 from distillery.steps.assembly import PlannedMethod, Teacher, build_student, open_teacher, save_student, scoring
-from distillery.steps.materialize import hand_on, open_set_store, set_header
+from distillery.steps.materialize import hand_on, open_set_store, set_header, show_set
 from distillery.steps.review import Reviewer
 from distillery.steps.workbench import Workbench, reporting, workbench
 from distillery.synthesis.bundle import SynthesizerState, save_synthesizer
@@ -50,6 +51,7 @@ def run(
     outputs = {"synthesizer": synthesizer_path, "set": set_path, "student": student_path}
     with workbench(STEP, parsed, plan.inputs(teacher)) as bench:
         if (done := bench.finished(outputs)) is not None:
+            show_set(bench, read_reference(set_path), "training")
             return done
         loop = prepare(bench, parsed, plan, teacher)
         numbers = loop.run()
@@ -57,8 +59,8 @@ def run(
         loop.pool.review(reviewer)
         state = SynthesizerState(plan.name, plan.config.to_json(), teacher.sha256, loop.synthesizer.state_dict())
         with bench.clock.part("io"):
-            bench.tracker.tags({"synthesizer": save_synthesizer(synthesizer_path, state, bench.provenance)})
-            hand_on(bench, loop.pool.publish(), set_path)
+            save_synthesizer(synthesizer_path, state, bench.provenance)
+            hand_on(bench, loop.pool.publish(), set_path, "training")
             health = reviewer.keep(set_path)
             epochs = loop.trainer.epochs
             best = save_student(bench, student_path, loop.trainer.student, loop.selection, parsed.student.architecture)

@@ -11,7 +11,7 @@ from rich.console import Console
 from torch import Tensor
 
 from distillery.data.real import load_labelled
-from distillery.data.store import SyntheticSet, open_reference
+from distillery.data.store import MANIFEST, SyntheticSet, open_reference, read_reference
 from distillery.errors import ConfigError
 from distillery.evaluation.page.render import render
 from distillery.evaluation.report import (
@@ -30,7 +30,7 @@ from distillery.recipes.schema import EvaluationSection
 from distillery.runtime import Runtime, resolve_runtime
 from distillery.steps.page import Gathering
 from distillery.steps.workbench import Workbench, reporting, workbench, workspace
-from distillery.storage import open_store
+from distillery.storage import join_uri, open_store
 from distillery.types import Classifier
 
 STEP = "evaluate"
@@ -76,7 +76,7 @@ def run(
         _place(bench.runtime, teacher, student)
         report = evaluate(teacher, student, data, parsed.evaluation, bench.progress.tick)
         save_report(report_path, report, bench.provenance)
-        _observe(bench, report, eval_data_uri, digest)
+        _observe(bench, report, eval_data_uri or join_uri(read_reference(set_path).uri, MANIFEST), digest)
         if page_path is not None:
             gathering = Gathering(bench.store, parsed, report, report_path, teacher_uri, student_path, set_path)
             _write_page(bench, render(gathering.collect()), page_path)
@@ -84,7 +84,12 @@ def run(
 
 
 def evaluate_bundles(
-    teacher_folder: Path, student_folder: Path, data_uri: str, config: EvaluationConfig | None = None, device: str = "auto"
+    teacher_folder: Path,
+    student_folder: Path,
+    data_uri: str,
+    config: EvaluationConfig | None = None,
+    device: str = "auto",
+    progress: Callable[[str, int, int], None] | None = None,
 ) -> EvaluationReport:
     """Score one bundle beside another on labelled images, outside any pipeline.
 
@@ -94,6 +99,7 @@ def evaluate_bundles(
         data_uri: labelled images.
         config: what is measured; None is the default.
         device: auto, cpu, cuda or cuda:N.
+        progress: told the stage, the images done and all images after each batch.
 
     Returns:
         The report.
@@ -106,7 +112,7 @@ def evaluate_bundles(
     teacher, student = open_candidate(teacher_folder), open_candidate(student_folder)
     data, _ = _test_images(teacher.classifier, data_uri)
     _place(resolve_runtime(device, "float32"), teacher, student)
-    return evaluate(teacher, student, data, config)
+    return evaluate(teacher, student, data, config, progress)
 
 
 def open_candidate(folder: Path, expected_sha256: str = "") -> Candidate:
@@ -193,6 +199,6 @@ def _observe(bench: Workbench, report: EvaluationReport, uri: str, digest: str) 
     bench.tracker.tags({"evaluated_on": report.source})
     bench.tracker.json("evaluation.json", report.to_json())
     bench.tracker.text("evaluation.txt", shown.getvalue())
-    bench.tracker.dataset(report.source, uri or "synthetic set", digest, "evaluation")
+    bench.tracker.dataset(report.source, uri, digest, "evaluation")
     headline = ("student/top1", "teacher/top1", "agreement", "kl")
     bench.progress.write(f"evaluated on {report.source}", report.images, report.images, {k: metrics[k] for k in headline if k in metrics})

@@ -90,14 +90,18 @@ def read_class_names(text: str) -> tuple[str, ...]:
         text: a file with one name a line, or names between commas, or a number N for the names 0 to N-1.
 
     Raises:
-        ConfigError: fewer than two names, an empty one, or one twice.
+        ConfigError: fewer than two names, an empty one, one twice, or a file that is no text.
         MissingResourceError: a file that is not there.
     """
     if text.isdecimal():
         return check_class_names([str(number) for number in range(int(text))])
     path = Path(text).expanduser()
     if path.is_file():
-        return check_class_names([line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()])
+        try:
+            lines = path.read_text(encoding="utf-8").splitlines()
+        except UnicodeDecodeError:
+            raise ConfigError(f"The file of class names {text!r} is no UTF-8 text: give one name a line.") from None
+        return check_class_names([line.strip() for line in lines if line.strip()])
     if "," not in text:
         raise MissingResourceError(
             f"There is no file of class names {text!r}: give a file, names between commas, or how many classes there are."

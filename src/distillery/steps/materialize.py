@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from distillery.data.store import SetHeader, SetReference, SyntheticSet, write_reference
+from distillery.data.store import MANIFEST, SetHeader, SetReference, SyntheticSet, read_reference, write_reference
 from distillery.engine.materialize import Materializer, check_size
 from distillery.engine.session import Session
 from distillery.errors import CheckpointMismatchError
@@ -13,7 +13,7 @@ from distillery.steps.assembly import PlannedMethod, Teacher, open_teacher
 from distillery.steps.grid import image_grid
 from distillery.steps.review import Reviewer
 from distillery.steps.workbench import Workbench, reporting, workbench
-from distillery.storage import Store
+from distillery.storage import Store, join_uri
 from distillery.synthesis.bundle import load_synthesizer, read_synthesizer
 
 STEP = "materialize"
@@ -54,6 +54,7 @@ def run(section: Mapping[str, Any], teacher_uri: str, statistics_path: Path, syn
     outputs = {"set": set_path}
     with workbench(STEP, parsed, inputs) as bench:
         if (done := bench.finished(outputs)) is not None:
+            show_set(bench, read_reference(set_path), "synthesis")
             return done
         synthesizer = plan.build(teacher, bench.runtime, parsed.seed)
         synthesizer.load_state_dict(made.state)
@@ -63,7 +64,7 @@ def run(section: Mapping[str, Any], teacher_uri: str, statistics_path: Path, syn
         reviewer = Reviewer(bench, teacher, parsed.health, parsed.set.strict)
         result = materializer.run(store, set_header(bench, teacher, inputs["synthesizer"]), session, reviewer)
         with bench.clock.part("io"):
-            hand_on(bench, result.reference, set_path)
+            hand_on(bench, result.reference, set_path, "synthesis")
         return bench.finish(outputs, {**result.numbers, **reviewer.keep(set_path)})
 
 
@@ -86,10 +87,14 @@ def set_header(bench: Workbench, teacher: Teacher, synthesizer_sha256: str = "")
     )
 
 
-def hand_on(bench: Workbench, reference: SetReference, set_path: Path) -> None:
+def hand_on(bench: Workbench, reference: SetReference, set_path: Path, context: str) -> None:
     """Write a published set's reference for the next step, and show the set to the tracker."""
     write_reference(set_path, reference)
-    bench.tracker.dataset("synthetic set", reference.uri, reference.sha256, "synthesis")
-    bench.tracker.tags({"set": reference.sha256})
+    show_set(bench, reference, context)
     shard = next(SyntheticSet.open(reference.uri).shards("train"))
     bench.tracker.image("synthetic_images.png", image_grid(shard.images, shard.teacher_logits.argmax(1)))
+
+
+def show_set(bench: Workbench, reference: SetReference, context: str) -> None:
+    """Tell the tracker of a set that the step wrote or read, by its manifest."""
+    bench.tracker.dataset("synthetic set", join_uri(reference.uri, MANIFEST), reference.sha256, context)

@@ -13,16 +13,17 @@ from distillery.methods.catalog import methods_without
 from distillery.models.bundle import WEIGHTS, BundleInfo, fetch_bundle, read_bundle
 from distillery.models.catalog import build_network
 from distillery.provenance import Provenance, code_version, dump_json, sha256_file, stamp
+from distillery.recipes.cost import estimate_cost
 from distillery.recipes.loader import apply_overrides, is_own_file, load_document, recipe_name
 from distillery.recipes.parameters import Value, parameters_of, read_parameters
 from distillery.recipes.schema import SECTIONS, Recipe
+from distillery.steps.runs import RUN_FORMAT as RUN_FORMAT
+from distillery.steps.runs import RUN_VERSION as RUN_VERSION
 from distillery.steps.workbench import reporting, workspace
 from distillery.storage import open_store
 from distillery.tracking.protocol import open_parent
 
 logger = logging.getLogger(__name__)
-
-RUN_FORMAT, RUN_VERSION = "distillery-run", 1
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,7 @@ def run(pipeline: str, parameters: Mapping[str, Any]) -> dict[str, dict[str, Any
     teacher = open_teacher(str(values["teacher_uri"]), str(values["teacher_sha256"]))
     check_teacher(recipe, teacher.info)
     check_student(recipe, teacher.info)
+    check_room(recipe, teacher.info)
     if values["eval_data_uri"]:
         check_data(str(values["eval_data_uri"]), teacher.info)
     warn_schedule(recipe)
@@ -134,11 +136,11 @@ def open_teacher(uri: str, pinned: str) -> Teacher:
     return Teacher(info, sha256)
 
 
-def check_teacher(recipe: Recipe, info: BundleInfo) -> None:
-    """Refuse a teacher that the recipe was not written for, or that lacks what the method needs.
+def check_expected(recipe: Recipe, info: BundleInfo) -> None:
+    """Refuse a teacher that the recipe was not written for.
 
     Raises:
-        ConfigError: another image shape or class count, or no BatchNorm2d statistics where the method matches moments.
+        ConfigError: another image shape or class count.
     """
     expects = recipe.expects
     wanted = {"channels": expects.channels, "height": expects.height, "width": expects.width, "classes": expects.classes}
@@ -149,6 +151,15 @@ def check_teacher(recipe: Recipe, info: BundleInfo) -> None:
                 f"The recipe expects a teacher with {name} = {number}, but this one has {name} = {found[name]}: "
                 f"choose another recipe or teacher, or override expects.{name}."
             )
+
+
+def check_teacher(recipe: Recipe, info: BundleInfo) -> None:
+    """Refuse a teacher that the recipe was not written for, or that lacks what the method needs.
+
+    Raises:
+        ConfigError: another image shape or class count, or no BatchNorm2d statistics where the method matches moments.
+    """
+    check_expected(recipe, info)
     if "moments" in recipe.method.required(recipe.synthesis.config) and not info.has_batchnorm:
         raise ConfigError(
             f"{recipe.method.name} matches BatchNorm statistics, but the teacher {info.architecture.name!r} has no BatchNorm2d layer; "
@@ -157,7 +168,7 @@ def check_teacher(recipe: Recipe, info: BundleInfo) -> None:
 
 
 def check_student(recipe: Recipe, info: BundleInfo) -> None:
-    """Build the student once without memory, so that an argument or a size it cannot take fails here and not after synthesis.
+    """Build the student once, ours without memory, so that an argument or a size it cannot take fails here and not after synthesis.
 
     Raises:
         ConfigError: the architecture cannot be built for the teacher's images.
@@ -165,9 +176,22 @@ def check_student(recipe: Recipe, info: BundleInfo) -> None:
     import torch
 
     architecture = recipe.student.architecture
-    if ":" not in architecture.name:  # a foreign factory may not know the meta device; its step builds it
-        with torch.device("meta"):
-            build_network(architecture, info.spec, info.num_classes)
+    with torch.device("cpu" if ":" in architecture.name else "meta"):  # a foreign factory may not know the meta device
+        build_network(architecture, info.spec, info.num_classes)
+
+
+def check_room(recipe: Recipe, info: BundleInfo) -> None:
+    """Refuse more images than `set.max_bytes` allows, of a set or of an online run's pool, before hours go into a generator.
+
+    Raises:
+        ConfigError: names the bytes and the bound.
+    """
+    images, bound = estimate_cost(recipe).images, recipe.set.max_bytes
+    size = images * info.spec.channels * info.spec.height * info.spec.width
+    if size > bound:
+        raise ConfigError(
+            f"The recipe makes {images} images, {size} bytes, but set.max_bytes = {bound}: lower set.size or synthesis.rounds, or raise it."
+        )
 
 
 def check_data(uri: str, info: BundleInfo) -> None:

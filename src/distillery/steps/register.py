@@ -1,19 +1,24 @@
 """Register the student as a model version, behind the gate between challenger and champion; the one step that fails when MLflow does."""
 
 import logging
-import os
 from collections.abc import Mapping
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from distillery.errors import CheckpointMismatchError, StoreError
+import torch
+from torch import Tensor
+
+from distillery.errors import CheckpointMismatchError, ConfigError, StoreError
 from distillery.evaluation.report import EvaluationReport, flat_metrics, load_report
 from distillery.models.bundle import DOCUMENT, WEIGHTS, read_bundle
+from distillery.models.export import METADATA, export_student, file_name, random_images
 from distillery.provenance import dump_json, load_json, sha256_file, stamp
 from distillery.recipes.schema import RegistrationSection
-from distillery.steps.workbench import workbench
+from distillery.steps.lineage import find_record, read_records, run_identity
+from distillery.steps.workbench import Workbench, workbench
 from distillery.storage import open_store
-from distillery.tracking.protocol import Candidate, Registered, close_parent
+from distillery.tracking.protocol import Candidate, Registered, Served, close_parent
 
 log = logging.getLogger(__name__)
 
@@ -45,9 +50,11 @@ def run(section: Mapping[str, Any], student_path: Path, report_path: Path, regis
             f"The report {str(report_path)!r} is about student {report.student.sha256}, not {student}: evaluate this student first."
         )
     with workbench("register", settings, {"student": student, "report": sha256_file(report_path)}) as bench:
-        candidate = _candidate(settings, report, student, student_path, report_path)
+        candidate = _candidate(
+            settings, report, {**_origin(bench, student_path, student), "report_sha256": bench.inputs["report"]}, report_path
+        )
         bench.tracker.metrics({candidate.metric: candidate.value})
-        registered = bench.tracker.register(student_path, settings.registration, candidate)
+        registered = bench.tracker.register(student_path, settings.registration, candidate, lambda folder: serve(student_path, folder))
         bench.tracker.tags({"student_sha256": student, "teacher_sha256": settings.teacher_sha256})
         bench.tracker.json("registration.json", registered.to_json())
         fields = {"student_sha256": student, **registered.to_json()}
@@ -65,20 +72,56 @@ def _verified_student(folder: Path) -> str:
     return sha256
 
 
-def _candidate(settings: RegistrationSection, report: EvaluationReport, student: str, bundle: Path, report_path: Path) -> Candidate:
+def serve(bundle: Path, folder: Path) -> Served | None:
+    """Make the file that a model server loads; None, with a warning, where the student's network cannot be traced.
+
+    Args:
+        bundle: the student.
+        folder: an empty folder for the file.
+    """
+    name = file_name("pt2", "float32")
+    try:
+        made = export_student(bundle, folder / "export", ("pt2",), ("float32",))[name]
+    except ConfigError as error:
+        log.warning("The version holds the bundle only, and no model server can load it: %s", error)
+        return None
+    info, _ = read_bundle(bundle)
+    example = random_images(1, info.spec.shape).float() / 255
+    model = folder / name
+    _add_example(folder / "export" / name, model, example)
+    return Served(
+        model=model,
+        example=example.numpy(),
+        num_classes=info.num_classes,
+        requirements=(f"torch=={torch.__version__.partition('+')[0]}", f"numpy=={metadata.version('numpy')}"),
+        tags={"served_sha256": sha256_file(model), "served_difference": f"{made.difference:g}"},
+    )
+
+
+def _add_example(exported: Path, target: Path, example: Tensor) -> None:
+    """Write a pt2 file again with an example image in it.
+
+    Without one torch leaves an empty entry, which MLflow takes for a pickle and refuses; a plain tensor passes.
+    """
+    extra = {f"{METADATA}.json": ""}
+    program = torch.export.load(exported, extra_files=extra)
+    program.example_inputs = ((example,), {})
+    torch.export.save(program, target, extra_files=extra)
+
+
+def _candidate(settings: RegistrationSection, report: EvaluationReport, origin: Mapping[str, str], report_path: Path) -> Candidate:
     numbers = flat_metrics(report)
     metric: str = settings.registration.metric
     if metric not in numbers:
         log.info("The report has no %s (%s): the gate compares agreement with the teacher.", metric, report.source)
         metric = "agreement"
     tags = {
-        **_origin(bundle),
-        "student_sha256": student,
+        **origin,
         "teacher_sha256": settings.teacher_sha256,
         "recipe": settings.recipe,
         "config_sha256": settings.digest(),
         "code_version": settings.code_version,
-        "pipeline_run_id": os.environ.get("KFP_RUN_ID", ""),
+        "pipeline_run_id": run_identity(),
     }
     return Candidate(
         metric=metric,
@@ -89,10 +132,15 @@ def _candidate(settings: RegistrationSection, report: EvaluationReport, student:
     )
 
 
-def _origin(bundle: Path) -> dict[str, str]:
-    """The hashes that the student was made from, by the name of the input."""
+def _origin(bench: Workbench, bundle: Path, student: str) -> dict[str, str]:
+    """The student by hash, what it was made from by the name of the input, what its run made before, and the store that holds it all."""
     provenance = load_json((bundle / DOCUMENT).read_bytes(), str(bundle / DOCUMENT)).get("provenance", {})
-    return {f"input.{name}": str(sha256) for name, sha256 in provenance.get("inputs", {}).items()}
+    inputs = {f"input.{name}": str(sha256) for name, sha256 in provenance.get("inputs", {}).items()}
+    run = run_identity()
+    records = read_records(bench.store, run) if run else ()
+    before = {f"{output}_sha256": find_record(records, output) for output in ("set", "synthesizer", "statistics")}
+    made = {tag: record.sha256(tag.removesuffix("_sha256")) for tag, record in before.items() if record}
+    return {**inputs, **made, "student_sha256": student, "store": bench.store.uri}
 
 
 def _source(report: EvaluationReport, path: Path) -> str:

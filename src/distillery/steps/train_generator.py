@@ -47,7 +47,7 @@ def run(section: Mapping[str, Any], teacher_uri: str, statistics_path: Path, syn
         session = Session(bench.checkpoints, bench.progress, bench.tracker.metrics, parsed.checkpoint_every, clock=bench.clock)
         numbers = train_synthesizer(synthesizer, parsed.rounds, session)
         state = SynthesizerState(plan.name, plan.config.to_json(), teacher.sha256, synthesizer.state_dict())
-        bench.tracker.tags({"synthesizer": save_synthesizer(synthesizer_path, state, bench.provenance)})
+        save_synthesizer(synthesizer_path, state, bench.provenance)
         _show(bench, synthesizer)
         return bench.finish(outputs, {**numbers, "rounds": float(parsed.rounds)})
 

@@ -1,19 +1,17 @@
-"""The step that trains a student on a synthetic set."""
+"""The step that trains a student: on a synthetic set in a pipeline, else also on a live synthesizer or on real data."""
 
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from distillery.data.pool import ImagePool
-from distillery.data.store import SyntheticSet, open_reference
-from distillery.engine.feeds import PoolFeed
 from distillery.engine.fit import StudentTrainer
 from distillery.engine.offline import StudentFit
 from distillery.engine.selection import Selection
-from distillery.engine.session import Session, Validate
+from distillery.engine.session import Session
 from distillery.errors import ConfigError
 from distillery.recipes.schema import StudentSection
-from distillery.steps.assembly import Teacher, build_student, open_teacher, save_student, scoring
+from distillery.steps.assembly import Teacher, build_student, open_teacher, save_student
+from distillery.steps.sources import Source, only_one, open_live, open_real, open_set
 from distillery.steps.workbench import Workbench, reporting, workbench
 from distillery.students.plan import StudentConfig
 
@@ -21,33 +19,54 @@ STEP = "train_student"
 
 
 @reporting(STEP)
-def run(section: Mapping[str, Any], teacher_uri: str, set_path: Path, student_path: Path) -> dict[str, float]:
-    """Train a student to the end of its plan.
+def run(
+    section: Mapping[str, Any],
+    teacher_uri: str,
+    set_path: Path | None,
+    student_path: Path,
+    *,
+    synthesizer_path: Path | None = None,
+    statistics_path: Path | None = None,
+    data_uri: str = "",
+) -> dict[str, float]:
+    """Train a student to the end of its plan, on exactly one of a set, a live synthesizer and real data.
 
     Args:
         section: a `StudentSection` as JSON.
         teacher_uri: the teacher's bundle, a folder or a URI.
-        set_path: folder with the reference to a set.
+        set_path: folder with the reference to a set; pipelines give nothing else.
         student_path: folder of the student's bundle to write: the last epoch's, and `best/` below it where images are held out.
+        synthesizer_path: folder of a trained synthesizer, which makes new images for each step.
+        statistics_path: the teacher's moments, for a synthesizer whose method needs them.
+        data_uri: labelled images to train on, with their labels.
 
     Returns:
-        Loss terms and held-out scores of the last epoch, `epochs`, `best_epoch` and `best_agreement`.
+        Loss terms and held-out scores of the last epoch, `epochs`, `best_epoch` and `best_agreement`; only a set has held-out images.
 
     Raises:
-        ConfigError: settings that are not allowed, an empty set, or a term that went bad.
-        CheckpointMismatchError: another teacher, or a set made with another one.
+        ConfigError: settings that are not allowed, not exactly one source, an empty set, data that does not fit the teacher, or a
+            term that went bad.
+        CheckpointMismatchError: another teacher, or a set, synthesizer or moments of another one.
         MissingResourceError: an input or a shard that is not there.
-        StoreError: a damaged shard, or a store that cannot be written.
+        StoreError: damaged bytes, or a store that cannot be written.
     """
     parsed = StudentSection.parse(section, "student")
+    only_one({"set_path": set_path, "synthesizer_path": synthesizer_path, "data_uri": data_uri})
+    if statistics_path is not None and synthesizer_path is None:
+        raise ConfigError(f"The statistics {str(statistics_path)!r} are only read for a synthesizer: leave them out, or give one.")
     teacher = open_teacher(parsed, teacher_uri)
-    synthetic = open_reference(set_path, teacher.sha256)
+    if set_path is not None:
+        source: Source = open_set(set_path, teacher)
+    elif synthesizer_path is not None:
+        source = open_live(synthesizer_path, statistics_path, teacher)
+    else:
+        source = open_real(data_uri, teacher)
     outputs = {"student": student_path}
-    with workbench(STEP, parsed, {"teacher": teacher.sha256, "set": synthetic.digest}) as bench:
+    with workbench(STEP, parsed, {"teacher": teacher.sha256, **source.inputs}) as bench:
+        source.show(bench)
         if (done := bench.finished(outputs)) is not None:
             return done
-        bench.tracker.dataset("synthetic set", synthetic.store.uri, synthetic.digest, "training")
-        fit = prepare(bench, parsed.student, teacher, synthetic)
+        fit = prepare(bench, parsed.student, teacher, source)
         numbers = fit.run()
         with bench.clock.part("io"):
             best = save_student(bench, student_path, fit.trainer.student, fit.selection, parsed.student.architecture)
@@ -56,25 +75,14 @@ def run(section: Mapping[str, Any], teacher_uri: str, set_path: Path, student_pa
         return done
 
 
-def prepare(bench: Workbench, config: StudentConfig, teacher: Teacher, synthetic: SyntheticSet) -> StudentFit:
-    """Load the set, every shard verified, and build the student and its trainer."""
+def prepare(bench: Workbench, config: StudentConfig, teacher: Teacher, source: Source) -> StudentFit:
+    """Build the student and its trainer, and load what it trains on."""
     runtime, seed = bench.runtime, bench.section.seed
-    with bench.clock.part("io"):
-        images = synthetic.load("train").images
-    if not len(images):
-        raise ConfigError(f"The set {synthetic.store.uri!r} has no images to train on: materialize a larger one.")
-    pool = ImagePool(teacher.classifier.spec, runtime.device, capacity=len(images))
-    pool.append(images)
     student = build_student(config.architecture, teacher.classifier, runtime, seed)
-    stages = tuple(stage.sized(len(images)) for stage in config.stages)
+    with bench.clock.part("io"):
+        supply = source.open(bench, teacher, student)
+    stages = tuple(stage.sized(supply.images) for stage in config.stages) if supply.images else config.stages
     trainer = StudentTrainer(stages, runtime.place(teacher.classifier), student, runtime, seed)
     selection = Selection(bench.checkpoints.store, config.keep_epochs)
     session = Session(bench.checkpoints, bench.progress, bench.tracker.metrics, clock=bench.clock)
-    return StudentFit(trainer, PoolFeed(pool), selection, session, _validation(synthetic))
-
-
-def _validation(synthetic: SyntheticSet) -> Validate | None:
-    held_out = synthetic.load("holdout")
-    if not len(held_out.images):
-        return None
-    return scoring(lambda: (held_out.images, held_out.teacher_logits))
+    return StudentFit(trainer, supply.feed, selection, session, supply.validate, supply.synthesizer)

@@ -19,6 +19,8 @@ from distillery.errors import ConfigError, DistilleryError, StoreError
 from distillery.provenance import Provenance, code_version, sha256_bytes
 from distillery.recipes.schema import Section
 from distillery.runtime import Runtime, resolve_runtime
+from distillery.steps.lineage import StepRecord, kept_at, run_identity, write_record
+from distillery.steps.openings import Work, lock_of, mark_opened
 from distillery.storage import Store, check_key, open_store
 from distillery.storage.workspace import workspace as workspace
 from distillery.tracking.history import Stopwatch, close_history
@@ -79,11 +81,10 @@ class Workbench:
         files: dict[str, dict[str, str]] = {}
         with self.clock.part("io"):
             for name, path in outputs.items():
-                files[name] = {relative: self._keep(f"outputs/{name}/{relative or 'file'}", file) for relative, file in _files(path)}
+                files[name] = {relative: self._keep(kept_at(name, relative), file) for relative, file in _files(path)}
         close_history(self.checkpoints.store, self.clock.lap())
         self.checkpoints.finish({"metrics": dict(metrics), "outputs": files})
-        self.tracker.metrics(dict(metrics))
-        return dict(metrics)
+        return self._tell(files, dict(metrics))
 
     def finished(self, outputs: Mapping[str, Path]) -> dict[str, float] | None:
         """Where this work was done before, put its outputs in place again and return its metrics; else None.
@@ -99,10 +100,17 @@ class Workbench:
             return None
         for name, path in outputs.items():
             for relative, digest in result["outputs"][name].items():
-                self._restore(f"outputs/{name}/{relative or 'file'}", digest, path / check_key(relative) if relative else path)
+                self._restore(kept_at(name, relative), digest, path / check_key(relative) if relative else path)
         logger.info("%s was done before (key %s), its result is taken; a new run_salt forces new work.", self.step, self.key[:12])
-        metrics: dict[str, float] = result["metrics"]
+        return self._tell(result["outputs"], result["metrics"])
+
+    def _tell(self, outputs: dict[str, dict[str, str]], metrics: dict[str, float]) -> dict[str, float]:
+        """Note what came out, new or taken from before, for the tracker and for whoever audits the run."""
+        record = StepRecord(step=self.step, key=self.key, outputs=outputs)
         self.tracker.metrics(metrics)
+        self.tracker.tags({name: record.sha256(name) for name in outputs if record.sha256(name)})
+        if run := run_identity():
+            write_record(self.store, run, record, self.provenance)
         return metrics
 
     def _keep(self, key: str, file: Path) -> str:
@@ -136,8 +144,10 @@ def workbench(step: str, section: Section, inputs: Mapping[str, str]) -> Iterato
         key = key_of(step, code_version(), section.to_json(), runtime.key_fields(), inputs)
         folder = workspace()
         store = open_store(os.environ.get("DISTILLERY_STORE") or str(folder / "store"))
-        name = f"{step}-{key[:16]}"
-        with lock(folder / "locks" / f"{name}.lock", f"{step} {key[:12]}"), Progress(folder / "progress", step) as progress:
+        name, work = f"{step}-{key[:16]}", Work(step, key)
+        with lock(folder / lock_of(work), f"{step} {key[:12]}"), Progress(folder / "progress", step) as progress:
+            if run := run_identity():
+                mark_opened(store, run, work)
             below = store.below(f"checkpoints/{step}/{key}")
             below.clean()
             with open_tracker(step, folder / "tracking" / name, key) as tracker:

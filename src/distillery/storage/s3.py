@@ -23,10 +23,11 @@ from boto3.exceptions import Boto3Error
 from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, SSLError
+from botocore.exceptions import ConnectionError as NoConnectionError
 
 from distillery.errors import ConfigError, MissingResourceError, StoreError
 from distillery.storage.base import Store, check_key
-from distillery.storage.s3_refusals import ABSENT, DAMAGED_ON_THE_WAY, refusal
+from distillery.storage.s3_refusals import ABSENT, AGAIN, refusal
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
@@ -321,16 +322,16 @@ class S3Store(Store):
 
 
 def _patiently(ask: Callable[[], T]) -> T:
-    """Repeat a request that got no answer for some seconds, and one whose bytes came damaged a few times."""
+    """Repeat a request that got no answer for some seconds, and one that the server got damaged or failed at a few times."""
     began, patience, failures, damaged = time.monotonic(), _number("DISTILLERY_S3_PATIENCE", os.environ, 10), 0, 0
     while True:
         try:
             return ask()
         except ClientError as error:
             damaged += 1
-            if error.response["Error"]["Code"] not in DAMAGED_ON_THE_WAY or damaged == _TRIES:
+            if error.response["Error"]["Code"] not in AGAIN or damaged == _TRIES:
                 raise
-        except HTTPClientError as error:
+        except (HTTPClientError, NoConnectionError) as error:
             failures += 1
             pause = _jitter.uniform(0, min(0.25 * 2.0**failures, 4.0))
             if isinstance(error, SSLError) or time.monotonic() + pause > began + patience:

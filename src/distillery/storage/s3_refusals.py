@@ -6,6 +6,9 @@ ABSENT = ("NoSuchKey", "404")
 DAMAGED_ON_THE_WAY = ("BadDigest", "XAmzContentSHA256Mismatch", "IncompleteBody", "RequestTimeout", "NoSuchUpload", "InvalidPart")
 """The object was not written, but may be sent again: its bytes came otherwise, or its unfinished upload was cleaned away."""
 
+AGAIN = (*DAMAGED_ON_THE_WAY, "InternalError", "500")
+"""Worth another try: Ceph speaks of an internal error where the upload that it is to complete was cleaned away."""
+
 _RULES: tuple[tuple[tuple[str, ...], str], ...] = (
     (
         (

@@ -4,23 +4,28 @@ A dead server costs a step one bounded wait and one warning: what it did not tak
 raises.
 """
 
+import json
 import logging
 import os
 import re
+import shutil
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from pathlib import Path
+from contextlib import contextmanager, suppress
+from importlib import metadata
+from pathlib import Path, PurePosixPath
 from typing import Any
 
-from distillery.errors import DistilleryError, StoreError
+from distillery.errors import DistilleryError, MissingResourceError, StoreError
 from distillery.tracking.flatten import flatten, json_bytes, metric_names, relative_name
 from distillery.tracking.guard import Guard, first_line
 from distillery.tracking.null import NullTracker
-from distillery.tracking.protocol import PREFIX, Candidate, Registered, RegistrationConfig, Status
-from distillery.tracking.registry import register_version
+from distillery.tracking.protocol import PREFIX, SERVED_FILE, Candidate, Registered, RegistrationConfig, Serve, Served, Status
+from distillery.tracking.registry import MODEL_ID, register_version
 from distillery.tracking.runs import Link, Runs, end
+from distillery.tracking.versions import Version
 
 log = logging.getLogger(__name__)
 
@@ -103,7 +108,7 @@ class MlflowTracker:
         """Record a data set as an input of the run; MLflow keeps the first 36 characters of a digest."""
         self._record(lambda link: log_dataset(link, name, uri, digest, context), lambda: self._null.dataset(name, uri, digest, context))
 
-    def register(self, bundle: Path, config: RegistrationConfig, candidate: Candidate) -> Registered:
+    def register(self, bundle: Path, config: RegistrationConfig, candidate: Candidate, serve: Serve | None = None) -> Registered:
         """Register the bundle; waits longer than a record would, and is loud.
 
         Raises:
@@ -111,7 +116,8 @@ class MlflowTracker:
         """
         try:
             with _environment(PATIENT):
-                return register_version(self._open(), bundle, config, candidate)
+                link = self._open()
+                return register_version(link, lambda tags: log_student(link, bundle, serve, tags), config, candidate)
         except DistilleryError:
             raise
         except Exception as error:
@@ -236,9 +242,119 @@ def log_dataset(link: Link, name: str, uri: str, digest: str, context: str) -> N
     """Write a data set as an input of the run."""
     from mlflow.entities import Dataset, DatasetInput, InputTag
 
-    entry = Dataset(name=name, digest=digest[:LONGEST_DIGEST], source_type="uri", source=uri)
+    kind = next((kind for kind in ("s3", "http") if uri.startswith((f"{kind}://", f"{kind}s://"))), "local")
+    source = json.dumps({"url" if kind == "http" else "uri": uri})  # as `mlflow.data.get_source` reads it
+    entry = Dataset(name=name, digest=digest[:LONGEST_DIGEST], source_type=kind, source=source)
     tags = [InputTag("mlflow.data.context", context), InputTag(PREFIX + "sha256", digest)]
     link.client.log_inputs(link.run_id, datasets=[DatasetInput(entry, tags)])
+
+
+def log_student(link: Link, bundle: Path, serve: Serve | None, tags: Mapping[str, str]) -> dict[str, str]:
+    """Keep a student as a logged model: what pyfunc loads, and the bundle that it was made from below `bundle/`.
+
+    Returns:
+        The version's further tags.
+    """
+    from mlflow.entities import LoggedModelOutput
+
+    client = link.client
+    with tempfile.TemporaryDirectory() as folder:
+        staged = Path(folder) / "model"
+        (Path(folder) / "served").mkdir()
+        served = serve(Path(folder) / "served") if serve else None
+        if served:
+            write_pyfunc(staged, served)
+        shutil.copytree(bundle, staged / "bundle")
+        said = {**tags, **flatten(served.tags if served else {})}
+        model = client.create_logged_model(link.experiment_id, name="student", source_run_id=link.run_id, tags=said, model_type="student")
+        try:
+            client.log_model_artifacts(model.model_id, str(staged))
+            client.finalize_logged_model(model.model_id, "READY")
+        except BaseException:
+            with suppress(Exception):  # whatever stopped the first call may stop this one
+                client.finalize_logged_model(model.model_id, "FAILED")
+            raise
+    client.log_outputs(link.run_id, [LoggedModelOutput(model.model_id, step=0)])
+    return {**said, MODEL_ID: model.model_id}
+
+
+def write_pyfunc(folder: Path, served: Served) -> None:
+    """A folder that `mlflow.pyfunc.load_model` and `mlflow.pytorch.load_model` read: a traced graph, no pickle, nothing of ours.
+
+    The pt2 file is taken as it is, for `mlflow.pytorch.save_model` would trace it again. It is served on the CPU, because a traced graph
+    stays on the device it was traced on and pyfunc would ask for CUDA wherever there is one.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # mlflow warns of its own type hints
+        import mlflow.pyfunc
+    from mlflow.models import Model, ModelSignature
+    from mlflow.types import Schema, TensorSpec
+
+    file = PurePosixPath(SERVED_FILE)
+    data = served.model.parent / file.parent.name
+    data.mkdir()
+    shutil.copyfile(served.model, data / file.name)
+    float32 = served.example.dtype
+    inputs, outputs = (-1, *served.example.shape[1:]), (-1, served.num_classes)
+    model = Model()
+    model.add_flavor("pytorch", model_data=str(file.parent), pytorch_version=metadata.version("torch"), code=None)
+    logging.getLogger("mlflow.utils.environment").setLevel(logging.ERROR)  # it warns of environments without pip
+    mlflow.pyfunc.save_model(
+        str(folder),
+        loader_module="mlflow.pytorch",
+        data_path=str(data),
+        mlflow_model=model,
+        signature=ModelSignature(Schema([TensorSpec(float32, inputs)]), Schema([TensorSpec(float32, outputs)])),
+        input_example=served.example,
+        pip_requirements=list(served.requirements),
+        model_config={"device": "cpu"},
+    )
+
+
+def read_version(uri: str, name: str, number: str, alias: str) -> Version:
+    """What the registry says of a version, named by its number or else by an alias.
+
+    Raises:
+        MissingResourceError: there is none.
+        StoreError: MLflow does not answer.
+    """
+    with _asking(uri, f"the version {name}:{number}" if number else f"the version {name}@{alias}"):
+        from mlflow import MlflowClient
+
+        client = MlflowClient(tracking_uri=uri)
+        found = client.get_model_version(name, number) if number else client.get_model_version_by_alias(name, alias)
+        held = client.get_registered_model(name).aliases
+    aliases = tuple(sorted(name for name, version in held.items() if str(version) == str(found.version)))
+    tags = {name.removeprefix(PREFIX): str(text) for name, text in found.tags.items()}
+    return Version(name, str(found.version), aliases, tags, found.run_id or "", redact(uri))
+
+
+def fetch_version(uri: str, name: str, number: str, folder: Path) -> Path:
+    """Copy a version's files below a folder.
+
+    Raises:
+        MissingResourceError: MLflow knows the version, but not its files.
+        StoreError: MLflow or its artifact store does not answer.
+    """
+    with _asking(uri, f"the files of the version {name}:{number}"):
+        from mlflow.artifacts import download_artifacts
+
+        fetched = Path(download_artifacts(f"models:/{name}/{number}", dst_path=str(folder), tracking_uri=uri, registry_uri=uri))
+    if not any(fetched.iterdir()):  # so it is where they lie in a folder of another machine
+        raise MissingResourceError(f"MLflow at {redact(uri)} has no files of the version {name}:{number}: look where its artifacts lie.")
+    return fetched
+
+
+@contextmanager
+def _asking(uri: str, what: str) -> Iterator[None]:
+    try:
+        _import()
+        yield
+    except Exception as error:
+        if getattr(error, "error_code", "") in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            raise MissingResourceError(f"MLflow at {redact(uri)} does not have {what}: check name, number and alias.") from error
+        said = redact(first_line(error), uri)
+        raise StoreError(f"MLflow at {redact(uri)} does not give {what} ({said}): bring it up, or check MLFLOW_TRACKING_URI.") from error
 
 
 def redact(text: str, uri: str = "") -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from distillery.tracking.flatten import finite_or_text, flatten, json_bytes, metric_names, relative_name
-from distillery.tracking.protocol import Candidate, Registered, RegistrationConfig, Status
+from distillery.tracking.protocol import Candidate, Registered, RegistrationConfig, Serve, Status
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +67,7 @@ class NullTracker:
         entry = {f"{context}/{name}": {"uri": uri, "digest": digest}}
         self._safely(lambda: self._merge("datasets.json", entry))
 
-    def register(self, bundle: Path, config: RegistrationConfig, candidate: Candidate) -> Registered:
+    def register(self, bundle: Path, config: RegistrationConfig, candidate: Candidate, serve: Serve | None = None) -> Registered:
         """Register nothing, and say so."""
         return Registered(
             model_name=config.model_name,

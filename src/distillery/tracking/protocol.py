@@ -1,8 +1,9 @@
 """What a step may tell an observer, and how it opens one: MLflow where a tracking URI is set, JSON files otherwise."""
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -13,6 +14,7 @@ from distillery.config import Config
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 PREFIX = "distillery/"  # keeps our parameters and tags apart from those that the KFP plugin writes into the same run
 DEFAULT_EXPERIMENT = "distillery"
+SERVED_FILE = "data/model/model.pt2"  # among the files of a version
 REGISTRY_NAME = r"^[A-Za-z0-9_.-]+$"
 
 
@@ -58,6 +60,29 @@ class Registered(Config):
     value: float
     previous_champion: str = ""
     reason: str
+
+
+@dataclass(frozen=True)
+class Served:
+    """A student as a file that is served without Distillery.
+
+    Attributes:
+        model: a pt2 file that takes float32 images (N, C, H, W) in [0, 1], for any N, and gives float32 logits (N, K).
+        example: images (n, C, H, W), a float32 array.
+        num_classes: K.
+        requirements: what a server has to install to run it, as lines for pip.
+        tags: what is said of the file, such as how far its logits are from the bundle's.
+    """
+
+    model: Path
+    example: Any
+    num_classes: int
+    requirements: tuple[str, ...]
+    tags: Mapping[str, str]
+
+
+Serve = Callable[[Path], Served | None]
+"""Writes the file to serve into an empty folder; None where the student cannot be served so. Asked only where a version is new."""
 
 
 class Tracker(Protocol):
@@ -106,11 +131,24 @@ class Tracker(Protocol):
         ...
 
     def dataset(self, name: str, uri: str, digest: str, context: str) -> None:
-        """Record a data set that the step read or wrote; `context` says what for: training, evaluation, synthesis."""
+        """Record a data set that the step read or wrote, as one of its inputs.
+
+        Args:
+            name: what it is, in words.
+            uri: where it lies: a path, s3:// or http://.
+            digest: its sha256.
+            context: what for: training, evaluation, synthesis.
+        """
         ...
 
-    def register(self, bundle: Path, config: RegistrationConfig, candidate: Candidate) -> Registered:
+    def register(self, bundle: Path, config: RegistrationConfig, candidate: Candidate, serve: Serve | None = None) -> Registered:
         """Register a student's bundle folder as a model version.
+
+        Args:
+            bundle: its files are kept below `bundle/` of the model.
+            config: the model's name and the gate.
+            candidate: the student's number, and tags among which `student_sha256`.
+            serve: makes the file that `mlflow.pyfunc.load_model` loads; None keeps the bundle only.
 
         Raises:
             StoreError: an observer is configured and did not take the version.

@@ -1,8 +1,8 @@
 """The model registry: a student as a version, and the gate between challenger and champion; imports no mlflow."""
 
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from distillery.tracking.flatten import flatten
@@ -13,6 +13,10 @@ STUDENT = PREFIX + "student_sha256"
 METRIC = PREFIX + "metric"
 VALUE = PREFIX + "value"
 SOURCE = PREFIX + "source"
+MODEL_ID = PREFIX + "model_id"
+
+LogModel = Callable[[Mapping[str, str]], Mapping[str, str]]
+"""Keeps the student's files as a logged model with these tags, and gives the version's further tags, `MODEL_ID` among them."""
 
 
 @dataclass(frozen=True)
@@ -50,21 +54,28 @@ def gate(config: RegistrationConfig, candidate: Candidate, champion: Champion | 
     return False, f"{shown} does not beat {champion.value:g} of version {champion.version}."
 
 
-def register_version(link: Link, bundle: Path, config: RegistrationConfig, candidate: Candidate) -> Registered:
-    """Make a bundle a version of the registered model, or find the version that it is already, and set the aliases.
+def register_version(link: Link, log_model: LogModel, config: RegistrationConfig, candidate: Candidate) -> Registered:
+    """Make a student a version of the registered model, or find the version that it is already, and set the aliases.
+
+    The registered model is made after the files are kept: a failure leaves none without a version.
 
     Args:
         link: the register step's run.
-        bundle: the student's bundle folder; its files become the version's.
+        log_model: called only where the version is new.
         config: the model's name and the gate.
         candidate: the student's number, and tags among which `student_sha256`.
     """
     client, name = link.client, config.model_name
-    aliases = _model(client, name).aliases
-    champion = _champion(client, name, aliases.get("champion"))
+    standing = client.search_registered_models(f"name = '{name}'")
+    champion = _champion(client, name, standing[0].aliases.get("champion")) if standing else None
     judged = {METRIC: candidate.metric, VALUE: repr(candidate.value), SOURCE: candidate.source}
     tags = {**flatten(candidate.tags), **judged, PREFIX + "run_id": link.run_id}
-    version = _known_version(client, name, tags) or _new_version(link, bundle, name, candidate, tags)
+    version = _known_version(client, name, tags)
+    if not version:
+        tags |= log_model(tags)
+        if not standing:
+            client.create_registered_model(name, description="Students distilled without data by Distillery.")
+        version = _new_version(link, name, candidate, tags)
     client.set_registered_model_alias(name, "challenger", version)
     previous = champion.version if champion else ""
     wins, reason = gate(config, candidate, champion)
@@ -82,13 +93,6 @@ def register_version(link: Link, bundle: Path, config: RegistrationConfig, candi
         previous_champion=previous,
         reason=reason,
     )
-
-
-def _model(client: Any, name: str) -> Any:
-    found = client.search_registered_models(f"name = '{name}'")
-    if found:
-        return found[0]
-    return client.create_registered_model(name, description="Students distilled without data by Distillery.")
 
 
 def _champion(client: Any, name: str, version: object) -> Champion | None:
@@ -110,19 +114,11 @@ def _known_version(client: Any, name: str, tags: dict[str, str]) -> str:
     return str(same[0].version) if same else ""
 
 
-def _new_version(link: Link, bundle: Path, name: str, candidate: Candidate, tags: dict[str, str]) -> str:
-    client = link.client
-    model = client.create_logged_model(link.experiment_id, name="student", source_run_id=link.run_id, tags=tags, model_type="student")
-    client.log_model_artifacts(model.model_id, str(bundle))
-    client.finalize_logged_model(model.model_id, "READY")
+def _new_version(link: Link, name: str, candidate: Candidate, tags: dict[str, str]) -> str:
+    client, model_id = link.client, tags[MODEL_ID]
     if math.isfinite(candidate.value):
-        client.log_metric(link.run_id, candidate.metric, candidate.value, model_id=model.model_id)
+        client.log_metric(link.run_id, candidate.metric, candidate.value, model_id=model_id)
     version = client.create_model_version(
-        name,
-        source=f"models:/{model.model_id}",
-        run_id=link.run_id,
-        tags={**tags, PREFIX + "model_id": model.model_id},
-        description=candidate.description,
-        model_id=model.model_id,
+        name, source=f"models:/{model_id}", run_id=link.run_id, tags=tags, description=candidate.description, model_id=model_id
     )
     return str(version.version)

@@ -63,14 +63,14 @@ print(json.dumps(numbers))
 """
 
 
-def test_a_gibibyte_needs_the_memory_of_a_few_shards(real_store: S3Store, tmp_path: Path) -> None:
+def test_a_gibibyte_needs_the_memory_of_a_few_shards(real_store: S3Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tests = str(Path(__file__).parents[2])
     limits = {"DISTILLERY_CACHE_BYTES": str(100 * MIB), "DISTILLERY_WORKDIR": str(tmp_path), "OMP_NUM_THREADS": "1"}
     environment = {**os.environ, **limits, "PYTHONPATH": os.pathsep.join([tests, *sys.path])}
     done = subprocess.run([sys.executable, "-c", GIGABYTE, real_store.uri], capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stderr
     numbers = json.loads(done.stdout)
-    say(f"1 GiB set: {numbers}")
+    say(capsys, f"1 GiB set: {numbers}")
     assert numbers["bytes"] >= 1024 * MIB
     assert numbers["wrote"] - numbers["before"] < 150
     assert numbers["read"] - numbers["before"] < 150
@@ -79,7 +79,7 @@ def test_a_gibibyte_needs_the_memory_of_a_few_shards(real_store: S3Store, tmp_pa
         real_store.delete(key)
 
 
-def test_throughput_beside_plain_boto3(real_store: S3Store) -> None:
+def test_throughput_beside_plain_boto3(real_store: S3Store, capsys: pytest.CaptureFixture[str]) -> None:
     """Printed for the reader, not asserted: a shared machine is no bench."""
     client, origin = make_client(), header().provenance
     shards = [shard(number, 1024) for number in range(12)]
@@ -119,10 +119,11 @@ def test_throughput_beside_plain_boto3(real_store: S3Store) -> None:
         began = time.perf_counter()
         action()
         rates.append(f"{name} {size / (time.perf_counter() - began):.0f} MiB/s")
-    say(f"{size:.0f} MiB in {len(packed)} objects: {', '.join(rates)}")
+    say(capsys, f"{size:.0f} MiB in {len(packed)} objects: {', '.join(rates)}")
     assert real_store.read("ours/0") == packed[0]
 
 
-def say(line: str) -> None:
+def say(capsys: pytest.CaptureFixture[str], line: str) -> None:
     """Past pytest's capture, so that a plain run shows it."""
-    Console(file=sys.__stdout__, soft_wrap=True, highlight=False).print(line)
+    with capsys.disabled():
+        Console(soft_wrap=True, highlight=False).print(f"\n{line}")

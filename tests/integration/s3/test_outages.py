@@ -29,16 +29,14 @@ def gateway(ceph: Ceph, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ceph]:
     """The server, whose gateway runs again when the test is over, and which is soon given up."""
     monkeypatch.setenv("DISTILLERY_S3_PATIENCE", "3")
     yield ceph
-    if ceph.gateway.process.poll() is not None:
-        ceph.start_gateway()
+    ceph.settle()
 
 
 class KillAt:
     """Kills the gateway before the n-th request, and starts it again some seconds later where told to."""
 
-    def __init__(self, ceph: Ceph, number: int, start_after: float = -1.0) -> None:
+    def __init__(self, ceph: Ceph, number: int, start_after: float = 0.0) -> None:
         self.ceph, self.number, self.start_after = ceph, number, start_after
-        self.starting: threading.Timer | None = None
         self._lock = threading.Lock()
 
     def __call__(self, request: Any) -> None:
@@ -46,14 +44,8 @@ class KillAt:
             self.number -= 1
             if self.number == 0:
                 self.ceph.kill_gateway()
-                if self.start_after >= 0:
-                    self.starting = threading.Timer(self.start_after, self.ceph.start_gateway)
-                    self.starting.start()
-
-    def wait(self) -> None:
-        """Return once the gateway runs again."""
-        assert self.starting is not None
-        self.starting.join()
+                if self.start_after:
+                    self.ceph.start_gateway_after(self.start_after)
 
 
 def uploads(store: S3Store) -> list[str]:
@@ -71,18 +63,17 @@ def test_killed_in_the_middle_of_an_upload(gateway: Ceph, real_store: S3Store) -
     assert uploads(real_store) == ["sets/one/large"]  # it could not be aborted, for there was nobody to ask
     assert real_store.clean() == 0  # it may be another machine's
     real_store.write("large", data)
-    assert real_store.clean(older_than=0) == 1
+    assert real_store.clean(older_than=-5) == 1
     assert uploads(real_store) == []
     assert hashlib.sha256(real_store.read("large")).digest() == hashlib.sha256(data).digest()
 
 
 def test_a_short_outage_in_the_middle_of_an_upload_is_sat_out(gateway: Ceph, real_store: S3Store, monkeypatch: pytest.MonkeyPatch) -> None:
     data = os.urandom(LARGE_BYTES + 3 * PART_BYTES)
-    killing = KillAt(gateway, 3, start_after=1.0)
     monkeypatch.setenv("DISTILLERY_S3_PATIENCE", "20")
-    with before("UploadPart", killing):
+    with before("UploadPart", KillAt(gateway, 3, start_after=1.0)):
         real_store.write("large", data)
-    killing.wait()
+    gateway.settle()
     assert real_store.read("large") == data
     assert real_store.list() == ["large"]
 
@@ -135,10 +126,8 @@ def test_a_short_outage_in_the_middle_of_a_read_is_sat_out(gateway: Ceph, real_s
         parts = real_store.stream("large")
         first = next(parts)
         gateway.kill_gateway()
-        starting = threading.Timer(1.0, gateway.start_gateway)
-        starting.start()
+        gateway.start_gateway_after(1.0)
         assert first + b"".join(parts) == data
-    starting.join()
     assert ranges[0] == ""
     assert all(wanted.startswith("bytes=") for wanted in ranges[1:])
     assert len(ranges) > 1
@@ -146,9 +135,15 @@ def test_a_short_outage_in_the_middle_of_a_read_is_sat_out(gateway: Ceph, real_s
 
 def test_a_writer_whose_upload_is_cleaned_away_sends_it_again(real_store: S3Store) -> None:
     data = os.urandom(LARGE_BYTES)
-    once = iter([True])
-    with before("CompleteMultipartUpload", lambda _: real_store.clean(older_than=0) and None if next(once, False) else None):
+    aborted: list[int] = []
+
+    def abort(request: Any) -> None:
+        if not aborted:
+            aborted.append(real_store.clean(older_than=-5))
+
+    with before("CompleteMultipartUpload", abort):
         real_store.write("large", data)
+    assert aborted == [1]
     assert real_store.read("large") == data
     assert uploads(real_store) == []
 

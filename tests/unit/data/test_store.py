@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -120,13 +121,14 @@ def test_no_set_before_its_manifest(store: FolderStore) -> None:
 
 def test_the_manifest_is_written_last(store: FolderStore, monkeypatch: pytest.MonkeyPatch) -> None:
     written: list[str] = []
-    original = FolderStore.write
+    for name in ("write", "create"):
+        original = getattr(FolderStore, name)
 
-    def watch(self: FolderStore, key: str, data: bytes) -> None:
-        written.append(key)
-        original(self, key, data)
+        def watch(self: FolderStore, key: str, data: bytes, original: Any = original) -> Any:
+            written.append(key)
+            return original(self, key, data)
 
-    monkeypatch.setattr(FolderStore, "write", watch)
+        monkeypatch.setattr(FolderStore, name, watch)
     writer = write(store)
     writer.publish()
     assert written == [entry.key for entry in writer.entries] + [MANIFEST]
@@ -152,7 +154,7 @@ def test_a_crash_while_publishing_publishes_nothing(store: FolderStore, monkeypa
         raise SystemExit(143)
 
     with monkeypatch.context() as patch:
-        patch.setattr(os, "replace", crash)
+        patch.setattr(os, "link", crash)
         with pytest.raises(SystemExit):
             writer.publish()
     with pytest.raises(MissingResourceError):

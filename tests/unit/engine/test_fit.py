@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+import distillery.engine.fit as fit_module
 from distillery.data.augment import AugmentConfig
 from distillery.data.pool import ImagePool
 from distillery.engine.checkpoint import Checkpoints
@@ -235,7 +236,7 @@ def test_fit_learns_and_a_finished_one_is_not_trained_again(teacher: Classifier,
 
 
 def test_synthesizer_that_goes_bad_stops_with_round_and_term(teacher: Classifier, session: Session) -> None:
-    with pytest.raises(ConfigError, match="term 'label' of the synthesizer .* at step 3"):
+    with pytest.raises(ConfigError, match="term 'label' of the synthesizer .* in round 3"):
         train_synthesizer(FakeSynthesizer(teacher, bad_round=3), 5, session)
     assert session.done == 2
 
@@ -251,3 +252,19 @@ def test_synthesizer_resumes_after_its_last_checkpoint(teacher: Classifier, sess
     train_synthesizer(resumed, 5, again)
     assert resumed.rounds == 5
     assert torch.equal(alone.pictures, resumed.pictures)
+
+
+def test_steps_within_an_epoch_are_told_and_change_nothing(
+    teacher: Classifier, session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[tuple[str, int, int]] = []
+    monkeypatch.setattr(session.progress, "tick", lambda *words: told.append(words))
+    fit = fit_of(teacher, session)
+    monkeypatch.setattr(fit_module, "TICK_STEPS", 2)
+    numbers = fit.run()
+    assert told[::2] == [("student: epoch 1, step 2/3", 0, 4), ("student: epoch 2, step 3/3", 1, 4), ("student: epoch 4, step 1/3", 3, 4)]
+    assert len(told) == 6
+    monkeypatch.setattr(fit_module, "TICK_STEPS", 100)
+    quiet = fit_of(teacher, Session(Checkpoints(FolderStore(tmp_path / "quiet")), session.progress))
+    assert quiet.run() == numbers
+    assert len(told) == 6

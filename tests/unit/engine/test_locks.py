@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from distillery.engine.locks import lock
+from distillery.engine.locks import holder, lock, try_lock
 from distillery.errors import StoreError
 
 HOLD = """
@@ -51,3 +51,16 @@ def test_unwritable_folder_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match="choose another workspace"), lock(tmp_path / "file" / "a.lock", "work"):
         pass
+
+
+def test_who_only_tries_does_not_wait(tmp_path: Path) -> None:
+    path = tmp_path / "a.lock"
+    assert holder(path) == 0
+    assert not path.exists()
+    with lock(path, "work"):
+        assert holder(path) == os.getpid()
+        with try_lock(path) as held:
+            assert not held
+    assert holder(path) == 0
+    with try_lock(path) as held, try_lock(path) as again:
+        assert (held, again) == (True, False)

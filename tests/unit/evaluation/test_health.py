@@ -22,7 +22,7 @@ def one_hot(classes: Tensor, scale: float = 6.0) -> Tensor:
 
 def spread(noise: float = 0.3) -> Tensor:
     """Features as a good teacher has them: around one direction a class, never below 0."""
-    return (torch.nn.functional.one_hot(CLASSES, 32) + noise * torch.rand(NUM, 32)).float()
+    return (torch.nn.functional.one_hot(CLASSES, 32) + noise * torch.rand(NUM, 32, generator=torch.Generator().manual_seed(0))).float()
 
 
 def report(features: Tensor | None = None, classes: Tensor = CLASSES, logits: Tensor | None = None, **config: Any) -> HealthReport:
@@ -84,6 +84,17 @@ def test_every_check_can_be_turned_off() -> None:
     off = {"min_entropy": 0, "min_class_share": 0, "min_confidence": 0, "min_distance": 0, "min_directions": 0, "max_duplicates": 1}
     assert len(report(**worst).findings) == 6
     assert report(**worst, **off).findings == ()
+
+
+def test_a_value_at_its_threshold_is_healthy() -> None:
+    found = report()
+    diversity = found.diversity
+    exact = {"min_entropy": found.entropy, "min_class_share": found.class_share, "min_distance": diversity.distance}
+    assert report(**exact, min_directions=diversity.directions - 1e-9).findings == ()
+    copies = spread()
+    copies[200:] = copies[:200]
+    assert report(features=copies, max_duplicates=0.5).findings == ()
+    assert len(report(features=copies, max_duplicates=0.49).findings) == 1
 
 
 def test_few_images_are_not_blamed_for_a_rare_class() -> None:

@@ -184,6 +184,24 @@ def test_flat_metrics_have_stable_names(report: EvaluationReport) -> None:
     assert found["agreement"] == report.agreement.rate
 
 
+@pytest.mark.parametrize("labelled", [True, False])
+def test_last_and_best_epoch_are_both_reported(labelled: bool) -> None:
+    images, labels = make_images()
+    last, best = make_classifier(3), make_classifier(5)
+    student = Candidate(last, "small", snapshots={"epochs/000002": lambda: last, "best": lambda: best})
+    data = EvaluationImages(images, labels if labelled else None, "test set" if labelled else "held-out synthetic")
+    found = evaluate(Candidate(make_classifier(8)), student, data, SILENT)
+    metrics, shown = flat_metrics(found), render(found)
+    agreed = Agreement.measure(*(predict(model, images, 7) for model in (make_classifier(8), best))).rate
+    correct = int((predict(best, images, 7).argmax(1) == labels).sum())
+    assert metrics["best/agreement"] == agreed != metrics["agreement"]
+    assert ("best/top1" in metrics) is labelled
+    assert f"agrees {agreed:.2%}" in shown
+    assert (f"({correct}/30)" in shown) is labelled
+    if labelled:
+        assert metrics["best/top1"] == correct / 30
+
+
 def test_five_classes_have_no_top5_and_silence_has_no_latency() -> None:
     found = make_report(config=SILENT, classes=5)
     assert not {"student/top5", "student/latency_ms_batch1"} & set(flat_metrics(found))

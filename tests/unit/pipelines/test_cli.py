@@ -8,7 +8,7 @@ import sys
 import pytest
 from rich.console import Console
 
-from distillery.recipes.loader import recipe_names
+from distillery.recipes.loader import load_document, recipe_names
 from distillery_kfp.pipelines import cli, display, listing
 
 PROBE = """
@@ -25,7 +25,10 @@ print(json.dumps([heavy, used.ru_utime + used.ru_stime]), file=sys.stderr)
 """
 
 
-@pytest.mark.parametrize("words", [["--help"], ["run", "--help"], ["recipes"], ["recipes", "fast_dfkd/digits"], ["methods"]], ids=" ".join)
+ANSWERED_AT_ONCE = (["--help"], ["run", "--help"], ["prune", "--help"], ["recipes"], ["recipes", "fast_dfkd/digits"], ["methods"])
+
+
+@pytest.mark.parametrize("words", ANSWERED_AT_ONCE, ids=" ".join)
 def test_answers_at_once(words: list[str]) -> None:
     done = subprocess.run([sys.executable, "-c", PROBE, json.dumps(words)], capture_output=True, text=True, check=True)
     heavy, seconds = json.loads(done.stderr.splitlines()[-1])
@@ -43,7 +46,9 @@ def shown(function: object, *more: str) -> str:
 def test_recipes_lists_all_with_what_they_cost() -> None:
     text = shown(listing.show_recipes)
     assert all(name in text for name in recipe_names())
-    assert any("fast_dfkd/digits " in line and "WRN-16-2" in line and "10,240" in line and "1,400" in line for line in text.splitlines())
+    about = load_document("fast_dfkd/digits")["about"]
+    (line,) = [line for line in text.splitlines() if line.startswith("fast_dfkd/digits ")]
+    assert all(words in line for words in ("WRN-16-2", f"{about['images']:,}", f" {about['student_steps']:,}"))
 
 
 def test_recipe_shows_its_values_and_its_pipeline() -> None:
@@ -71,6 +76,11 @@ def test_methods_lists_all() -> None:
             ["import-teacher", "w", "--architecture", "a", "--shape", "1,8,8", "--mean", "x", "--std", "1", "--classes", "2", "--out", "o"],
             "--mean",
         ),
+        (
+            ["import-teacher", "w", "--architecture", "a", "--shape", "1,8,8", "--mean", "0", "--std", "1", "--classes", "x", "--out", "o"],
+            "no file of class names 'x'",
+        ),
+        (["compile", "--out", f"{__file__}/below"], "test_cli.py/below"),
     ],
 )
 def test_wrong_use_is_one_line(words: list[str], said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -94,7 +94,7 @@ def test_inspect_shows_tables(desk: Desk, monkeypatch: pytest.MonkeyPatch, capsy
     assert "nearly repeat an earlier one" in out
     assert desk.call(monkeypatch, "inspect", desk.set, "--sample", 20) == 0
     out = capsys.readouterr().out
-    assert "stored logits" in out
+    assert "stored in the set" in out
     assert "20 images" in out
 
 

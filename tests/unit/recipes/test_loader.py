@@ -121,7 +121,7 @@ def test_an_element_may_be_a_list_or_a_value() -> None:
     [
         ({"student.stages.1.epochs": 3}, "student.stages.1 does not exist: student.stages is a list of 1"),
         ({"student.stages.-1.epochs": 3}, "does not exist"),
-        ({"synthesis.rounds.x": 3}, "synthesis.rounds = 80 is a plain value"),
+        ({"synthesis.rounds.x": 3}, r"synthesis\.rounds = \d+ is a plain value"),
         ({"studnet.x": 3}, "'studnet'; allowed here: .*did you mean 'student'"),
         ({"synthesis.config.stps": 3}, "'synthesis.config.stps'; allowed here: .*did you mean 'steps'"),
         ({"synthesis.config.augment.flp": 3}, "'synthesis.config.augment.flp'; .*did you mean 'flip'"),
@@ -133,7 +133,7 @@ def test_an_element_may_be_a_list_or_a_value() -> None:
         ({"synthesis.config.steps": 1.5}, r"synthesis.config.steps = 1.5 is not allowed"),
         ({"set": 3}, "set = 3 is not allowed"),
         ({"set.holdout": 0.9}, "set.holdout = 0.9 is not allowed"),
-        ({"synthesis.rounds": 10}, "synthesis.rounds = 10 is not allowed: FastDFKD warms up for 10 rounds"),
+        ({"synthesis.rounds": 10, "synthesis.config.warmup": 10}, "synthesis.rounds = 10 is not allowed: FastDFKD warms up for 10 rounds"),
         ({"synthesis.student_steps_per_round": 0}, "synthesis.student_steps_per_round is missing"),
     ],
 )
@@ -144,8 +144,8 @@ def test_what_is_wrong_is_one_sentence(overrides: dict[str, Any], message: str) 
 
 
 def test_whole_floats_are_the_same_configuration() -> None:
-    with_floats = load_recipe("fast_dfkd/digits", {"synthesis.rounds": 80.0, "synthesis.config.steps": 5.0})
-    assert with_floats.digest() == load_recipe("fast_dfkd/digits").digest()
+    whole, floats = ({"synthesis.rounds": number(21), "synthesis.config.steps": number(3)} for number in (int, float))
+    assert load_recipe("fast_dfkd/digits", floats).digest() == load_recipe("fast_dfkd/digits", whole).digest()
 
 
 @pytest.mark.parametrize("name", ["fast_dfkd/digit", "fast_dkfd/digits"])

@@ -83,7 +83,8 @@ def test_cost_online_leaves_out_the_warm_up() -> None:
 
 
 def test_cost_offline_counts_passes_over_the_training_part() -> None:
-    overrides = {"set.size": 1000, "set.holdout": 0.1, "student.stages.0.epochs": 3, "student.stages.0.batch": 100}
+    stage = {"student.stages.0.epochs": 3, "student.stages.0.batch": 100, "student.stages.0.steps_per_epoch": 0}
+    overrides = {"set.size": 1000, "set.holdout": 0.1, **stage}
     assert estimate_cost(load_recipe("ls_gdfd/digits", overrides)) == Cost(images=1000, student_steps=27)
     overrides["student.stages.0.steps_per_epoch"] = 5
     assert estimate_cost(load_recipe("ls_gdfd/digits", overrides)) == Cost(images=1000, student_steps=15)
@@ -93,4 +94,4 @@ def test_an_online_epoch_without_a_length_is_a_rounds_steps() -> None:
     overrides = {"synthesis.student_steps_per_round": 9, "student.stages.0.steps_per_epoch": 0}
     assert load_recipe("fast_dfkd/digits", overrides).student.stages[0].steps_per_epoch == 9
     assert load_recipe("fast_dfkd/digits", {"student.stages.0.steps_per_epoch": 4}).student.stages[0].steps_per_epoch == 4
-    assert load_recipe("ls_gdfd/digits").student.stages[0].steps_per_epoch == 0
+    assert load_recipe("ls_gdfd/digits", {"student.stages.0.steps_per_epoch": 0}).student.stages[0].steps_per_epoch == 0

@@ -115,6 +115,9 @@ def test_class_names_come_from_a_file_a_list_or_a_number(tmp_path: Path) -> None
     assert read_class_names("3") == ("0", "1", "2")
     with pytest.raises(MissingResourceError, match="nowhere"):
         read_class_names(str(tmp_path / "nowhere.txt"))
+    (tmp_path / "names.bin").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ConfigError, match="no UTF-8 text"):
+        read_class_names(str(tmp_path / "names.bin"))
     for text in ("1", "a,", "a,a"):
         with pytest.raises(ConfigError):
             read_class_names(text)

@@ -11,6 +11,7 @@ from distillery.errors import CheckpointMismatchError, ConfigError, DistilleryEr
 from distillery.models.bundle import save_classifier
 from distillery.models.catalog import Architecture, build_network
 from distillery.provenance import Provenance, code_version
+from distillery.recipes.loader import load_document
 from distillery.recipes.schema import SECTIONS, DistillSection, MaterializeSection
 from distillery.steps.plan import run
 from distillery.types import Classifier, ImageSpec
@@ -51,8 +52,10 @@ def test_every_step_gets_its_section(teacher: dict[str, str], pipeline: str) -> 
 
 def test_the_recipe_reaches_the_sections(teacher: dict[str, str]) -> None:
     section = DistillSection.parse(plan(ONLINE, teacher, run_overrides={"set.holdout": 0.1})["distill"])
-    assert (section.method, section.rounds, section.student_steps_per_round, section.feed) == ("fast_dfkd", 80, 20, "pool")
-    assert (section.holdout, section.checkpoint_every, section.recipe) == (0.1, 5, "fast_dfkd/digits")
+    written = load_document("fast_dfkd/digits")["synthesis"]
+    names = ("method", "rounds", "student_steps_per_round", "feed", "checkpoint_every")
+    assert {name: getattr(section, name) for name in names} == {name: written[name] for name in names}
+    assert (section.holdout, section.recipe) == (0.1, "fast_dfkd/digits")
     assert section.method_config["label_weight"] == 4.0
     assert section.student.architecture == Architecture(name="resnet8", arguments={"base_width": 16})
     assert MaterializeSection.parse(plan(OFFLINE, teacher)["materialize"]).set.size == 6000
@@ -125,7 +128,9 @@ def test_the_other_pipelines_recipe_names_that_pipeline(teacher: dict[str, str])
         ({"run_overrides": {"student.architecture.arguments.width": 3}}, "width"),
         ({"student_architecture": "wrn_17_1"}, "17"),
         ({"teacher_uri": ""}, "teacher_uri is missing"),
-        ({"gen_rounds": 10}, "warms up for 10 rounds"),
+        ({"gen_rounds": 10, "run_overrides": {"synthesis.config.warmup": 10}}, "warms up for 10 rounds"),
+        ({"student_architecture": "torchvision:resnet18"}, "takes images of 3 channels"),
+        ({"student_architecture": "absent_module:net"}, "'absent_module', named by .* cannot be imported"),
     ],
 )
 def test_what_does_not_fit_is_refused(teacher: dict[str, str], parameters: dict[str, Any], message: str) -> None:
@@ -182,11 +187,22 @@ def test_a_schedule_of_another_length_warns(teacher: dict[str, str], caplog: pyt
     with caplog.at_level(logging.WARNING, logger="distillery.steps.plan"):
         plan(ONLINE, teacher)
         assert not caplog.records
-        plan(ONLINE, teacher, gen_rounds=20)
-    assert "trains for 200 steps but its stages are planned for 1400" in caplog.text
+        plan(ONLINE, teacher, gen_rounds=20, run_overrides={"synthesis.config.warmup": 10, "synthesis.student_steps_per_round": 20})
+    planned = load_document("fast_dfkd/digits")["about"]["student_steps"]
+    assert f"trains for 200 steps but its stages are planned for {planned}" in caplog.text
 
 
 def test_planning_draws_nothing_from_the_global_stream(teacher: dict[str, str]) -> None:
     before = torch.random.get_rng_state()
     plan(ONLINE, teacher)
     assert torch.equal(torch.random.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("pipeline", [ONLINE, OFFLINE])
+def test_more_images_than_the_cap_are_refused_before_any_work(teacher: dict[str, str], pipeline: str) -> None:
+    size = {"set.size": 100, "synthesis.rounds": 10, "synthesis.config.batch": 10, "synthesis.config.warmup": 1}
+    if pipeline == OFFLINE:
+        del size["synthesis.config.warmup"]
+    assert plan(pipeline, teacher, run_overrides={**size, "set.max_bytes": 25_600})
+    with pytest.raises(ConfigError, match=r"100 images, 25600 bytes, but set\.max_bytes = 25599"):
+        plan(pipeline, teacher, run_overrides={**size, "set.max_bytes": 25_599})

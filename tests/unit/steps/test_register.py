@@ -145,6 +145,42 @@ def test_a_dead_server_is_loud_and_leaves_its_sentence(tmp_path: Path, monkeypat
     assert "was not registered" in json.loads((tmp_path / "work/errors/register.json").read_text())["message"]
 
 
+def nothing_of(uri: str) -> None:
+    """No registered model, and no logged model that anybody could take for whole."""
+    client = client_of(uri)
+    assert list(client.search_registered_models()) == []
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    assert [model for model in client.search_logged_models(experiments) if str(model.status) == "READY"] == []
+
+
+def test_artifacts_that_cannot_be_written_leave_no_version(uri: str, tmp_path: Path) -> None:
+    (tmp_path / "mlartifacts").write_text("a file where a folder is needed")
+    with pytest.raises(StoreError, match=r"^The student was not registered as 'digits', because MLflow at .* step again\.$") as refused:
+        register(tmp_path)
+    assert "\n" not in str(refused.value)
+    nothing_of(uri)
+    assert not (tmp_path / "out/registration.json").exists()
+    (tmp_path / "mlartifacts").unlink()
+    assert register(tmp_path)["model_version"] == "1"
+
+
+def test_a_database_that_cannot_be_written_is_loud(uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    client_of(uri).create_experiment("distillery")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///file:{uri.removeprefix('sqlite:///')}?mode=ro&uri=true")
+    with pytest.raises(StoreError, match=r"^The student was not registered as 'digits', because .*readonly.* step again\.$"):
+        register(tmp_path)
+    nothing_of(uri)
+
+
+def test_a_network_that_cannot_be_traced_is_registered_as_a_bundle(uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*arguments: object) -> None:
+        raise ConfigError("resnet8 cannot be exported: change the network.")
+
+    monkeypatch.setattr("distillery.steps.register.export_student", refuse)
+    assert register(tmp_path)["model_version"] == "1"
+    assert "distillery/served_sha256" not in client_of(uri).get_model_version("digits", "1").tags
+
+
 def test_a_report_of_another_student_is_refused(tmp_path: Path) -> None:
     student(tmp_path / "student")
     report(tmp_path / "report.json", "00" * 32, 0.5)

@@ -142,6 +142,23 @@ def test_artifacts_and_data_sets(client: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("uri", "source"),
+    [
+        ("s3://bucket/manifest.json", {"uri": "s3://bucket/manifest.json"}),
+        ("a folder/test.npz", {"uri": "a folder/test.npz"}),
+        ("https://host/test.npz", {"url": "https://host/test.npz"}),
+    ],
+)
+def test_a_data_set_is_found_again_by_mlflow(client: Any, tmp_path: Path, uri: str, source: dict[str, str]) -> None:
+    from mlflow.data import get_source
+
+    with tracker_on(tmp_path) as tracker:
+        tracker.dataset("set", uri, "ff", "evaluation")
+    (entry,) = client.get_run(tracker.run_id).inputs.dataset_inputs
+    assert get_source(entry).to_dict() == source
+
+
+@pytest.mark.parametrize(
     ("error", "status"),
     [(ValueError("x"), "FAILED"), (SystemExit(143), "KILLED"), (KeyboardInterrupt(), "KILLED"), (SystemExit(0), "FINISHED")],
 )

@@ -17,6 +17,7 @@ MOST_POINTS = 300
 MARKED_POINTS = 16
 _SIZE = 100.0
 _LABELS = 4
+_NAMED, _LETTERS = 20, 40  # columns that have room for a name each, and letters of all names together in one line
 
 Point = tuple[float, float]
 
@@ -50,8 +51,10 @@ class Scale(NamedTuple):
             return cls(low, high if high > low else low * 10, log=True)
         if low == high:
             low, high = low - abs(low) / 2 - (not low), high + abs(high) / 2 + (not high)
-        step = _step(high - low)
-        return cls(math.floor(low / step + 1e-9) * step, math.ceil(high / step - 1e-9) * step)
+        for _ in range(3):  # rounding widens the span, which may ask for a wider step
+            step = _step(high - low)
+            low, high = math.floor(low / step + 1e-9) * step, math.ceil(high / step - 1e-9) * step
+        return cls(low, high)
 
     def at(self, value: float) -> float:
         """Position of a value."""
@@ -89,7 +92,7 @@ def line_chart(
     beside = Markup("").join(_label("bottom", down.at(value), y_text(value)) for value in down.ticks())
     below = Markup("").join(_label("left", across.at(value), axis_number(value)) for value in _whole_ticks(across))
     return Markup(
-        '<div class="chart" role="img" aria-label="{alt}"><div class="beside" aria-hidden="true">{beside}</div>'
+        '<div class="chart" role="img" aria-label="{alt}"><div class="ticks" aria-hidden="true">{beside}</div>'
         '<svg class="plot" viewBox="0 0 100 100" preserveAspectRatio="none" aria-hidden="true">{drawing}</svg>'
         '<div class="below" aria-hidden="true">{below}</div><div class="axis" aria-hidden="true">{name}</div></div>'
     ).format(alt=alt, beside=beside, drawing=Markup("".join(grid + lines)), below=below, name=x_name)
@@ -117,7 +120,7 @@ def reliability_chart(teacher: Sequence[ReliabilityBin], student: Sequence[Relia
     beside = Markup("").join(_label("bottom", 100 * tick, percent(tick, 0)) for tick in ticks)
     below = Markup("").join(_label("left", 100 * tick, percent(tick, 0)) for tick in ticks)
     return Markup(
-        '<div class="chart square" role="img" aria-label="{alt}"><div class="beside" aria-hidden="true">{beside}</div>'
+        '<div class="chart square" role="img" aria-label="{alt}"><div class="ticks" aria-hidden="true">{beside}</div>'
         '<svg class="plot" viewBox="0 0 100 100" aria-hidden="true">{drawing}</svg>'
         '<div class="below" aria-hidden="true">{below}</div><div class="axis" aria-hidden="true">how sure the model is</div></div>'
     ).format(alt=alt, beside=beside, drawing=drawing, below=below)
@@ -140,14 +143,15 @@ def column_chart(values: Sequence[int], names: Sequence[str], even: float, alt: 
         for index, value in enumerate(values)
     ]
     line = f'<path class="even" d="M0 {_SIZE * (1 - even / top):.2f}H100"/>'
-    shown = names if len(names) <= 20 and max(map(len, names)) * len(names) <= 60 else ()
+    shown = names if len(names) <= _NAMED else ()
+    turned = " turned" if shown and max(map(len, names)) * len(names) > _LETTERS else ""
     below = Markup("").join(_label("left", (index + 0.5) * width, name) for index, name in enumerate(shown))
     beside = _label("bottom", 0, "0") + _label("bottom", 100 * even / top, count(even))
     return Markup(
-        '<div class="chart low" role="img" aria-label="{alt}"><div class="beside" aria-hidden="true">{beside}</div>'
+        '<div class="chart low{turned}" role="img" aria-label="{alt}"><div class="ticks" aria-hidden="true">{beside}</div>'
         '<svg class="plot" viewBox="0 0 100 100" preserveAspectRatio="none" aria-hidden="true">{drawing}</svg>'
         '<div class="below" aria-hidden="true">{below}</div></div>'
-    ).format(alt=alt, beside=beside, drawing=Markup("".join([*columns, line])), below=below)
+    ).format(alt=alt, beside=beside, drawing=Markup("".join([*columns, line])), below=below, turned=turned)
 
 
 def share_bar(shares: Sequence[tuple[str, float]], alt: str) -> Markup:

@@ -68,10 +68,10 @@ def strip(images: Tensor, side: int = _SIDE) -> Image.Image:
     """Images (N, C, H, W) uint8 in one row, a pixel apart; made smaller where they are larger than `side`; grey unless C is 3."""
     pixels = images if images.shape[1] == 3 else images[:, :1]
     num, channels, height, width = pixels.shape
-    canvas = torch.full((num, channels, height, width + 1), 255, dtype=torch.uint8)
-    canvas[..., :width] = pixels
-    row = canvas.permute(2, 0, 3, 1).reshape(height, num * (width + 1), channels)[:, :-1]
-    picture = Image.fromarray(row.squeeze(-1).contiguous().numpy())
+    canvas = torch.zeros((num, channels + 1, height, width + 1), dtype=torch.uint8)  # the last channel is opacity: gaps have none
+    canvas[..., :width] = torch.cat([pixels, torch.full_like(pixels[:, :1], 255)], dim=1)
+    row = canvas.permute(2, 0, 3, 1).reshape(height, num * (width + 1), channels + 1)[:, :-1]
+    picture = Image.fromarray(row.contiguous().numpy())
     scale = side / max(height, width)
     return picture if scale >= 1 else picture.resize((round(picture.width * scale), round(picture.height * scale)), Image.Resampling.BOX)
 

@@ -92,6 +92,7 @@ def comparison(report: EvaluationReport) -> list[dict[str, Any]]:
             row("Right within five guesses", "accuracy.top5", [s.top5 for s in scores], [words.percent(s.top5, 2) for s in scores])
         errors = [model.calibration.ece for model in models]
         row("Confidence off by", "calibration.ece", errors, [words.percent(error) for error in errors])
+    row("Same answer as the teacher", "", [], ["", words.percent(report.agreement.rate, 2)])
     costs = [model.cost for model in models]
     for name, path, text in (
         ("Learned numbers", "parameters", words.count),
@@ -135,7 +136,7 @@ def term_charts(data: PageData, prefix: str) -> list[dict[str, Any]]:
     """One small chart for each loss term over the rounds."""
     charts = []
     for step, history in data.histories.items():
-        for name in history.names(prefix):
+        for name in sorted(history.names(prefix), key=lambda name: _place(name.removeprefix(prefix))):
             term = name.removeprefix(prefix)
             points = history.curve(name)
             if term not in words.TERMS and term in _NO_TERMS or len(points) < 2:
@@ -151,7 +152,8 @@ def term_charts(data: PageData, prefix: str) -> list[dict[str, Any]]:
 def gradient_chart(data: PageData) -> dict[str, Any]:
     """Norms of the terms' gradients on the images, all in one chart on a logarithmic axis; empty where none were kept."""
     for history in data.histories.values():
-        series = [Series(name.removeprefix("gradient/"), _positive(history, name)) for name in history.names("gradient/")]
+        names = sorted(history.names("gradient/"), key=lambda name: _place(name.removeprefix("gradient/")))
+        series = [Series(name.removeprefix("gradient/"), _positive(history, name)) for name in names]
         shown = [line for line in series if line.points]
         if shown:
             values = [y for line in shown for _, y in line.points]
@@ -159,8 +161,10 @@ def gradient_chart(data: PageData) -> dict[str, Any]:
             chart = line_chart(
                 shown, f"Gradient norm of each term over the rounds; last: {last}.", "round", scale=Scale.covering(values, log=True)
             )
-            names = [words.TITLES.get(line.name, line.name.replace("_", " ")) for line in shown]
-            return {"chart": chart, "key": names, "silent": [line.name for line in series if not line.points]}
+            legend = [words.TITLES.get(line.name, line.name.replace("_", " ")) for line in shown]
+            strongest = max(line.points[-1][1] for line in shown)
+            weak = [name for name, line in zip(legend, shown, strict=True) if line.points[-1][1] < _WEAK * strongest]
+            return {"chart": chart, "key": legend, "weak": weak}
     return {}
 
 
@@ -186,7 +190,12 @@ def confusion(report: EvaluationReport) -> dict[str, Any]:
     if len(names) > MAX_CELLS:
         return {"png": heat_map(matrix), "mistakes": mistakes, "rows": []}
     rows = [
-        {"name": name, "cells": [{"count": times, "share": times / max(sum(counts), 1), "hit": i == j} for j, times in enumerate(counts)]}
+        {
+            "name": name,
+            "cells": [
+                {"count": times, "shade": _shade(times / max(sum(counts), 1), i == j), "hit": i == j} for j, times in enumerate(counts)
+            ],
+        }
         for i, (name, counts) in enumerate(zip(names, matrix, strict=True))
     ]
     return {"png": "", "mistakes": mistakes, "rows": rows}
@@ -226,6 +235,8 @@ def spread(data: PageData) -> Markup:
     return column_chart(counts, names, even, alt)
 
 
+_WEAK = 0.01
+"""Share of the strongest gradient below which a term hardly moves the images."""
 _NO_TERMS = ("pool", "asked_agreement", "rate")
 """Numbers of a round that are no loss terms."""
 
@@ -252,6 +263,17 @@ def _snapshot_chart(report: EvaluationReport, snapshots: list[SnapshotScore], la
 def _epoch(score: SnapshotScore) -> int:
     number = score.name.rpartition("/")[2]
     return int(number) if number.isdecimal() else 0
+
+
+def _shade(share: float, hit: bool) -> float:
+    """How dark a cell is: mistakes are rare, so that theirs grows with the root."""
+    return share if hit else share**0.5
+
+
+def _place(term: str) -> int:
+    """Known terms in the order in which the words tell of them, strangers last."""
+    known = list(words.TERMS)
+    return known.index(term) if term in known else len(known)
 
 
 def _positive(history: History, name: str) -> list[tuple[float, float]]:

@@ -87,8 +87,8 @@ def duration(seconds: float) -> str:
         return f"{seconds:.1f}{_SPACE}s"
     minutes, rest = divmod(round(seconds), 60)
     if minutes < 60:
-        return f"{minutes}{_SPACE}min {rest:02}{_SPACE}s"
-    return f"{minutes // 60}{_SPACE}h {minutes % 60:02}{_SPACE}min"
+        return f"{minutes}{_SPACE}min{_SPACE}{rest:02}{_SPACE}s"
+    return f"{minutes // 60}{_SPACE}h{_SPACE}{minutes % 60:02}{_SPACE}min"
 
 
 def axis_number(value: float) -> str:
@@ -117,7 +117,8 @@ def interval(correct: int, total: int) -> tuple[float, float]:
         return 0.0, 1.0
     share, weight = correct / total, _SIGMAS**2 / total
     middle, half = share + weight / 2, _SIGMAS * math.sqrt(share * (1 - share) / total + weight / total / 4)
-    return max((middle - half) / (1 + weight), 0.0), min((middle + half) / (1 + weight), 1.0)
+    low, high = (middle - half) / (1 + weight), (middle + half) / (1 + weight)
+    return low if correct else 0.0, high if correct < total else 1.0
 
 
 def between(correct: int, total: int) -> str:
@@ -150,11 +151,11 @@ def headline(report: EvaluationReport) -> list[str]:
 
 
 def behind(report: EvaluationReport) -> str:
-    """The student's distance to the teacher in points: `0.4 points behind`."""
+    """The student's distance to the teacher in points: `0.4 points behind`, `level`."""
     points = 100 * (report.teacher.accuracy.top1 - report.student.accuracy.top1)
     if abs(points) < 0.05:
-        return "level with the teacher"
-    return f"{abs(points):.1f} point{'s' * (f'{abs(points):.1f}' != '1.0')} {'behind' if points > 0 else 'ahead of'} the teacher"
+        return "level"
+    return f"{abs(points):.1f} point{'s' * (f'{abs(points):.1f}' != '1.0')} {'behind' if points > 0 else 'ahead'}"
 
 
 def confused(names: Sequence[str], confusion: Sequence[Sequence[int]], most: int = 5) -> list[tuple[str, str, int]]:

@@ -1,0 +1,97 @@
+"""A run again from its record alone: the recipe as it was resolved, the seed, the teacher by hash, the machine's settings."""
+
+import logging
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from distillery.errors import ConfigError, DistilleryError, StoreError
+from distillery.provenance import code_version
+from distillery.recipes.loader import is_own_file
+from distillery.recipes.parameters import parameters_of, read_parameters
+from distillery.steps.plan import recipe_source, resolve_recipe
+from distillery.steps.runs import Run
+from distillery_kfp.pipelines.local import RunRequest
+
+logger = logging.getLogger(__name__)
+
+_REQUESTED = ("run_recipe", "run_recipe_uri", "run_overrides", "run_seed", "run_salt", "teacher_uri", "teacher_sha256", "eval_data_uri")
+
+
+def request_of(run: Run, store: str, workdir: Path, teacher: str = "", data: str = "") -> RunRequest:
+    """What has to be asked for so that a stopped or failed run goes on.
+
+    Where the recipe's file or preset no longer says what the run was planned with, the recipe in the record is written to the workspace
+    and taken instead.
+
+    Args:
+        run: from the store.
+        store: where it is.
+        workdir: local workspace.
+        teacher: where the teacher lies now; "" for where it was. It must be the same teacher.
+        data: where the test images lie now; "" for where they were.
+
+    Raises:
+        ConfigError: the run is finished, runs, or was made needless by another.
+        StoreError: its record is damaged.
+    """
+    _check(run)
+    environment = run.document.get("environment", {})
+    pipeline = str(run.document["pipeline"])
+    values = read_parameters(pipeline, run.parameters)
+    source, overrides, form = _recipe(run, pipeline, values, workdir)
+    if run.code_version != code_version():
+        logger.warning("Run %s was planned by other code (%s): finished steps are done again.", run.id, run.code_version[:12])
+    return RunRequest(
+        recipe=source,
+        teacher=teacher or str(values["teacher_uri"]),
+        store=store,
+        workdir=workdir,
+        data=data or str(values["eval_data_uri"]),
+        overrides=overrides,
+        seed=run.seed,
+        salt=str(values["run_salt"]),
+        device=str(environment.get("device", "")),
+        threads=int(environment.get("threads", 0)),
+        teacher_sha256=run.teacher_sha256,
+        form=form,
+        run_id=run.id,
+    )
+
+
+def workspace_of(run: Run, otherwise: Path) -> Path:
+    """The workspace that the run had on this machine, else `otherwise`."""
+    state = run.state
+    return Path(state.workspace) if state and state.host == platform.node() and Path(state.workspace).is_dir() else otherwise
+
+
+def _check(run: Run) -> None:
+    if run.standing == "damaged" or not {"pipeline", "parameters"} <= set(run.document):
+        raise StoreError(f"The record of run {run.id} is damaged or of a newer Distillery, so it cannot be resumed: start the run again.")
+    if run.standing == "running":
+        holder = f"process {run.state.process} on {run.state.host}" if run.state else "another machine"
+        raise ConfigError(f"Run {run.id} is worked at by {holder}: stop that first, or wait for it.")
+    if run.standing in ("finished", "superseded"):
+        done = f"was finished as {run.successor}" if run.successor else "is finished"
+        raise ConfigError(f"Run {run.id} {done}, so nothing is left to do: give `distillery run` a new --salt to do the work anew.")
+
+
+def _recipe(run: Run, pipeline: str, values: Mapping[str, Any], workdir: Path) -> tuple[str, dict[str, Any], dict[str, Any]]:
+    """The recipe's name or file, its overrides, and further fields of the run form."""
+    source = recipe_source(values)
+    try:
+        same = resolve_recipe(pipeline, values).to_json() == run.config
+    except DistilleryError:
+        same = False
+    if same:
+        defaults = {name: row.default for name, row in parameters_of(pipeline).items()}
+        form = {name: value for name, value in values.items() if name not in _REQUESTED and value != defaults[name]}
+        return source, dict(values["run_overrides"]), form
+    kept = workdir / "resumed" / run.id / f"{Path(source).stem if is_own_file(source) else run.recipe.replace('/', '-')}.yaml"
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    kept.write_text(yaml.safe_dump(run.config, sort_keys=False))
+    logger.warning("%s no longer says what run %s was planned with: its recipe is taken from its record.", source, run.id)
+    return str(kept), {}, {}

@@ -1,0 +1,98 @@
+"""What each step of a run wrote, by hash and place: how an auditor finds the bytes that a bundle only names.
+
+No path enters a bundle or a set, so the way to them is kept beside the run, in `runs/<id>/steps/<step>-<key>.json`: one object a step,
+because several steps may end at once and a store locks nothing.
+"""
+
+import os
+
+from distillery.config import Config
+from distillery.errors import ConfigError, StoreError
+from distillery.provenance import Provenance, check_format, dump_json, load_json, stamp
+from distillery.storage import Store
+
+FORMAT = "distillery-step"
+VERSION = 1
+_DOCUMENTS = ("", "bundle.json", "synthesizer.json", "manifest.json")
+
+
+class StepRecord(Config):
+    """What one step of a run wrote.
+
+    Attributes:
+        step: its name.
+        key: names its work; its kept outputs lie below `checkpoints/<step>/<key>` of the store.
+        outputs: output -> file below it ("" where the output is a file) -> sha256.
+    """
+
+    step: str
+    key: str
+    outputs: dict[str, dict[str, str]]
+
+    @property
+    def folder(self) -> str:
+        """Where in the store the step kept everything."""
+        return f"checkpoints/{self.step}/{self.key}"
+
+    def sha256(self, output: str) -> str:
+        """The hash that names an output: its document's, or the file's own; "" where the step wrote no such output."""
+        files = self.outputs.get(output, {})
+        return next((files[name] for name in _DOCUMENTS if name in files), "")
+
+
+def kept_at(output: str, relative: str) -> str:
+    """Where a step keeps a file of an output, below its folder; `relative` is "" where the output is a file."""
+    return f"outputs/{output}/{relative or 'file'}"
+
+
+def run_identity() -> str:
+    """The run that this step belongs to, "" where no pipeline is around it."""
+    return os.environ.get("KFP_RUN_ID", "")
+
+
+def records_of(run: str) -> str:
+    """The folder of a store that holds the records of a run's steps."""
+    return f"runs/{run}/steps"
+
+
+def write_record(store: Store, run: str, record: StepRecord, provenance: Provenance) -> None:
+    """Note a finished step beside its run's record."""
+    document = stamp(FORMAT, VERSION, provenance, record.to_json())
+    store.write(f"{records_of(run)}/{record.step}-{record.key[:16]}.json", dump_json(document))
+
+
+def read_records(store: Store, run: str) -> tuple[StepRecord, ...]:
+    """All finished steps of a run.
+
+    Raises:
+        StoreError: a record is damaged.
+        CheckpointMismatchError: one was written by a newer Distillery.
+    """
+    return tuple(parse_record(store.read(key), key) for key in store.list(records_of(run)))
+
+
+def find_record(records: tuple[StepRecord, ...], output: str, sha256: str = "") -> StepRecord | None:
+    """The step that wrote an output.
+
+    Args:
+        records: of one run.
+        output: its name.
+        sha256: the hash that names it; "" takes any.
+    """
+    written = (record for record in records if record.sha256(output))
+    return next((record for record in written if sha256 in ("", record.sha256(output))), None)
+
+
+def parse_record(data: bytes, where: str) -> StepRecord:
+    """A record's file.
+
+    Raises:
+        StoreError: it is damaged.
+        CheckpointMismatchError: written by a newer Distillery.
+    """
+    document = load_json(data, where)
+    check_format(document, FORMAT, VERSION, where)
+    try:
+        return StepRecord.parse({name: document[name] for name in StepRecord.model_fields if name in document})
+    except ConfigError as error:
+        raise StoreError(f"{where} is damaged: {error}") from None

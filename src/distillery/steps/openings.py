@@ -1,0 +1,45 @@
+"""Which work each run has opened: a mark that a step leaves beside the run's record before it looks at anything.
+
+Whoever clears a store can so tell the unfinished work of an open run from what nobody will come back to. A mark is
+`runs/<id>/opened/<step>/<key>.json`; its name says everything, so that one listing reads the marks of all runs.
+"""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from distillery.provenance import Provenance, code_version, dump_json, stamp
+from distillery.storage import Store
+
+FORMAT = "distillery-opening"
+VERSION = 1
+
+
+class Work(NamedTuple):
+    """What a step does under one key; its files lie below `checkpoints/<step>/<key>` of the store."""
+
+    step: str
+    key: str
+
+
+def lock_of(work: Work) -> str:
+    """The lock that whoever works at it holds, as a path in its workspace; taken before the mark is written."""
+    return f"locks/{work.step}-{work.key[:16]}.lock"
+
+
+def mark_opened(store: Store, run: str, work: Work) -> None:
+    """Say that a run works at something; the caller holds the lock of its key."""
+    document = stamp(FORMAT, VERSION, Provenance(code_version=code_version()), work._asdict())
+    store.write(f"runs/{run}/opened/{work.step}/{work.key}.json", dump_json(document))
+
+
+def opened_by_run(keys: Iterable[str]) -> dict[str, set[Work]]:
+    """What each run has opened, by the run's id.
+
+    Args:
+        keys: of the store, at least those below `runs`.
+    """
+    opened: dict[str, set[Work]] = {}
+    for parts in (key.split("/") for key in keys):
+        if len(parts) == 5 and parts[0] == "runs" and parts[2] == "opened":
+            opened.setdefault(parts[1], set()).add(Work(parts[3], parts[4].removesuffix(".json")))
+    return opened

@@ -1,0 +1,170 @@
+"""A whole chain, from a registered student back to its teacher, made in this process in seconds, and ways to break it."""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from distillery.models.bundle import save_classifier
+from distillery.models.catalog import Architecture, build_network
+from distillery.provenance import Provenance, code_version, dump_json, sha256_file
+from distillery.steps import distill_online, evaluate, extract_statistics, materialize, plan, register, train_generator, train_student
+from distillery.storage import open_store
+from distillery.types import Classifier, ImageSpec
+
+STAGE = {"epochs": 2, "batch": 8, "objective": {"name": "kd"}, "steps_per_epoch": 2}
+GENERATOR = {"latent": 8, "width": 8}
+STUDENT = {"architecture": {"name": "resnet8", "arguments": {"base_width": 8}}, "stages": [STAGE]}
+OVERRIDES: dict[str, dict[str, Any]] = {
+    "ls_gdfd/digits": {
+        "synthesis.rounds": 2,
+        "synthesis.config.steps_per_round": 1,
+        "synthesis.config.batch": 8,
+        "synthesis.config.generator": GENERATOR,
+        "set.size": 24,
+        "set.batch": 8,
+        "set.shard_images": 8,
+        "set.max_oversampling": 2.0,
+    },
+    "fast_dfkd/digits": {
+        "synthesis.rounds": 2,
+        "synthesis.student_steps_per_round": 2,
+        "synthesis.config.batch": 8,
+        "synthesis.config.steps": 1,
+        "synthesis.config.warmup": 1,
+        "synthesis.config.generator": GENERATOR,
+    },
+}
+SHARED = {"student.architecture": STUDENT["architecture"], "student.stages": STUDENT["stages"], "evaluation.latency": False}
+EXPECTS = {"expects.height": 8, "expects.width": 8, "expects.classes": 3, "expects.channels": 1}
+PIPELINES = {"ls_gdfd/digits": "generative_distillation", "fast_dfkd/digits": "online_distillation"}
+
+
+def make_teacher(folder: Path, seed: int = 0) -> Path:
+    """A teacher that nobody trained: three classes of images of 8 x 8."""
+    spec = ImageSpec(channels=1, height=8, width=8, mean=(0.5,), std=(0.5,))
+    architecture = Architecture(name="wrn_10_1")
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        classifier = Classifier(build_network(architecture, spec, 3), spec, ("a", "b", "c"))
+    save_classifier(folder, classifier, architecture, Provenance(code_version=code_version()))
+    return folder
+
+
+@dataclass
+class Chain:
+    """A student and everything behind it.
+
+    Attributes:
+        folder: everything local is below it.
+        recipe: that made it.
+        store: its URI.
+        run: the run's id.
+        sections: what the plan handed to each step.
+        registered: what the register step answered.
+    """
+
+    folder: Path
+    recipe: str
+    store: str
+    run: str = "run-1"
+    sections: dict[str, dict[str, Any]] = field(default_factory=dict)
+    registered: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def teacher(self) -> Path:
+        """The teacher's bundle."""
+        return self.folder / "teacher"
+
+    @property
+    def student(self) -> Path:
+        """The student's bundle, as the step left it."""
+        return self.folder / self.run / "student"
+
+    @property
+    def key(self) -> str:
+        """The student in the store."""
+        return f"students/{sha256_file(self.student / 'bundle.json')}"
+
+    def make(self) -> "Chain":
+        """Run every step; where an MLflow is in the environment it is registered there."""
+        if not self.teacher.exists():
+            make_teacher(self.teacher)
+        out = self.folder / self.run
+        with self.environment():
+            values = {"run_recipe": self.recipe, "teacher_uri": str(self.teacher), "run_seed": 0}
+            overrides = {**OVERRIDES[self.recipe], **SHARED, **EXPECTS}
+            self.sections = sections = plan.run(PIPELINES[self.recipe], {**values, "run_overrides": overrides})
+            teacher, statistics, synthesizer, dataset = str(self.teacher), out / "statistics", out / "synthesizer", out / "set"
+            extract_statistics.run(sections["statistics"], teacher, statistics)
+            if "distill" in sections:
+                distill_online.run(sections["distill"], teacher, statistics, synthesizer, dataset, self.student)
+            else:
+                train_generator.run(sections["generator"], teacher, statistics, synthesizer)
+                materialize.run(sections["materialize"], teacher, statistics, synthesizer, dataset)
+                train_student.run(sections["student"], teacher, dataset, self.student)
+            evaluate.run(sections["evaluation"], teacher, self.student, dataset, "", out / "report.json")
+            self.registered = register.run(sections["registration"], self.student, out / "report.json", out / "registration.json")
+            self._publish(out)
+        return self
+
+    def _publish(self, out: Path) -> None:
+        """What `distillery run` does at the end."""
+        store = open_store(self.store)
+        for path in sorted(path for path in self.student.rglob("*") if path.is_file()):
+            store.write(f"{self.key}/{path.relative_to(self.student).as_posix()}", path.read_bytes())
+        evaluation, record = f"runs/{self.run}/evaluation.json", f"runs/{self.run}/run.json"
+        store.write(evaluation, (out / "report.json").read_bytes())
+        results = {"student": self.key, "dataset": json.loads((out / "set" / "reference.json").read_bytes()), "evaluation": evaluation}
+        store.write(record, dump_json({**json.loads(store.read(record)), "results": results}))
+
+    @contextmanager
+    def environment(self) -> Iterator[None]:
+        """What the steps read."""
+        chosen = {"DISTILLERY_STORE": self.store, "DISTILLERY_WORKDIR": str(self.folder / "work"), "KFP_RUN_ID": self.run}
+        before = {name: os.environ.get(name) for name in (*chosen, "DISTILLERY_DEVICE")}
+        os.environ.update(chosen, DISTILLERY_DEVICE="cpu")
+        try:
+            yield
+        finally:
+            for name, value in before.items():
+                if value is None:
+                    os.environ.pop(name, None)
+                else:
+                    os.environ[name] = value
+
+
+def flip(data: bytes) -> bytes:
+    """The bytes with the last but one changed: inside the tensors of a safetensors file, inside the last value of a JSON file."""
+    return data[:-9] + bytes([data[-9] ^ 1]) + data[-8:]
+
+
+@contextmanager
+def changed(path: Path, data: bytes | None) -> Iterator[None]:
+    """A file with other content for a while, or without it."""
+    before = path.read_bytes()
+    if data is None:
+        path.unlink()
+    else:
+        path.write_bytes(data)
+    try:
+        yield
+    finally:
+        path.write_bytes(before)
+
+
+@contextmanager
+def away(folder: Path) -> Iterator[None]:
+    """A folder somewhere else for a while."""
+    aside = folder.with_name(folder.name + "-away")
+    shutil.move(folder, aside)
+    try:
+        yield
+    finally:
+        shutil.move(aside, folder)

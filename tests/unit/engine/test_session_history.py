@@ -1,0 +1,77 @@
+"""Seconds are kept beside the checkpoint, survive a resume, and never enter it."""
+
+from pathlib import Path
+
+import torch
+
+from distillery.engine.checkpoint import Checkpoints
+from distillery.engine.progress import Progress
+from distillery.engine.session import Session
+from distillery.engine.terms import round_numbers
+from distillery.storage import open_store
+from distillery.synthesis.protocol import Round
+from distillery.tracking.history import FILE, Stopwatch, read_history
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def make_session(folder: Path, clock: Clock) -> Session:
+    return Session(Checkpoints(open_store(str(folder / "store"))), Progress(folder, "step"), clock=Stopwatch(clock))
+
+
+def play(session: Session, clock: Clock, seconds: float) -> None:
+    with session.clock.part("student"):
+        clock.now += seconds
+    session.note("epoch", 3, {"student/kd": 1.0 / seconds})
+    session.save({})
+
+
+def payload(folder: Path) -> bytes:
+    (path,) = (folder / "store" / "payloads").iterdir()
+    return path.read_bytes()
+
+
+def test_seconds_of_finished_rounds_survive_a_resume(tmp_path: Path) -> None:
+    clock = Clock()
+    play(make_session(tmp_path, clock), clock, 2.0)
+    again = make_session(tmp_path, clock)
+    again.resume()
+    play(again, clock, 4.0)
+    history = read_history(again.checkpoints.store)
+    assert [entry.seconds["student"] for entry in history.rounds] == [2.0, 4.0]
+    assert history.curve("student/kd") == [(1, 0.5), (2, 0.25)]
+
+
+def test_a_lost_history_costs_only_its_seconds(tmp_path: Path) -> None:
+    clock = Clock()
+    play(make_session(tmp_path, clock), clock, 2.0)
+    (tmp_path / "store" / FILE).write_text("{")
+    again = make_session(tmp_path, clock)
+    again.resume()
+    play(again, clock, 4.0)
+    history = read_history(again.checkpoints.store)
+    assert [entry.seconds.get("student", 0.0) for entry in history.rounds] == [0.0, 4.0]
+    assert history.curve("student/kd") == [(1, 0.5), (2, 0.25)]
+
+
+def test_a_checkpoint_is_the_same_however_long_its_rounds_took(tmp_path: Path) -> None:
+    payloads = []
+    for name, slow in (("quick", 0.0), ("slow", 60.0)):
+        clock = Clock()
+        session = make_session(tmp_path / name, clock)
+        with session.clock.part("synthesis"):
+            clock.now += slow
+        play(session, clock, 2.0)
+        payloads.append(payload(tmp_path / name))
+    assert payloads[0] == payloads[1]
+
+
+def test_gradient_norms_enter_the_history_where_a_round_gives_them() -> None:
+    terms, norms = {"label": torch.tensor(2.0)}, {"label": torch.tensor(0.5)}
+    assert round_numbers(Round(terms, gradient_norms=norms), 1) == {"synthesis/label": 2.0, "gradient/label": 0.5}
+    assert round_numbers(Round(terms), 5) == {"synthesis/label": 2.0}

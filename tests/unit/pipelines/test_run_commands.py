@@ -1,0 +1,165 @@
+"""runs, compare, prune, resume and --dry-run as a user calls them, on stores that nobody filled by working."""
+
+import json
+import logging
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from distillery.models.bundle import save_classifier
+from distillery.provenance import Provenance, code_version
+from distillery.recipes.loader import load_recipe
+from distillery.steps import calibration
+from distillery.steps.runs import find_run
+from distillery.storage import FolderStore
+from distillery_kfp.pipelines import cli
+from distillery_kfp.pipelines.resume import request_of, workspace_of
+from fakes import TINY, tiny_teacher
+from made_up_runs import MadeUp, digest
+
+
+class Desk(MadeUp):
+    """A folder store with two runs, and a way to call the command."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+        super().__init__(folder / "work", FolderStore(folder / "store"))
+        self.folder, self._patch, self._capsys = folder, monkeypatch, capsys
+        self.run("first", "finished", {"synthesis": {"rounds": 3}})
+        self.run("second", "stopped", {"synthesis": {"rounds": 4}})
+
+    def call(self, *words: object, code: int = 0) -> tuple[str, str]:
+        self._patch.setattr(sys, "argv", ["distillery", *map(str, words)])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        assert int(end.value.code or 0) == code
+        out, err = self._capsys.readouterr()
+        return out, err
+
+
+@pytest.fixture
+def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Desk:
+    return Desk(tmp_path, monkeypatch, capsys)
+
+
+def test_runs_lists_what_ran(desk: Desk) -> None:
+    out, _ = desk.call("runs", "--store", desk.store.uri)
+    first, second = (next(line.split() for line in out.splitlines() if line.startswith(name)) for name in ("first", "second"))
+    assert first[1:7] == ["fast_dfkd/digits", "3", "finished", "50.00%", "99.00%", "90.00%"]
+    assert second[3] == "stopped"
+    rows = json.loads(desk.call("runs", "--store", desk.store.uri, "--json")[0])
+    assert [(row["run"], row["state"], row["student_top1"]) for row in rows] == [("first", "finished", 0.5), ("second", "stopped", None)]
+
+
+def test_runs_shows_one_whole(desk: Desk) -> None:
+    out, _ = desk.call("runs", "fir", "--store", desk.store.uri)
+    assert f"student     {desk.store.uri}/students/{digest('first')}" in out
+    assert "1 min 01 s" in out
+    assert json.loads(desk.call("runs", "second", "--store", desk.store.uri, "--json")[0])["message"] == "It is so."
+
+
+def test_runs_of_an_empty_or_absent_store(desk: Desk) -> None:
+    (desk.folder / "empty").mkdir()
+    assert "Nothing ran" in desk.call("runs", "--store", desk.folder / "empty")[0]
+    _, err = desk.call("runs", "--store", desk.folder / "absent", code=1)
+    assert len(err.splitlines()) == 1
+    assert not (desk.folder / "absent").exists()
+
+
+def test_compare_shows_both(desk: Desk) -> None:
+    desk.run("third", "finished", {"synthesis": {"rounds": 3}}, seconds=60.0)
+    out, _ = desk.call("compare", "first", "second", "--store", desk.store.uri)
+    assert next(line.split() for line in out.splitlines() if "synthesis.rounds" in line) == ["synthesis.rounds", "3", "4"]
+    assert "50.00%" in out
+    found = json.loads(desk.call("compare", "first", "third", "--store", desk.store.uri, "--json")[0])
+    assert found["config"] == {}
+    assert [row["seconds"] for row in found["results"]] == [61.0, 60.0]
+    assert "Configuration: what differs: nothing." in desk.call("compare", "first", "third", "--store", desk.store.uri)[0]
+
+
+def test_prune_shows_before_it_deletes(desk: Desk) -> None:
+    place = desk.unfinished("train_student", "k")
+    out, _ = desk.call("prune", "--store", desk.store.uri, "--workdir", desk.workspace)
+    assert place in out
+    assert "no open run works at it" in out
+    assert "7 B in 1 places; give --yes" in out
+    assert desk.store.exists(f"{place}/latest.json")
+    found = json.loads(desk.call("prune", "--store", desk.store.uri, "--workdir", desk.workspace, "--yes", "--json")[0])
+    assert [item["place"] for item in found["dropped"]] == [place]
+    assert desk.store.list("checkpoints") == []
+    assert "Nothing to drop" in desk.call("prune", "--store", desk.store.uri)[0]
+
+
+def test_prune_says_whose_silence_keeps_everything(desk: Desk) -> None:
+    desk.run("third")
+    desk.unfinished("train_student", "k")
+    out, err = desk.call("prune", "--store", desk.store.uri, "--yes")
+    assert "Nothing to drop" in out
+    assert "third" in err
+    assert desk.call("prune", "--store", desk.store.uri, "--forget", "third", "--yes")[0].count("given up") == 1
+    assert desk.store.list("checkpoints") == []
+
+
+@pytest.mark.parametrize(
+    ("state", "said"), [("finished", "is finished, so nothing is left to do"), ("running", "is worked at by process 1 on elsewhere")]
+)
+def test_resume_refuses_what_needs_none(state: str, said: str, desk: Desk) -> None:
+    desk.run("third", state)
+    _, err = desk.call("resume", "third", "--store", desk.store.uri, code=1)
+    assert said in err
+    assert len(err.splitlines()) == 1
+
+
+def planned(desk: Desk, source: dict[str, str], overrides: dict[str, object]) -> None:
+    config = load_recipe(next(iter(source.values())), overrides).to_json()
+    parameters = {**source, "run_overrides": overrides, "run_seed": 3, "run_salt": "x", "teacher_uri": "teachers/one", "eval_data_uri": "d"}
+    environment = {"device": "cpu", "threads": 2}
+    sections = {"statistics": {"recipe": "own", "seed": 3}}
+    desk.run("third", "stopped", config, parameters=parameters, environment=environment, sections=sections)
+
+
+def test_a_run_is_asked_for_again_as_it_was(desk: Desk) -> None:
+    planned(desk, {"run_recipe": "fast_dfkd/digits"}, {"synthesis.rounds": 40})
+    request = request_of(find_run(desk.store, "third"), desk.store.uri, desk.workspace, data="moved")
+    assert (request.recipe, request.overrides, request.seed, request.salt) == ("fast_dfkd/digits", {"synthesis.rounds": 40}, 3, "x")
+    assert (request.teacher, request.teacher_sha256, request.data) == ("teachers/one", digest("teacher"), "moved")
+    assert (request.device, request.threads, request.run_id) == ("cpu", 2, "third")
+    assert request.arguments()["teacher_sha256"] == digest("teacher")
+    desk.workspace.mkdir()
+    assert workspace_of(find_run(desk.store, "third"), desk.folder) == desk.workspace
+
+
+@pytest.mark.parametrize("change", ["changed", "gone"])
+def test_a_recipe_that_changed_is_taken_from_the_record(change: str, desk: Desk, caplog: pytest.LogCaptureFixture) -> None:
+    own = desk.folder / "own.yaml"
+    own.write_text("extends: ls_gdfd/digits\nset: {size: 50}\nsynthesis: {config: {rate: 1.0e-05}}\n")
+    planned(desk, {"run_recipe_uri": str(own)}, {"set.holdout": 0.1})
+    config = find_run(desk.store, "third").config
+    own.write_text("extends: ls_gdfd/digits\n")
+    if change == "gone":
+        own.unlink()
+    with caplog.at_level(logging.WARNING):
+        request = request_of(find_run(desk.store, "third"), desk.store.uri, desk.workspace)
+    assert "taken from its record" in caplog.text
+    assert (Path(request.recipe).name, request.overrides) == ("own.yaml", {})
+    assert load_recipe(request.recipe).to_json() == config
+    assert (config["set"]["size"], config["set"]["holdout"]) == (50, 0.1)
+
+
+def test_a_dry_run_says_what_a_run_would_cost_and_writes_nothing(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calibration, "_start", lambda: (1.0, 1000))
+    monkeypatch.chdir(desk.folder)
+    save_classifier(desk.folder / "teacher", tiny_teacher(steps=1), TINY, Provenance(code_version=code_version()))
+    small = {"expects": {"height": 8, "width": 8, "classes": 4}, "synthesis": {"rounds": 11, "config": {"batch": 8, "steps": 1}}}
+    (desk.folder / "own.yaml").write_text(yaml.safe_dump({"extends": "fast_dfkd/digits", **small}))
+    before = sorted(desk.folder.rglob("*"))
+    out, _ = desk.call("run", "own.yaml", "--teacher", "teacher", "--store", "new", "--workdir", "elsewhere", "--dry-run", "--threads", "1")
+    assert sorted(desk.folder.rglob("*")) == before
+    resolved = yaml.safe_load(out.partition("\n\n")[2].partition("\n\nEstimated")[0])
+    assert resolved["synthesis"]["rounds"] == 11
+    assert "images     88 synthetic" in out
+    assert "student    60 optimizer steps" in out
+    assert "The rest are estimates" in out
+    _, err = desk.call("run", "own.yaml", "--teacher", "absent", "--dry-run", code=1)
+    assert len(err.splitlines()) == 1
