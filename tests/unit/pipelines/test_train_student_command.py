@@ -145,13 +145,9 @@ def test_help_says_that_real_data_is_the_ceiling() -> None:
 
 
 @pytest.mark.parametrize("device", ["gpu", "cuda:", "cuda:x", "CPU", "cpu:0"])
-def test_a_run_on_no_device_is_refused_before_anything_starts(device: str, desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    request: dict[str, Any] = {
-        "recipe": str(desk.recipe),
-        "teacher": str(desk.teacher),
-        "store": str(desk.folder / "store"),
-        "workdir": desk.folder / "w",
-    }
+def test_a_run_on_no_device_is_refused_before_anything_starts(device: str, desk: Desk) -> None:
+    places = {"store": str(desk.folder / "store"), "workdir": desk.folder / "work"}
+    request: dict[str, Any] = {"recipe": str(desk.recipe), "teacher": str(desk.teacher), **places}
     with pytest.raises(ConfigError, match="choose auto, cpu, cuda or cuda:N"):
         RunRequest(**request, device=device)
     for allowed in ("", "auto", "cpu", "cuda", "cuda:1"):
