@@ -136,6 +136,48 @@ def test_run_refuses(name: str, desk: Desk) -> None:
     assert desk.tree() == before
 
 
+OFFLINE = """
+extends: ls_gdfd/digits
+expects: {height: 8, width: 8, classes: 3}
+synthesis: {rounds: 2, config: {batch: 8, steps_per_round: 1, generator: {latent: 8, width: 8}}}
+set: {size: 12, batch: 8, holdout: 0.0}
+student: {architecture: {arguments: {base_width: 8}}, stages: {0: {epochs: 1, steps_per_epoch: 2, batch: 4}}}
+evaluation: {latency: false}
+"""
+
+
+def only(folder: Path, pattern: str) -> Path:
+    (found,) = folder.glob(pattern)
+    return found
+
+
+@pytest.mark.timeout(900)
+def test_run_refuses_damage_to_what_an_earlier_run_left(desk: Desk) -> None:
+    (desk.folder / "offline.yaml").write_text(OFFLINE)
+
+    def run(*more: str) -> subprocess.CompletedProcess[str]:
+        usual = ["--teacher", "teacher", "--store", "store", "--workdir", "work", "--threads", "1"]
+        command = [*COMMAND, "run", "offline.yaml", *usual, *more]
+        return subprocess.run(command, capture_output=True, text=True, cwd=desk.folder, env={**os.environ, "OMP_NUM_THREADS": "1"})
+
+    first = run()
+    assert first.returncode == 0, first.stderr
+    shard = only(desk.store, "sets/*/shards/*.safetensors")
+    generator = only(desk.store, "checkpoints/train_generator/*/result.json")
+    moments = only(desk.store, "checkpoints/extract_statistics/*/outputs/statistics/file")
+    other_student = ("--set", "student.stages.0.optimizer.rate=0.05")
+    for damaged, more in ((shard, other_student), (generator, ()), (moments, ())):
+        whole = damaged.read_bytes()
+        damaged.write_bytes(whole[: len(whole) // 2])
+        before = desk.tree()
+        done = run(*more)
+        assert done.returncode == 1, f"{damaged}: {done.stdout}{done.stderr}"
+        assert len(done.stderr.splitlines()) == 1, done.stderr
+        assert "Traceback" not in done.stdout + done.stderr
+        assert desk.tree() == before, damaged
+        damaged.write_bytes(whole)
+
+
 def test_import_teacher_refuses_a_pickled_model(desk: Desk) -> None:
     torch.save(torch.nn.Linear(2, 2), desk.folder / "model.pt")
     settings = ["--architecture", "wrn_10_1", "--shape", "1,8,8", "--mean", "0.5", "--std", "0.5", "--classes", "3", "--out", "imported"]

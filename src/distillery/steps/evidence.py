@@ -6,11 +6,10 @@ answers, or are others: a `StoreError`, and the chain is broken.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-from distillery.config import Config
 from distillery.errors import DistilleryError, MissingResourceError, StoreError
 from distillery.provenance import sha256_bytes
 from distillery.storage import Store
@@ -19,7 +18,8 @@ _BROKEN = "The chain is broken at the"
 State = Literal["ok", "unreachable", "unused"]
 
 
-class Link(Config):
+@dataclass(frozen=True)
+class Link:
     """One thing that a student comes from.
 
     Attributes:
@@ -38,6 +38,10 @@ class Link(Config):
     state: State = "ok"
     note: str = ""
 
+    def to_json(self) -> dict[str, str]:
+        """The link as plain JSON values."""
+        return asdict(self)
+
 
 @dataclass
 class Draft:
@@ -52,7 +56,7 @@ class Draft:
 
     def close(self) -> Link:
         """The link as it was found."""
-        return Link(name=self.name, what=self.what, sha256=self.sha256, where=self.where, state=self.state, note=self.note)
+        return Link(**vars(self))
 
 
 def find_link(name: str, what: str, look: Callable[[Draft], None]) -> Link:

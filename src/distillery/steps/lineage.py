@@ -5,9 +5,9 @@ because several steps may end at once and a store locks nothing.
 """
 
 import os
+from dataclasses import asdict, dataclass
 
-from distillery.config import Config
-from distillery.errors import ConfigError, StoreError
+from distillery.errors import StoreError
 from distillery.provenance import Provenance, check_format, dump_json, load_json, stamp
 from distillery.storage import Store
 
@@ -16,7 +16,8 @@ VERSION = 1
 _DOCUMENTS = ("", "bundle.json", "synthesizer.json", "manifest.json")
 
 
-class StepRecord(Config):
+@dataclass(frozen=True)
+class StepRecord:
     """What one step of a run wrote.
 
     Attributes:
@@ -57,7 +58,7 @@ def records_of(run: str) -> str:
 
 def write_record(store: Store, run: str, record: StepRecord, provenance: Provenance) -> None:
     """Note a finished step beside its run's record."""
-    document = stamp(FORMAT, VERSION, provenance, record.to_json())
+    document = stamp(FORMAT, VERSION, provenance, asdict(record))
     store.write(f"{records_of(run)}/{record.step}-{record.key[:16]}.json", dump_json(document))
 
 
@@ -92,7 +93,7 @@ def parse_record(data: bytes, where: str) -> StepRecord:
     """
     document = load_json(data, where)
     check_format(document, FORMAT, VERSION, where)
-    try:
-        return StepRecord.parse({name: document[name] for name in StepRecord.model_fields if name in document})
-    except ConfigError as error:
-        raise StoreError(f"{where} is damaged: {error}") from None
+    step, key, outputs = (document.get(name) for name in ("step", "key", "outputs"))
+    if not (isinstance(step, str) and isinstance(key, str) and isinstance(outputs, dict)):
+        raise StoreError(f"{where} is damaged: it says no step, key or outputs.")
+    return StepRecord(step, key, {str(output): dict(files) for output, files in outputs.items()})

@@ -89,6 +89,6 @@ def within(call: Callable[[], None], seconds: float) -> Exception | None:
 
 
 def first_line(error: Exception) -> str:
-    """The first line of an error's text, shortened to 200 characters."""
-    lines = str(error).strip().splitlines()
+    """The first line of an error's text that says what happened, shortened to 200 characters."""
+    lines = [line for line in str(error).strip().splitlines() if not line.startswith("(raised as a result")]  # SQLAlchemy's preface
     return (lines[0] if lines else type(error).__name__)[:200]

@@ -349,7 +349,8 @@ def fetch_version(uri: str, name: str, number: str, folder: Path) -> Path:
 def _asking(uri: str, what: str) -> Iterator[None]:
     try:
         _import()
-        yield
+        with _environment({"MLFLOW_TRACKING_URI": uri}):  # models:/ is looked up there, whatever address is handed on
+            yield
     except Exception as error:
         if getattr(error, "error_code", "") in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
             raise MissingResourceError(f"MLflow at {redact(uri)} does not have {what}: check name, number and alias.") from error

@@ -320,6 +320,14 @@ def test_without_any_registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert not (tmp_path / "mlflow.db").exists()
 
 
+def test_the_workspaces_database_is_the_registry_where_none_is_named(chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    monkeypatch.setenv("DISTILLERY_WORKDIR", str(chain.folder))
+    monkeypatch.chdir(tmp_path)
+    assert set(states("distillery-student:1").values()) == {"ok"}
+    assert list(tmp_path.iterdir()) == []  # MLflow makes a database of its own where it is not told better
+
+
 def test_json_for_programs(chain: Chain) -> None:
     shown = CliRunner().invoke(app, ["audit", "distillery-student:1", "--json"])
     assert [link["name"] for link in json.loads(shown.stdout)] == NAMES
