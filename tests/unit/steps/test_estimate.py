@@ -73,7 +73,7 @@ def test_an_online_run_multiplied_out() -> None:
 
 
 def test_an_offline_run_multiplied_out() -> None:
-    found = of("ls_gdfd/digits", **{"set.max_oversampling": 4.0, "set.holdout": 0.0})
+    found = of("ls_gdfd/digits", **{"set.max_oversampling": 4.0, "set.holdout": 0.0, "student.stages.0.epochs": 10})
     assert parts(found) == {
         "synthesis": (12, (24.0, 24.0)),
         "drawing the set": (24, (6.0, 24.0)),
@@ -87,7 +87,8 @@ def test_an_offline_run_multiplied_out() -> None:
 
 
 def test_snapshots_cost_room_and_evaluation() -> None:
-    plain, kept = of("ls_gdfd/digits"), of("ls_gdfd/digits", **{"student.keep_epochs": 2})
+    ten = {"student.stages.0.epochs": 10}
+    plain, kept = of("ls_gdfd/digits", **ten), of("ls_gdfd/digits", **ten, **{"student.keep_epochs": 2})
     assert kept.store - plain.store == 2 * 5 * 200
     assert dict(parts(kept))["evaluation"] == (100, (0.9, 0.9))
 
