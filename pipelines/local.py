@@ -33,7 +33,7 @@ from distillery.steps.runs import RunState
 from distillery.storage import Store, join_uri, open_store
 from distillery_kfp.pipelines.display import Display
 from distillery_kfp.pipelines.form import STEPS
-from distillery_kfp.pipelines.withdrawal import withdraw, work_in
+from distillery_kfp.pipelines.withdrawal import Footprint
 
 logger = logging.getLogger(__name__)
 
@@ -184,7 +184,6 @@ class _Run:
         self.log = request.workdir / "logs" / f"{self.id}.log"
         self.began, self.began_at = time.monotonic(), now
         self.planned = False
-        self.before: frozenset[str] = frozenset()
         self.failed = ""
         self.stopped = 0
 
@@ -197,7 +196,7 @@ class _Run:
             folder.mkdir(parents=True, exist_ok=True)
         request = {"pipeline": self.pipeline, "arguments": self.request.arguments(), "root": str(self.root)}
         (self.root / "request.json").write_bytes(dump_json(request))
-        self.before = work_in(self.store)
+        self.footprint = Footprint(self.store, self.id)
 
     def environment(self) -> dict[str, str]:
         """What steps read from their environment."""
@@ -247,9 +246,7 @@ class _Run:
             raise SystemExit(128 + self.stopped)
         for path in sorted((self.request.workdir / "errors").glob("*.json")):
             said = json.loads(path.read_bytes())
-            if work_in(self.store) <= self.before:
-                withdraw(self.store, self.id)
-            else:
+            if not self.footprint.withdraw():
                 self._note("failed", said["message"])
             raise getattr(errors, said["error"], DistilleryError)(said["message"])
         self._note("failed", f"Step {self.failed} ended without a word of its own (exit {code}).")

@@ -1,4 +1,4 @@
-"""A run that fails on its inputs leaves the store as it was: its records go, unless it has added work that they lead to."""
+"""A run that fails on its inputs leaves the store as it was: its records go, unless they lead to work."""
 
 from contextlib import suppress
 
@@ -6,22 +6,35 @@ from distillery.errors import DistilleryError
 from distillery.storage import Store
 
 
-def work_in(store: Store) -> frozenset[str]:
-    """Keys of all work in a store, checkpoints and sets; of none where it cannot be listed."""
-    with suppress(DistilleryError):  # whoever needs the store says what is wrong with it
-        return frozenset([*store.list("checkpoints"), *store.list("sets")])
-    return frozenset()
+class Footprint:
+    """What a run has left in a store since this was made.
 
+    Args:
+        store: the run's.
+        run: its id; one that is resumed has records already.
+    """
 
-def withdraw(store: Store, run: str) -> None:
-    """Delete every record of a run, and the folders that are empty then."""
-    with suppress(DistilleryError):
-        for key in store.list(f"runs/{run}"):
-            store.delete(key)
-    folder = store.local_path(f"runs/{run}")
-    if folder is None:
-        return
-    below = sorted((path for path in folder.rglob("*") if path.is_dir()), reverse=True)
-    for path in (*below, folder, folder.parent, folder.parent.parent):
-        with suppress(OSError):
-            path.rmdir()
+    def __init__(self, store: Store, run: str) -> None:
+        self._store, self._run = store, run
+        self._resumed = bool(store.list(f"runs/{run}"))
+        self._before = self._work()
+
+    def withdraw(self) -> bool:
+        """Delete the run's records where they lead to no work of it; False where they stay: work, a resumed run, or a store gone silent."""
+        try:
+            if self._resumed or not self._work() <= self._before:
+                return False
+            for key in self._store.list(f"runs/{self._run}"):
+                self._store.delete(key)
+        except DistilleryError:  # what made the run fail may be the store
+            return False
+        folder = self._store.local_path(f"runs/{self._run}")
+        if folder is not None:
+            below = sorted((path for path in folder.rglob("*") if path.is_dir()), reverse=True)
+            for path in (*below, folder, folder.parent, folder.parent.parent):
+                with suppress(OSError):
+                    path.rmdir()
+        return True
+
+    def _work(self) -> frozenset[str]:
+        return frozenset([*self._store.list("checkpoints"), *self._store.list("sets")])

@@ -1,0 +1,52 @@
+"""A failed run's records go only where nothing hangs on them."""
+
+from pathlib import Path
+
+import pytest
+
+from distillery.errors import StoreError
+from distillery.storage import FolderStore
+from distillery_kfp.pipelines.withdrawal import Footprint
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> FolderStore:
+    store = FolderStore(tmp_path / "store")
+    store.write("checkpoints/a/b/latest.json", b"old")
+    return store
+
+
+def test_records_without_work_go_with_their_folders(store: FolderStore) -> None:
+    footprint = Footprint(store, "r1")
+    store.write("runs/r1/run.json", b"{}")
+    store.write("runs/r1/opened/plan/k.json", b"{}")
+    assert footprint.withdraw()
+    assert store.list() == ["checkpoints/a/b/latest.json"]
+    assert not (store.root / "runs").exists()
+
+
+@pytest.mark.parametrize("key", ["checkpoints/a/c/latest.json", "sets/s/manifest.json"])
+def test_records_that_lead_to_work_stay(store: FolderStore, key: str) -> None:
+    footprint = Footprint(store, "r1")
+    store.write("runs/r1/run.json", b"{}")
+    store.write(key, b"new")
+    assert not footprint.withdraw()
+    assert store.exists("runs/r1/run.json")
+
+
+def test_a_resumed_run_keeps_its_record(store: FolderStore) -> None:
+    store.write("runs/r1/run.json", b"{}")
+    assert not Footprint(store, "r1").withdraw()
+    assert store.exists("runs/r1/run.json")
+
+
+def test_a_store_gone_silent_loses_nothing(store: FolderStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    footprint = Footprint(store, "r1")
+    store.write("runs/r1/run.json", b"{}")
+
+    def fail(prefix: str = "") -> list[str]:
+        raise StoreError("silent")
+
+    monkeypatch.setattr(store, "list", fail)
+    assert not footprint.withdraw()
+    assert store.exists("runs/r1/run.json")
