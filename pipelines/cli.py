@@ -147,6 +147,7 @@ def evaluate(
     data: Annotated[str, typer.Option(help="Labelled images.")],
     json_: Annotated[Path | None, typer.Option("--json", help="Also write the report here.")] = None,
     device: Device = "auto",
+    threads: Annotated[int, typer.Option(min=0, help="CPU threads, for the latencies too; 0 is torch's choice.")] = 0,
 ) -> None:
     """Score a student beside its teacher on labelled images."""
     from distillery.evaluation.report import save_report, table
@@ -156,7 +157,7 @@ def evaluate(
     from distillery_kfp.pipelines.commands.bar import bar
 
     with bar() as tell:
-        report = evaluate_bundles(teacher, student, data, device=device, progress=tell)
+        report = evaluate_bundles(teacher, student, data, device=device, threads=threads, progress=tell)
     if json_:
         inputs = {"teacher": read_bundle(teacher)[1], "student": read_bundle(student)[1]}
         save_report(json_.absolute(), report, Provenance(inputs=inputs, code_version=code_version()))

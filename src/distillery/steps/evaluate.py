@@ -89,6 +89,7 @@ def evaluate_bundles(
     data_uri: str,
     config: EvaluationConfig | None = None,
     device: str = "auto",
+    threads: int = 0,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> EvaluationReport:
     """Score one bundle beside another on labelled images, outside any pipeline.
@@ -99,6 +100,7 @@ def evaluate_bundles(
         data_uri: labelled images.
         config: what is measured; None is the default.
         device: auto, cpu, cuda or cuda:N.
+        threads: CPU threads; 0 is torch's choice.
         progress: told the stage, the images done and all images after each batch.
 
     Returns:
@@ -111,7 +113,7 @@ def evaluate_bundles(
         raise ConfigError("No labelled images are given to evaluate on: give an npz file, a folder of idx files, or a folder a class.")
     teacher, student = open_candidate(teacher_folder), open_candidate(student_folder)
     data, _ = _test_images(teacher.classifier, data_uri)
-    _place(resolve_runtime(device, "float32"), teacher, student)
+    _place(resolve_runtime(device, "float32", threads), teacher, student)
     return evaluate(teacher, student, data, config, progress)
 
 

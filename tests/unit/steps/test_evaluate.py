@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
 
 from distillery.data.store import SetHeader, SetWriter, read_reference, write_reference
 from distillery.errors import CheckpointMismatchError, ConfigError, StoreError
@@ -16,6 +17,7 @@ from distillery.seeding import seeded
 from distillery.steps.evaluate import confusion_of, evaluate_bundles, run
 from distillery.storage import open_store
 from distillery.types import Classifier, ImageSpec
+from distillery_kfp.pipelines import cli
 
 PROVENANCE = Provenance(code_version="1")
 SETTINGS = {"batch": 16, "timing": {"batches": [1, 2], "warmup": 1, "repeats": 3}}
@@ -183,3 +185,14 @@ def test_two_bundles_can_be_compared_without_a_pipeline(bench: Bench, tmp_path: 
 def test_bundles_without_data_are_refused(bench: Bench, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="No labelled images"):
         evaluate_bundles(tmp_path / "teacher", tmp_path / "student", "")
+
+
+def test_the_command_measures_with_the_threads_it_is_given(bench: Bench, tmp_path: Path) -> None:
+    places = ["--teacher", tmp_path / "teacher", "--data", make_data(tmp_path / "test.npz"), "--json", tmp_path / "report.json"]
+    try:
+        done = CliRunner().invoke(cli.app, ["evaluate", *map(str, [tmp_path / "student", *places]), "--device", "cpu", "--threads", "2"])
+    finally:
+        torch.set_num_threads(1)
+    assert done.exit_code == 0, done.output
+    report = load_report(tmp_path / "report.json")
+    assert {latency.threads for model in (report.teacher, report.student) for latency in model.cost.latency} == {2}
