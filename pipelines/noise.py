@@ -9,6 +9,7 @@ from distillery.data.pool import ImagePool, quantize
 from distillery.engine.feeds import PoolFeed
 from distillery.engine.fit import StudentTrainer
 from distillery.models.bundle import load_classifier
+from distillery.recipes.cost import estimate_cost
 from distillery.recipes.schema import Recipe
 from distillery.runtime import Runtime
 from distillery.seeding import stream
@@ -26,11 +27,11 @@ def noise_images(spec: ImageSpec, num: int, seed: int) -> Tensor:
 
 
 def train_on_noise(teacher_folder: Path, recipe: Recipe, runtime: Runtime, seed: int = 0) -> Classifier:
-    """Train a recipe's student on as many noise images as its synthetic set has.
+    """Train a recipe's student on as many noise images as the recipe synthesizes, for as many steps.
 
     Args:
         teacher_folder: the teacher's bundle.
-        recipe: an offline one; its student plan and the size of its set are taken.
+        recipe: of either pipeline; its student plan and its number of images are taken.
         runtime: where to train.
         seed: of the noise, the student's weights and the order.
 
@@ -38,7 +39,7 @@ def train_on_noise(teacher_folder: Path, recipe: Recipe, runtime: Runtime, seed:
         The student after the last epoch.
     """
     teacher = runtime.place(load_classifier(teacher_folder).freeze())
-    images = noise_images(teacher.spec, recipe.set.size, seed)
+    images = noise_images(teacher.spec, estimate_cost(recipe).images, seed)
     pool = ImagePool(teacher.spec, runtime.device, capacity=len(images))
     pool.append(images)
     stages = tuple(stage.sized(len(images)) for stage in recipe.student.stages)

@@ -7,7 +7,6 @@ from typing import Self
 
 import torch
 from pydantic import Field
-from torch.utils.flop_counter import FlopCounterMode
 
 from distillery.config import Config
 from distillery.statistics.modes import eval_mode
@@ -82,6 +81,8 @@ class Cost(Config):
 @torch.no_grad()
 def count_flops(classifier: Classifier) -> int:
     """FLOPs of one image's forward pass, a multiply-add counted as two."""
+    from torch.utils.flop_counter import FlopCounterMode  # it brings triton in, and most steps import this module for a type
+
     image = torch.zeros(1, *classifier.spec.shape, device=classifier.mean.device)
     with eval_mode(classifier), FlopCounterMode(display=False) as counter:
         classifier(image)

@@ -17,6 +17,7 @@ MOST_POINTS = 300
 MARKED_POINTS = 16
 _SIZE = 100.0
 _LABELS = 4
+_TINY = 1e-280  # below it a step would lose its digits
 _NAMED, _LETTERS = 20, 40  # columns that have room for a name each, and letters of all names together in one line
 
 Point = tuple[float, float]
@@ -49,8 +50,10 @@ class Scale(NamedTuple):
         if log and low > 0:
             low, high = 10.0 ** math.floor(math.log10(low)), 10.0 ** math.ceil(math.log10(high))
             return cls(low, high if high > low else low * 10, log=True)
-        if low == high:
-            low, high = low - abs(low) / 2 - (not low), high + abs(high) / 2 + (not high)
+        size = max(abs(low), abs(high))
+        if high - low <= 1e-9 * max(size, _TINY):  # too little to be cut into steps
+            margin = size / 2 if size > _TINY else 1.0
+            low, high = low - margin, high + margin
         for _ in range(3):  # rounding widens the span, which may ask for a wider step
             step = _step(high - low)
             low, high = math.floor(low / step + 1e-9) * step, math.ceil(high / step - 1e-9) * step

@@ -1,7 +1,7 @@
 import re
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from distillery.evaluation.calibration import ReliabilityBin
@@ -31,6 +31,9 @@ def test_a_logarithmic_scale_gives_equal_factors_equal_distances() -> None:
 
 
 @given(NUMBERS)
+@example([5e-324])
+@example([0.0, 5e-324])
+@example([1e9, 1e9 - 1e-7])
 def test_a_scale_covers_its_values_and_its_ticks_lie_on_it(values: list[float]) -> None:
     scale = Scale.covering(values)
     assert all(-1e-6 <= scale.at(value) <= 100 + 1e-6 for value in values)
