@@ -12,6 +12,7 @@ from distillery.engine.terms import TermWatch, bad_term, is_bad
 from distillery.errors import ConfigError
 from distillery.optim.restore import restore_strides
 from distillery.optim.schedules import rate_at
+from distillery.precision import full_precision
 from distillery.runtime import Runtime
 from distillery.seeding import derive_seed, seeded, stream
 from distillery.students.plan import Objective, StageConfig, build_objective, build_optimizer, select_trained
@@ -170,7 +171,7 @@ class StudentTrainer:
         images = images.contiguous(memory_format=torch.channels_last)
         with self.runtime.autocast():
             terms = self._objective.terms(self.teacher, self.student, Batch(images, batch.labels))
-        values = torch.stack([term.float() for term in terms.values()])
+        values = torch.stack([full_precision(term) for term in terms.values()])
         values.sum().backward()
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)

@@ -9,6 +9,7 @@ from torch.nn import functional
 
 from distillery.config import Config
 from distillery.losses.distillation import kd_loss
+from distillery.precision import full_precision
 from distillery.types import Batch, Classifier
 
 
@@ -54,8 +55,8 @@ class KD:
             batch: images (N, C, H, W) in [0, 1] and labels (N,) or None.
         """
         with torch.no_grad():
-            teacher_logits = teacher(batch.images).float()
-        logits = student(batch.images).float()
+            teacher_logits = full_precision(teacher(batch.images))
+        logits = full_precision(student(batch.images))
         terms: dict[str, Tensor] = {}
         if self.config.soft:
             terms["kd"] = self.config.soft * kd_loss(logits, teacher_logits, self.config.temperature)
