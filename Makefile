@@ -17,7 +17,7 @@ export UV_PYTHON_DOWNLOADS := never
 # Two test processes of one thread each are faster on two cores than one process of two threads.
 WORKERS ?= 2
 
-.PHONY: help setup lock demo seeds test check mutants goldens compile clean
+.PHONY: help setup lock demo seeds bench test check mutants goldens compile clean
 
 help: ## Say what each target does
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  \1\t\2/' | expand -t 12
@@ -55,6 +55,9 @@ demo: $(STAMP) ## Teacher on real digits, images deleted, two students distilled
 seeds: $(STAMP) ## Both methods with seeds 0, 1, 2; fails where an accuracy bar is missed
 	$(RUN) benchmarks/seeds.py
 
+bench: $(STAMP) ## FastDFKD's speed beside a plain loop that does what the reference code does, and what each habit costs
+	$(RUN) benchmarks/bench.py
+
 test: $(STAMP) ## Every test, in two processes
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(WORKERS) --dist worksteal $(PYTEST)
 
@@ -77,5 +80,5 @@ compile: $(STAMP) ## Compile both pipelines to compiled/*.yaml for a Kubeflow cl
 	$(BIN)/distillery compile --out compiled
 
 clean: ## Remove what demo, seeds, tests and builds wrote; keep .venv
-	rm -rf .demo .seeds build dist src/*.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis .import_linter_cache
+	rm -rf .demo .seeds .bench build dist src/*.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis .import_linter_cache
 	find src components pipelines images benchmarks tests -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
