@@ -53,7 +53,10 @@ class MadeUp:
         fields: dict[str, Any] = {
             "pipeline": "online_distillation",
             "parameters": {"teacher_uri": "teachers/one", "run_salt": ""},
-            "sections": {"statistics": {"recipe": "fast_dfkd/digits", "seed": 3, "salt": work or name}},
+            "sections": {
+                "statistics": {"seed": 3, "salt": work or name},
+                "registration": {"recipe": more.pop("recipe", "fast_dfkd/digits")},
+            },
             "planned": "2026-11-21T08:00:00+00:00",
             "host": "somewhere",
         }

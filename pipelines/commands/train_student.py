@@ -85,7 +85,7 @@ def _check_folders(out: Path, workdir: Path) -> None:
 def _plan(source: str, overrides: Mapping[str, Any], teacher_uri: str, seed: int, *, live: bool) -> dict[str, Any]:
     """The step's section, checked against the teacher as a run's plan would."""
     from distillery.provenance import code_version
-    from distillery.recipes.loader import load_recipe, recipe_name
+    from distillery.recipes.loader import load_recipe
     from distillery.recipes.schema import StudentSection
     from distillery.steps.plan import check_expected, check_student, open_teacher
 
@@ -94,7 +94,6 @@ def _plan(source: str, overrides: Mapping[str, Any], teacher_uri: str, seed: int
     check_expected(recipe, teacher.info)
     check_student(recipe, teacher.info)
     section = {
-        "recipe": recipe_name(source),
         "seed": seed,
         "code_version": code_version(),
         "teacher_sha256": teacher.sha256,

@@ -96,7 +96,7 @@ def ground(tmp_path_factory: pytest.TempPathFactory) -> Ground:
     teacher = tiny_teacher(steps=20)
     sha256 = save_classifier(folder / "teacher", teacher, TINY, provenance)
     save_moments(folder / "moments.safetensors", global_moments(teacher, sha256), provenance)
-    common = {"recipe": "test", "seed": 5, "code_version": code_version(), "teacher_sha256": sha256, "precision": "float32"}
+    common = {"seed": 5, "code_version": code_version(), "teacher_sha256": sha256, "precision": "float32"}
     return Ground(folder / "teacher", folder / "moments.safetensors", common)
 
 

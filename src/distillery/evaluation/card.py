@@ -192,7 +192,7 @@ def _made(sources: CardSources) -> list[str]:
     config, inputs = sources.provenance.config, sources.provenance.inputs
     if not config and "checkpoint" in inputs:
         return ["Imported from a checkpoint; the bundle does not say how that was trained."]
-    rows = [(key, _code(config[key])) for key in ("recipe", "precision") if config.get(key)]
+    rows = [("precision", _code(config["precision"]))] if config.get("precision") else []
     rows += [(f"seed of {_text(name)}", str(seed)) for name, seed in sorted(sources.provenance.seeds.items())]
     method = config.get("method") or (sources.manifest.provenance.config.get("method") if sources.manifest else "")
     if method in METHODS:

@@ -122,7 +122,7 @@ class Recipe(Config):
 
 
 class Section(Config):
-    """What every step gets; no run id, time, path or credential stands here, because the section enters the step's key.
+    """What every step gets; no run id, name, time, path or credential stands here, because the section enters the step's key.
 
     Attributes:
         salt: a new value forces new work.
@@ -130,7 +130,6 @@ class Section(Config):
         precision: `auto` until the step runs on its hardware.
     """
 
-    recipe: str
     seed: int = Field(ge=0, le=LARGEST_SEED)
     salt: str = ""
     code_version: str
@@ -204,8 +203,13 @@ class EvaluationSection(Section):
 
 
 class RegistrationSection(Section):
-    """For register."""
+    """For register.
 
+    Attributes:
+        recipe: its name, for people; no other section holds it, so that a renamed recipe makes no new work.
+    """
+
+    recipe: str
     registration: RegistrationConfig
 
 

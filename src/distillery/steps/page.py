@@ -66,7 +66,7 @@ class Gathering:
         method = self._method(run)
         return PageData(
             report=self.report,
-            recipe=self.section.recipe,
+            recipe=str(run.sections.get("registration", {}).get("recipe", "")),
             method=METHODS[method].title if method in METHODS else method,
             run=run,
             set=_facts(found) if found else SetFacts(),

@@ -224,7 +224,6 @@ def build_sections(pipeline: str, recipe: Recipe, values: Mapping[str, Value], t
     """Every section of the pipeline as plain JSON."""
     synthesis = recipe.synthesis
     common = {
-        "recipe": recipe_name(recipe_source(values)),
         "seed": values["run_seed"],
         "salt": values["run_salt"],
         "code_version": code_version(),
@@ -249,7 +248,7 @@ def build_sections(pipeline: str, recipe: Recipe, values: Mapping[str, Value], t
             "strict": recipe.set.strict,
         },
         "evaluation": {"evaluation": recipe.evaluation},
-        "registration": {"registration": recipe.registration},
+        "registration": {"recipe": recipe_name(recipe_source(values)), "registration": recipe.registration},
     }
     return {name: cls.parse({**common, **parts[name]}, name).to_json() for name, cls in SECTIONS[pipeline].items()}
 

@@ -235,9 +235,12 @@ def stand(document: Mapping[str, Any]) -> Standing:
 
 
 def _work(document: Mapping[str, Any]) -> str:
-    """Equal for runs of which each makes the others needless."""
+    """Equal for runs of which each makes the others needless; how their recipes are called does not matter."""
+    sections = {
+        step: {name: value for name, value in section.items() if name != "recipe"} for step, section in document.get("sections", {}).items()
+    }
     inputs = {name: document.get("parameters", {}).get(name, "") for name in ("eval_data_uri", "mlflow_model_name")}
-    return canonical_json({"sections": document.get("sections", {}), **inputs})
+    return canonical_json({"sections": sections, **inputs})
 
 
 def _read(store: Store, key: str) -> dict[str, Any] | None:

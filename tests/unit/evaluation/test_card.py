@@ -23,7 +23,7 @@ from distillery.types import Classifier
 from fakes import CLASSES, SPEC, TINY, quadrants
 
 TEACHER = "7" * 64
-CONFIG = {"recipe": "ls_gdfd/digits", "precision": "auto", "student": {"keep_epochs": 0}}
+CONFIG = {"method": "ls_gdfd", "precision": "auto", "student": {"keep_epochs": 0}}
 
 
 def make_set(provenance: Provenance, counts: tuple[int, ...] = (5, 4, 3, 0), shortfall: tuple[int, ...] = (0, 0, 0, 2)) -> SetManifest:
@@ -74,13 +74,13 @@ def test_says_what_the_files_say(whole: CardSources) -> None:
     assert card.startswith(f"# wrn\\_10\\_1, 4 classes, {whole.bundle.parameters:,} parameters\n")
     assert "| architecture | wrn\\_10\\_1 (base\\_width = 8) |" in card
     assert "| method | LS-GDFD, arXiv:2012.05578 (2020) |" in card
-    assert "| recipe | `ls_gdfd/digits` |" in card
+    assert "| precision | `auto` |" in card
     assert "| seed of run | 4 |" in card
     assert "The step that wrote the weights was given: set, teacher." in card
     assert "12 training images of 1 x 8 x 8 and 2 withheld ones" in card
     assert "each class has 0 to 5 training images" in card
     assert f"The teacher puts {whole.manifest.agreed} of the 12 that were asked for by class" in card  # type: ignore[union-attr]
-    assert '"recipe": "ls_gdfd/digits"' in card
+    assert '"method": "ls_gdfd"' in card
 
 
 def test_numbers_stand_beside_the_teachers_with_n(whole: CardSources) -> None:
@@ -148,7 +148,7 @@ def test_a_bundle_alone_claims_nothing(tmp_path: Path) -> None:
     assert "No evaluation report was given." in card
     assert "Imported from a checkpoint; the bundle does not say how that was trained." in card
     assert "nothing is said about what the student was trained on" in card
-    for word in ("%", "teacher |", "synthetic set holds", "recipe", "seed"):
+    for word in ("%", "teacher |", "synthetic set holds", "precision", "seed"):
         assert word not in card
 
 

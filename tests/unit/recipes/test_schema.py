@@ -8,7 +8,7 @@ from distillery.recipes.cost import Cost, estimate_cost
 from distillery.recipes.loader import load_recipe
 from distillery.recipes.schema import SECTIONS, Section
 
-COMMON = {"recipe": "r", "seed": 3.0, "code_version": "c", "teacher_sha256": "t"}
+COMMON = {"seed": 3.0, "code_version": "c", "teacher_sha256": "t"}
 
 
 def test_feed_is_the_catalogs_unless_the_recipe_says_other() -> None:
@@ -34,6 +34,7 @@ def test_pipeline_follows_the_coupling(name: str) -> None:
 def test_a_section_survives_json_and_floats(cls: type[Section]) -> None:
     recipe = load_recipe("fast_dfkd/digits")
     parts: dict[str, Any] = {
+        "recipe": "fast_dfkd/digits",
         "method": "fast_dfkd",
         "method_config": recipe.synthesis.config,
         "rounds": 3,

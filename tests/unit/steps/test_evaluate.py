@@ -67,7 +67,7 @@ class Bench:
         make_set(root / "set", root / "store" / "set", self.teacher_sha256, holdout)
 
     def run(self, data: str = "", **changes: Any) -> dict[str, float]:
-        common = {"recipe": "test", "seed": 0.0, "code_version": "1", "teacher_sha256": self.teacher_sha256}
+        common = {"seed": 0.0, "code_version": "1", "teacher_sha256": self.teacher_sha256}
         section = {**common, "evaluation": SETTINGS, **changes}
         return run(section, str(self.root / "teacher"), self.root / "student", self.root / "set", data, self.root / "report.json")
 

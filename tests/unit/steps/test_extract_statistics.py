@@ -32,7 +32,7 @@ def make_teacher(folder: Path, name: str = "wrn_10_1", **arguments: Any) -> str:
 
 
 def make_section(teacher_sha256: str, **changes: Any) -> dict[str, Any]:
-    return {"recipe": "test", "seed": 0.0, "code_version": "1", "teacher_sha256": teacher_sha256, "kind": "global", **changes}
+    return {"seed": 0.0, "code_version": "1", "teacher_sha256": teacher_sha256, "kind": "global", **changes}
 
 
 def test_the_file_holds_the_teachers_buffers(tmp_path: Path) -> None:

@@ -63,7 +63,7 @@ def test_everything_of_a_run_is_found(run: DirectRun) -> None:
     assert sum(sample.in_set for sample in data.samples) == data.set.images
     assert data.health is not None
     assert data.run.recipe["synthesis"]["method"] == "ls_gdfd"
-    assert data.method == "LS-GDFD"
+    assert (data.method, data.recipe) == ("LS-GDFD", "ls_gdfd/digits")
 
 
 def test_a_page_is_written_and_kept_by_the_tracker(done: DirectRun) -> None:

@@ -55,7 +55,7 @@ def test_the_recipe_reaches_the_sections(teacher: dict[str, str]) -> None:
     written = load_document("fast_dfkd/digits")["synthesis"]
     names = ("method", "rounds", "student_steps_per_round", "feed", "checkpoint_every")
     assert {name: getattr(section, name) for name in names} == {name: written[name] for name in names}
-    assert (section.holdout, section.recipe) == (0.1, "fast_dfkd/digits")
+    assert section.holdout == 0.1
     assert section.method_config["label_weight"] == 4.0
     assert section.student.architecture == Architecture(name="resnet8", arguments={"base_width": 16})
     assert MaterializeSection.parse(plan(OFFLINE, teacher)["materialize"]).set.size == 6000
@@ -91,8 +91,17 @@ def test_run_json_suffices_to_run_again(teacher: dict[str, str], tmp_path: Path,
 
 def test_own_recipe_file(teacher: dict[str, str], tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text("extends: fast_dfkd/digits\nsynthesis: {rounds: 33}\n")
-    section = plan(ONLINE, teacher, run_recipe_uri=str(tmp_path / "mine.yaml"))["distill"]
-    assert (section["rounds"], section["recipe"]) == (33, "mine")
+    sections = plan(ONLINE, teacher, run_recipe_uri=str(tmp_path / "mine.yaml"))
+    assert (sections["distill"]["rounds"], sections["registration"]["recipe"]) == (33, "mine")
+
+
+@pytest.mark.parametrize("pipeline", [ONLINE, OFFLINE])
+def test_a_renamed_recipe_makes_no_new_work(teacher: dict[str, str], tmp_path: Path, pipeline: str) -> None:
+    preset = {ONLINE: "fast_dfkd/digits", OFFLINE: "ls_gdfd/digits"}[pipeline]
+    (tmp_path / "renamed.yaml").write_text(f"extends: {preset}\nabout: {{title: Another}}\n")
+    named, renamed = plan(pipeline, teacher, run_recipe=preset), plan(pipeline, teacher, run_recipe_uri=str(tmp_path / "renamed.yaml"))
+    assert (named.pop("registration")["recipe"], renamed.pop("registration")["recipe"]) == (preset, "renamed")
+    assert named == renamed
 
 
 def test_pinned_teacher(teacher: dict[str, str]) -> None:

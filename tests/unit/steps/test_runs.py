@@ -45,6 +45,15 @@ def test_an_equal_run_that_finished_makes_a_stopped_one_needless(made: MadeUp) -
     assert standing == {"one": ("superseded", "two"), "two": ("finished", ""), "three": ("stopped", "")}
 
 
+def test_an_equal_run_of_another_name_makes_a_stopped_one_needless_too(made: MadeUp) -> None:
+    made.run("one", "stopped", work="same")
+    made.run("two", "finished", work="same", recipe="renamed")
+    assert [(run.id, run.recipe, run.successor) for run in list_runs(made.store)] == [
+        ("one", "fast_dfkd/digits", "two"),
+        ("two", "renamed", ""),
+    ]
+
+
 def test_damaged_records_are_listed_and_hide_no_others(made: MadeUp) -> None:
     made.run("one", "finished")
     made.store.write("runs/two/run.json", b"{")

@@ -63,7 +63,7 @@ class Desk:
 
     def section(self, steps_per_epoch: int = 2) -> dict[str, Any]:
         stage = {**STAGE, "steps_per_epoch": steps_per_epoch}
-        common = {"recipe": "test", "seed": 1, "code_version": "1", "teacher_sha256": self.sha256, "precision": "float32"}
+        common = {"seed": 1, "code_version": "1", "teacher_sha256": self.sha256, "precision": "float32"}
         return {**common, "student": {"architecture": TINY.to_json(), "stages": [stage]}}
 
     def run(self, source: str, out: str = "student", steps_per_epoch: int = 2, **more: Any) -> dict[str, float]:

@@ -13,7 +13,7 @@ from distillery.errors import ConfigError, StoreError
 from distillery.recipes.schema import Section
 from distillery.steps.workbench import reporting, workbench
 
-SECTION = Section(recipe="r", seed=1, code_version="c", teacher_sha256="t", precision="float32")
+SECTION = Section(seed=1, code_version="c", teacher_sha256="t", precision="float32")
 INPUTS = {"teacher": "t"}
 
 
@@ -99,7 +99,7 @@ WAIT = """
 import sys, time
 from distillery.recipes.schema import Section
 from distillery.steps.workbench import workbench
-section = Section(recipe="r", seed=1, code_version="c", teacher_sha256="t", precision="float32")
+section = Section(seed=1, code_version="c", teacher_sha256="t", precision="float32")
 with workbench("materialize", section, {}):
     sys.stdout.write("open\\n"); sys.stdout.flush()
     time.sleep(60)

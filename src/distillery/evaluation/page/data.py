@@ -76,7 +76,7 @@ class PageData(Config):
 
     Attributes:
         report: the evaluation.
-        recipe: its name.
+        recipe: its name, empty where no run is known.
         method: as the field spells it.
         run: the run's record.
         set: the synthetic set's numbers.
