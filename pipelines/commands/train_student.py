@@ -84,6 +84,7 @@ def _check_folders(out: Path, workdir: Path) -> None:
 
 def _plan(source: str, overrides: Mapping[str, Any], teacher_uri: str, seed: int, *, live: bool) -> dict[str, Any]:
     """The step's section, checked against the teacher as a run's plan would."""
+    from distillery.models.catalog import own_sources
     from distillery.provenance import code_version
     from distillery.recipes.loader import load_recipe
     from distillery.recipes.schema import StudentSection
@@ -97,6 +98,7 @@ def _plan(source: str, overrides: Mapping[str, Any], teacher_uri: str, seed: int
         "seed": seed,
         "code_version": code_version(),
         "teacher_sha256": teacher.sha256,
+        "sources": own_sources(teacher.info.architecture, recipe.student.architecture),
         "precision": recipe.precision,
         "student": _sized(recipe) if live else recipe.student,
     }

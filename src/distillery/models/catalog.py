@@ -6,14 +6,17 @@ Importing this file imports no torch: listing names and parsing a recipe stay fa
 import inspect
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pydantic import field_validator
 
 from distillery.config import Config, nearest
-from distillery.errors import ConfigError
+from distillery.errors import CheckpointMismatchError, ConfigError
+from distillery.provenance import hash_sources, sha256_bytes, sha256_file
 
 if TYPE_CHECKING:
     from torch import nn
@@ -110,6 +113,42 @@ def check_architecture(architecture: Architecture) -> None:
         raise ConfigError(f"architecture = {architecture.name!r} is not allowed: write torchvision:NAME, timm:NAME or module.path:factory.")
 
 
+def own_sources(*architectures: Architecture) -> dict[str, str]:
+    """The code of a user's own behind `module.path:factory`, so that an edit of it enters the keys of the work done with it.
+
+    Args:
+        architectures: those of other kinds have no such code.
+
+    Returns:
+        Name of the top-level package or module -> sha256 of every *.py and *.yaml below the package's folder, or of the module's file
+        where it is no package. What these import from elsewhere is not covered.
+
+    Raises:
+        ConfigError: no such module.
+    """
+    foreign = [architecture.name.partition(":") for architecture in architectures if ":" in architecture.name]
+    names = sorted({path.partition(".")[0] for path, _, _ in foreign if path not in ("torchvision", "timm")})
+    return {name: _hash_module(name) for name in names}
+
+
+def check_own_sources(expected: Mapping[str, str]) -> None:
+    """Refuse to work with other code of the user's than the plan was made for.
+
+    Args:
+        expected: what `own_sources` gave to the plan.
+
+    Raises:
+        CheckpointMismatchError: a module that has changed since, or another one in this environment.
+        ConfigError: no such module here.
+    """
+    for name, sha256 in expected.items():
+        if (found := _hash_module(name)) != sha256:
+            raise CheckpointMismatchError(
+                f"The source of the module {name!r} has sha256 {found}, but the run was planned with {sha256}: "
+                "start the run again, with the same files wherever a step runs."
+            )
+
+
 def build_network(architecture: Architecture, spec: "ImageSpec", num_classes: int) -> "nn.Module":
     """Build a network with fresh weights, drawn from torch's global stream.
 
@@ -133,6 +172,19 @@ def build_network(architecture: Architecture, spec: "ImageSpec", num_classes: in
     if source == "timm":
         return _build_timm(name, architecture, spec, num_classes)
     return _build_foreign(architecture, num_classes)
+
+
+def _hash_module(name: str) -> str:
+    try:
+        spec = find_spec(name)
+    except ValueError:  # a module that was made in memory
+        spec = None
+    if spec is not None and spec.submodule_search_locations:
+        folders = [hash_sources(Path(folder)) for folder in spec.submodule_search_locations]
+        return sha256_bytes("".join(folders).encode())
+    if spec is None or not spec.has_location or spec.origin is None:
+        raise ConfigError(f"The module {name!r}, named by an architecture, has no file here: install it or put its folder on PYTHONPATH.")
+    return sha256_file(Path(spec.origin))
 
 
 def _build_own(architecture: Architecture, spec: "ImageSpec", num_classes: int) -> "nn.Module":

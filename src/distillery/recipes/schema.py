@@ -127,6 +127,7 @@ class Section(Config):
     Attributes:
         salt: a new value forces new work.
         teacher_sha256: the teacher that the plan was made for; a step refuses another.
+        sources: sha256 of the user's own modules that the step builds a network from, by name; a step refuses others.
         precision: `auto` until the step runs on its hardware.
     """
 
@@ -134,6 +135,7 @@ class Section(Config):
     salt: str = ""
     code_version: str
     teacher_sha256: str
+    sources: dict[str, str] = Field(default_factory=dict)
     precision: Precision = "auto"
 
 

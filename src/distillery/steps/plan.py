@@ -11,7 +11,7 @@ from typing import Any
 from distillery.errors import CheckpointMismatchError, ConfigError, StoreError
 from distillery.methods.catalog import methods_without
 from distillery.models.bundle import WEIGHTS, BundleInfo, fetch_bundle, read_bundle
-from distillery.models.catalog import build_network
+from distillery.models.catalog import build_network, own_sources
 from distillery.provenance import Provenance, code_version, dump_json, sha256_file, stamp
 from distillery.recipes.cost import estimate_cost
 from distillery.recipes.loader import apply_overrides, is_own_file, load_document, recipe_name
@@ -62,7 +62,7 @@ def run(pipeline: str, parameters: Mapping[str, Any]) -> dict[str, dict[str, Any
     if values["eval_data_uri"]:
         check_data(str(values["eval_data_uri"]), teacher.info)
     warn_schedule(recipe)
-    sections = build_sections(pipeline, recipe, values, teacher.sha256)
+    sections = build_sections(pipeline, recipe, values, teacher)
     _record(pipeline, recipe, values, teacher, sections)
     return sections
 
@@ -220,26 +220,29 @@ def warn_schedule(recipe: Recipe) -> None:
         )
 
 
-def build_sections(pipeline: str, recipe: Recipe, values: Mapping[str, Value], teacher_sha256: str) -> dict[str, dict[str, Any]]:
+def build_sections(pipeline: str, recipe: Recipe, values: Mapping[str, Value], teacher: Teacher) -> dict[str, dict[str, Any]]:
     """Every section of the pipeline as plain JSON."""
     synthesis = recipe.synthesis
     common = {
         "seed": values["run_seed"],
         "salt": values["run_salt"],
         "code_version": code_version(),
-        "teacher_sha256": teacher_sha256,
+        "teacher_sha256": teacher.sha256,
+        "sources": own_sources(teacher.info.architecture),
         "precision": recipe.precision,
     }
+    both = {"sources": own_sources(teacher.info.architecture, recipe.student.architecture)}
     method = {"method": synthesis.method, "method_config": synthesis.config}
     rounds = {"rounds": synthesis.rounds, "checkpoint_every": synthesis.checkpoint_every}
     parts: dict[str, dict[str, Any]] = {
         "statistics": {"kind": recipe.statistics.kind},
         "generator": {**method, **rounds},
         "materialize": {**method, "set": recipe.set, "health": recipe.health},
-        "student": {"student": recipe.student},
+        "student": {**both, "student": recipe.student},
         "distill": {
             **method,
             **rounds,
+            **both,
             "student": recipe.student,
             "student_steps_per_round": synthesis.student_steps_per_round,
             "feed": synthesis.feed,
@@ -247,8 +250,8 @@ def build_sections(pipeline: str, recipe: Recipe, values: Mapping[str, Value], t
             "health": recipe.health,
             "strict": recipe.set.strict,
         },
-        "evaluation": {"evaluation": recipe.evaluation},
-        "registration": {"recipe": recipe_name(recipe_source(values)), "registration": recipe.registration},
+        "evaluation": {**both, "evaluation": recipe.evaluation},
+        "registration": {**both, "recipe": recipe_name(recipe_source(values)), "registration": recipe.registration},
     }
     return {name: cls.parse({**common, **parts[name]}, name).to_json() for name, cls in SECTIONS[pipeline].items()}
 

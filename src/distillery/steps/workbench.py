@@ -20,6 +20,7 @@ from distillery.engine.checkpoint import Checkpoints
 from distillery.engine.locks import lock
 from distillery.engine.progress import Progress
 from distillery.errors import ConfigError, DistilleryError, StoreError
+from distillery.models.catalog import check_own_sources
 from distillery.provenance import Provenance, code_version, sha256_bytes
 from distillery.recipes.schema import Section
 from distillery.runtime import Runtime, resolve_runtime
@@ -145,8 +146,10 @@ def workbench(step: str, section: Section, inputs: Mapping[str, str]) -> Iterato
 
     Raises:
         ConfigError: the environment asks for a device, a store or a thread count that cannot be.
+        CheckpointMismatchError: a module of the user's own is not the one that the section was made with.
     """
     with reporting(step):
+        check_own_sources(section.sources)
         runtime = step_runtime(section)
         key = key_of(step, code_version(), section.to_json(), runtime.key_fields(), inputs)
         folder = workspace()

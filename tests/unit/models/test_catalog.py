@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from distillery.config import Config
-from distillery.errors import ConfigError
+from distillery.errors import CheckpointMismatchError, ConfigError
 from distillery.models.bundle import count_batchnorm, count_parameters
-from distillery.models.catalog import ARCHITECTURES, Architecture, build_network
+from distillery.models.catalog import ARCHITECTURES, Architecture, build_network, check_own_sources, own_sources
 from distillery.types import ImageSpec
 
 
@@ -218,6 +218,29 @@ def test_factory_of_ones_own_gets_arguments_and_classes(monkeypatch: pytest.Monk
         _build("outside_nets:broken")
     with pytest.raises(ConfigError, match="it takes: num_classes, width, did you mean 'width'"):
         _build("outside_nets:small", widht=4)
+
+
+def test_own_sources_are_the_whole_package_or_the_file_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "whole_nets" / "inner").mkdir(parents=True)
+    for name in ("whole_nets/inner/nets.py", "whole_nets/blocks.py", "alone_nets.py", "elsewhere.py"):
+        (tmp_path / name).write_text("x = 1\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    package, alone = (Architecture(name=name) for name in ("whole_nets.inner.nets:f", "alone_nets:f"))
+    assert own_sources(Architecture(name="resnet8"), Architecture(name="torchvision:resnet18"), Architecture(name="timm:x")) == {}
+    found = own_sources(alone, package, package)
+    assert list(found) == ["alone_nets", "whole_nets"]
+    check_own_sources(found)
+    (tmp_path / "elsewhere.py").write_text("x = 2\n")
+    assert own_sources(alone, package) == found
+    for name, changed in {"whole_nets/blocks.py": "whole_nets", "alone_nets.py": "alone_nets"}.items():
+        before = own_sources(alone, package)
+        (tmp_path / name).write_text("x = 2\n")
+        now = own_sources(alone, package)
+        assert {key for key in now if now[key] != before[key]} == {changed}
+        with pytest.raises(CheckpointMismatchError, match=f"source of the module '{changed}' has sha256 {now[changed]}, but"):
+            check_own_sources(before)
+    with pytest.raises(ConfigError, match="The module 'absent_nets', named by an architecture, has no file here"):
+        own_sources(Architecture(name="absent_nets.deep:f"))
 
 
 def test_integers_survive_the_way_through_kubeflow() -> None:

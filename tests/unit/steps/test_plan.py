@@ -104,6 +104,38 @@ def test_a_renamed_recipe_makes_no_new_work(teacher: dict[str, str], tmp_path: P
     assert named == renamed
 
 
+OWN_NETS = """
+from distillery.models.catalog import Architecture, build_network
+from distillery.types import ImageSpec
+
+def net(num_classes):
+    return build_network(Architecture(name="wrn_10_1"), ImageSpec(channels=1, height=16, width=16, mean=(0.5,), std=(0.25,)), num_classes)
+"""
+USES_STUDENT = {"student", "distill", "evaluation", "registration"}
+
+
+@pytest.mark.parametrize("pipeline", [ONLINE, OFFLINE])
+@pytest.mark.parametrize("role", ["teacher", "student"])
+def test_an_edited_module_of_ones_own_is_other_work(
+    teacher: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pipeline: str, role: str
+) -> None:
+    folder = tmp_path / f"{role}_of_{pipeline}"
+    folder.mkdir()
+    (folder / "nets.py").write_text(OWN_NETS)
+    monkeypatch.syspath_prepend(tmp_path)
+    name = f"{folder.name}.nets:net"
+    fields = {"student_architecture": name} if role == "student" else {}
+    if role == "teacher":
+        save_teacher(tmp_path / "teacher", name)
+    before = plan(pipeline, teacher, **fields)
+    assert plan(pipeline, teacher, **fields) == before
+    (folder / "nets.py").write_text(OWN_NETS + "# edited\n")
+    after = plan(pipeline, teacher, **fields)
+    changed = {section for section in after if after[section] != before[section]}
+    assert changed == (set(after) if role == "teacher" else USES_STUDENT & set(after))
+    assert all(after[section]["sources"].keys() == {folder.name} for section in changed)
+
+
 def test_pinned_teacher(teacher: dict[str, str]) -> None:
     assert plan(ONLINE, teacher, teacher_sha256=teacher["sha256"])
     with pytest.raises(CheckpointMismatchError, match=f"has sha256 {teacher['sha256']}, but teacher_sha256 asks for abc"):

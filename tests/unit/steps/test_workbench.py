@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from distillery.errors import ConfigError, StoreError
+from distillery.errors import CheckpointMismatchError, ConfigError, StoreError
+from distillery.models.catalog import Architecture, own_sources
 from distillery.recipes.schema import Section
 from distillery.steps.workbench import reporting, workbench
 
@@ -87,6 +88,16 @@ def test_a_failure_leaves_its_sentence_and_the_next_start_removes_it(tmp_path: P
 def test_opening_a_bench_writes_nothing_into_the_store(tmp_path: Path) -> None:
     key_of()
     assert not (tmp_path / "store").exists()
+
+
+def test_a_step_refuses_other_code_of_the_users_than_the_plan_saw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "bench_nets.py").write_text("x = 1\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    planned = SECTION.model_copy(update={"sources": own_sources(Architecture(name="bench_nets:f"))})
+    assert key_of(planned) != key_of()
+    (tmp_path / "bench_nets.py").write_text("x = 2\n")
+    with pytest.raises(CheckpointMismatchError, match="source of the module 'bench_nets'"):
+        key_of(planned)
 
 
 def test_environment_that_cannot_be_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
