@@ -65,15 +65,20 @@ class FreshFeed:
         synthesizer: draws from its own stream, not from the feed's.
         student: handed to it.
         clock: told how long the images take.
+        seen: takes every image that is handed out, with the class it was asked for; None keeps none.
     """
 
     synthesizer: Synthesizer
     student: Classifier
     clock: Stopwatch = field(default_factory=Stopwatch)
+    seen: ImagePool | None = None
 
     def batches(self, batch: int, steps: int, draws: torch.Generator) -> Iterator[Batch]:
         """Each batch is made when it is asked for, in 256 levels as a stored image would be."""
         for _ in range(steps):
             with self.clock.part("synthesis"):
-                images = self.synthesizer.synthesize(batch, student=self.student).images
-            yield Batch(dequantize(quantize(images)))
+                made = self.synthesizer.synthesize(batch, student=self.student)
+                images = quantize(made.images)
+                if self.seen is not None:
+                    self.seen.append(images, made.labels)
+            yield Batch(dequantize(images))

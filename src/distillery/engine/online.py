@@ -7,7 +7,8 @@ from typing import Any, Literal
 from pydantic import Field
 
 from distillery.config import Config
-from distillery.engine.feeds import Feed, FreshFeed, PoolFeed
+from distillery.data.pool import ImagePool
+from distillery.engine.feeds import FreshFeed, PoolFeed
 from distillery.engine.fit import StudentTrainer
 from distillery.engine.recorded import RecordedPool
 from distillery.engine.selection import Selection
@@ -25,7 +26,8 @@ class OnlineConfig(Config):
     Attributes:
         rounds: of the synthesizer.
         student_steps_per_round: once the synthesizer is ready.
-        feed: what the student sees: all images so far, this round's, or new ones each step.
+        feed: what the student sees: all images so far, this round's, or new ones each step. The set holds these and no others; of
+            images that the student is not shown only the share that is held out is kept.
     """
 
     rounds: int = Field(ge=1)
@@ -86,8 +88,7 @@ class OnlineDistillation:
             return numbers
         before = self.trainer.epochs
         with clock.part("student"):
-            terms = self.trainer.train(self.config.student_steps_per_round, self._feed())
-        numbers |= {f"student/{name}": value for name, value in terms.items()}
+            numbers |= self._train()
         if self.trainer.epochs > before:
             with clock.part("check"):
                 numbers |= self._validate()
@@ -101,17 +102,28 @@ class OnlineDistillation:
             batch = self.synthesizer.synthesize(stage.batch, student=self.trainer.student)
         if batch is None or not len(batch):
             return {}
-        return {f"synthesis/{name}": value for name, value in self.pool.add(batch).items()}
+        shown = {"pool": True, "round": learned.ready, "fresh": False}[self.config.feed]
+        added = self.pool.add(batch, shown)
+        return {f"synthesis/{name}": value for name, value in added.items()}
+
+    def _train(self) -> dict[str, float]:
+        """The student's steps of a round; images that are new each step join the pool once it has seen them."""
+        config, added = self.config, {}
+        if config.feed == "fresh":
+            seen = ImagePool(self.pool.train.spec, self.pool.train.device)
+            feed = FreshFeed(self.synthesizer, self.trainer.student, self.session.clock, seen)
+            terms = self.trainer.train(config.student_steps_per_round, feed)
+            added = self.pool.add_seen(seen)
+        else:
+            pool = self.pool.train if config.feed == "pool" else self.pool.last_round
+            terms = self.trainer.train(config.student_steps_per_round, PoolFeed(pool))
+        numbers = {f"student/{name}": value for name, value in terms.items()}
+        return numbers | {f"synthesis/{name}": value for name, value in added.items()}
 
     def _validate(self) -> dict[str, float]:
         scores = self.validate(self.trainer.student) if self.validate and len(self.pool.held_out) else {}
         self.selection.offer(self.trainer.epochs, scores, self.trainer.student)
         return {f"holdout/{name}": value for name, value in scores.items()}
-
-    def _feed(self) -> Feed:
-        if self.config.feed == "fresh":
-            return FreshFeed(self.synthesizer, self.trainer.student, self.session.clock)
-        return PoolFeed(self.pool.train if self.config.feed == "pool" else self.pool.last_round)
 
     def _check_plan(self) -> None:
         if not self.trainer.steps:

@@ -39,19 +39,29 @@ class RecordedPool:
         self._holdout = holdout
         self._draws = stream(seed, "holdout")
 
-    def add(self, batch: Batch) -> dict[str, float]:
+    def add(self, batch: Batch, shown: bool = True) -> dict[str, float]:
         """Add one round's images, as one shard, and one more where some are withheld.
 
         Args:
             batch: float images in [0, 1]; they are rounded to 256 levels first.
+            shown: whether the student is shown those that are not withheld; else these are dropped.
 
         Returns:
             `pool`, images to train on so far, and `asked_agreement`, share that the teacher puts in the class asked for.
         """
         images = quantize(batch.images)
         asked = torch.full((len(images),), NO_LABEL) if batch.labels is None else batch.labels.cpu()
-        logits = teacher_logits(self._teacher, images).cpu()
         withheld = split_holdout(len(images), self._holdout, self._draws)
+        if not shown:
+            images, asked, withheld = images[withheld.to(images.device)], asked[withheld], withheld[withheld]
+        return self._record(images, asked, withheld)
+
+    def add_seen(self, seen: ImagePool) -> dict[str, float]:
+        """Add images that the student has just been trained on, as one shard; returns what `add` does."""
+        return self._record(seen.images, seen.labels.cpu(), torch.zeros(len(seen), dtype=torch.bool))
+
+    def _record(self, images: Tensor, asked: Tensor, withheld: Tensor) -> dict[str, float]:
+        logits = teacher_logits(self._teacher, images).cpu()
         parts: tuple[tuple[Role, Tensor], ...] = (("train", ~withheld), ("holdout", withheld))
         self.last_round = ImagePool(self.train.spec, self.train.device)
         for role, chosen in parts:
@@ -60,8 +70,9 @@ class RecordedPool:
                     self._writer.append(images[chosen.to(images.device)].cpu(), asked[chosen], logits[chosen], role)
                 self._remember(role, images[chosen.to(images.device)], logits[chosen])
         numbers = {"pool": float(len(self.train))}
-        if batch.labels is not None:
-            numbers["asked_agreement"] = float((logits.argmax(1) == asked).double().mean())
+        known = asked != NO_LABEL
+        if bool(known.any()):
+            numbers["asked_agreement"] = float((logits.argmax(1) == asked)[known].double().mean())
         return numbers
 
     def held_out_logits(self) -> Tensor:

@@ -1,8 +1,10 @@
 """What a recipe costs, in numbers that no hardware changes: images and student steps."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from distillery.recipes.schema import Recipe
+from distillery.students.plan import StageConfig
 
 
 @dataclass(frozen=True)
@@ -21,14 +23,26 @@ class Cost:
 def estimate_cost(recipe: Recipe) -> Cost:
     """Images and student steps of a resolved recipe.
 
-    Online, a round makes one batch of images, and the student rests during the method's warm-up. Offline, the images are the set's, and
-    a stage without steps of its own passes once over the set's training part in each epoch. A class's held-out share is rounded, so
-    the offline steps may be off by one an epoch.
+    Online, a round makes one batch of images, and the student rests during the method's warm-up. Of images that it is never shown, those
+    of the warm-up under `feed: round` and all of a round's own under `fresh`, only the held-out share is kept. Offline, the images are
+    the set's, and a stage without steps of its own passes once over the set's training part in each epoch. A class's held-out share is
+    rounded, so the offline steps may be off by one an epoch.
     """
     synthesis = recipe.synthesis
     if recipe.method.coupling == "online":
-        images = synthesis.rounds * int(synthesis.config.get("batch", 0))
-        return Cost(images, recipe.trained_rounds * synthesis.student_steps_per_round)
+        batch, steps = int(synthesis.config.get("batch", 0)), recipe.trained_rounds * synthesis.student_steps_per_round
+        shown = {"pool": synthesis.rounds, "round": recipe.trained_rounds}.get(synthesis.feed, 0)
+        drawn = _drawn(recipe.student.stages, steps) if synthesis.feed == "fresh" else 0
+        return Cost(shown * batch + round((synthesis.rounds - shown) * batch * recipe.set.holdout) + drawn, steps)
     training = recipe.set.size - round(recipe.set.size * recipe.set.holdout)
     stages = [stage.sized(training) for stage in recipe.student.stages]
     return Cost(recipe.set.size, sum(stage.epochs * stage.steps_per_epoch for stage in stages))
+
+
+def _drawn(stages: Sequence[StageConfig], steps: int) -> int:
+    """Images of that many steps; the last stage goes on past its end."""
+    images = 0
+    for stage in stages[:-1]:
+        taken = min(steps, stage.epochs * stage.steps_per_epoch)
+        images, steps = images + taken * stage.batch, steps - taken
+    return images + steps * stages[-1].batch

@@ -179,10 +179,13 @@ class _Bench:
         return _timed(steps, stage.batch, STUDENT_SECONDS / len(self.recipe.student.stages), self.runtime)
 
     def time_draw(self, teacher_image: float) -> Timing:
-        """One batch of the set."""
-        if self.recipe.method.coupling == "online":
-            return Timing(0.0, 0, 0)
+        """One batch of the set; online, one batch of a student that is fed new images each step."""
         synthesizer = self.synthesizer({})
+        if self.recipe.method.coupling == "online":
+            if self.recipe.synthesis.feed != "fresh":
+                return Timing(0.0, 0, 0)
+            batch = self.recipe.student.stages[0].batch
+            return _timed(lambda n: lambda: synthesizer.synthesize(n, student=self.student), batch, FORWARD_SECONDS, self.runtime)
         drawn = _timed(lambda n: lambda: synthesizer.synthesize(n), self.recipe.set.batch, FORWARD_SECONDS, self.runtime)
         return Timing(drawn.seconds + self.recipe.set.batch * teacher_image, drawn.measured, drawn.full, drawn.bytes)
 

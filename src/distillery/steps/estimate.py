@@ -156,6 +156,10 @@ def _training(recipe: Recipe, measured: Calibration, online: bool) -> list[Part]
         label = cost.images * measured.teacher_image
         parts.append(Part("labelling", cost.images, (label, label), "the teacher's forward pass of one image"))
         stages = [(cost.student_steps, measured.stages[0])]
+        if recipe.synthesis.feed == "fresh":
+            drawn = cost.student_steps * measured.draw.seconds
+            parts.append(Part("drawing for the student", cost.student_steps, (drawn, drawn), _how("a batch", measured.draw)))
+            held_out = rounds * int(recipe.synthesis.config.get("batch", 0)) * recipe.set.holdout
         held_out /= 2  # it grows with the pool
     else:
         training = recipe.set.size - round(held_out)

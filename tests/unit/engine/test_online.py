@@ -80,9 +80,32 @@ def test_feed_decides_what_the_student_sees(teacher: Classifier, store: FolderSt
     in_last = {image.numpy().tobytes() for batch in images[-2:] for image in batch}
     assert len(images) == 8
     assert not in_last & held_out
-    assert bool(in_last <= pool) == (feed != "fresh")
-    assert bool(in_last <= last) == (feed == "round")
+    assert in_last <= pool
+    assert bool(in_last <= last) == (feed != "pool")
     assert loop.synthesizer.made == (8 * 16 if feed == "fresh" else 0)
+
+
+def test_what_was_made_before_the_student_saw_any_is_not_in_its_set(teacher: Classifier, store: FolderStore, session: Session) -> None:
+    loop = loop_of(teacher, store, session, "round")
+    loop.run()
+    made = SyntheticSet.open(loop.pool.publish().uri)
+    assert (made.manifest.images, made.manifest.holdout) == (4 * 18, 36)
+
+
+def test_a_set_of_images_that_are_new_each_step_is_what_the_student_saw(teacher: Classifier, store: FolderStore, session: Session) -> None:
+    loop = loop_of(teacher, store, session, "fresh")
+    seen: list[torch.Tensor] = []
+    original = loop.trainer._step
+    loop.trainer._step = lambda batch, stage: (seen.append(batch.images), original(batch, stage))[1]  # type: ignore[method-assign]
+    numbers = loop.run()
+    made = SyntheticSet.open(loop.pool.publish().uri)
+    train, held_out = made.load("train"), made.load("holdout")
+    assert torch.equal(train.images, (torch.cat(seen) * 255).round().to(torch.uint8))
+    assert len(train.images) == numbers["synthesis/pool"] == 8 * 16
+    assert sum(made.manifest.asked) > 0
+    assert len(held_out.images) == 36, "a quarter of what the rounds made as they learned"
+    assert not {image.numpy().tobytes() for image in held_out.images} & {image.numpy().tobytes() for image in train.images}
+    assert "holdout/agreement" in numbers
 
 
 @pytest.mark.parametrize("feed", ["pool", "round", "fresh"])
@@ -93,7 +116,9 @@ def test_a_method_whose_rounds_return_no_images_is_asked_for_some(
     loop.run()
     assert loop.trainer.steps == 8
     made = SyntheticSet.open(loop.pool.publish().uri)
-    assert made.manifest.images + made.manifest.holdout == 4 * STAGE.batch
+    withheld = STAGE.batch // 4
+    assert made.manifest.holdout == 4 * withheld
+    assert made.manifest.images == 4 * (2 * STAGE.batch if feed == "fresh" else STAGE.batch - withheld)
 
 
 @pytest.mark.parametrize("feed", ["pool", "round", "fresh"])

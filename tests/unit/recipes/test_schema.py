@@ -83,6 +83,15 @@ def test_cost_online_leaves_out_the_warm_up() -> None:
     assert estimate_cost(load_recipe("fast_dfkd/digits", overrides)) == Cost(images=120, student_steps=56)
 
 
+@pytest.mark.parametrize(("feed", "images"), [("round", 80 + 4), ("fresh", 12 + 6 * 20 + 50 * 30)])
+def test_cost_online_counts_what_the_student_is_shown_and_what_is_held_out(feed: str, images: int) -> None:
+    overrides = {"synthesis.rounds": 12, "synthesis.config.warmup": 4, "synthesis.config.batch": 10, "synthesis.student_steps_per_round": 7}
+    stage = load_recipe("fast_dfkd/digits").student.stages[0].to_json()
+    stages = [{**stage, "epochs": 2, "steps_per_epoch": 3, "batch": 20}, {**stage, "epochs": 1, "steps_per_epoch": 1, "batch": 30}]
+    fed = {"synthesis.feed": feed, "set.holdout": 0.1, "student.stages": stages}
+    assert estimate_cost(load_recipe("fast_dfkd/digits", {**overrides, **fed})) == Cost(images, student_steps=56)
+
+
 def test_cost_offline_counts_passes_over_the_training_part() -> None:
     stage = {"student.stages.0.epochs": 3, "student.stages.0.batch": 100, "student.stages.0.steps_per_epoch": 0}
     overrides = {"set.size": 1000, "set.holdout": 0.1, **stage}

@@ -72,6 +72,15 @@ def test_an_online_run_multiplied_out() -> None:
     assert found.store_peak == found.store + 2 * 900
 
 
+def test_images_that_are_new_each_step_are_drawn_labelled_and_kept() -> None:
+    found = of("fast_dfkd/digits", **{"synthesis.feed": "fresh", "student.stages.0.batch": 32})
+    held_out = 48 * 64 * 0.05
+    assert found.images == round(held_out) + 800 * 32
+    assert parts(found)["drawing for the student"] == (800, (200.0, 200.0))
+    assert parts(found)["labelling"] == (found.images, (found.images * 0.002,) * 2)
+    assert parts(found)["checks"] == (40, (40 * held_out / 2 * 0.001,) * 2)
+
+
 def test_an_offline_run_multiplied_out() -> None:
     found = of("ls_gdfd/digits", **{"set.max_oversampling": 4.0, "set.holdout": 0.0, "student.stages.0.epochs": 10})
     assert parts(found) == {
@@ -101,10 +110,12 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("quick")
-@pytest.mark.parametrize("recipe", SMALL)
-def test_real_steps_are_timed(recipe: str) -> None:
-    found = calibrate(load_recipe(recipe, SMALL[recipe]), CPU.place(tiny_teacher(steps=1)), "t" * 64, CPU)
-    timings = [found.round, *found.stages, *([found.draw] if recipe.startswith("ls") else [])]
+@pytest.mark.parametrize(("recipe", "feed"), [("fast_dfkd/digits", "pool"), ("fast_dfkd/digits", "fresh"), ("ls_gdfd/digits", "pool")])
+def test_real_steps_are_timed(recipe: str, feed: str) -> None:
+    chosen = load_recipe(recipe, {**SMALL[recipe], "synthesis.feed": feed})
+    found = calibrate(chosen, CPU.place(tiny_teacher(steps=1)), "t" * 64, CPU)
+    drawn = recipe.startswith("ls") or feed == "fresh"
+    timings = [found.round, *found.stages, *([found.draw] if drawn else [])]
     assert all(timing.seconds > 0 for timing in timings)
     assert found.round.full == 16
     assert found.teacher_image > 0
