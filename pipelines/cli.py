@@ -11,6 +11,7 @@ from distillery_kfp.pipelines.commands.audit import audit_student
 from distillery_kfp.pipelines.commands.compare import compare
 from distillery_kfp.pipelines.commands.export import export_images
 from distillery_kfp.pipelines.commands.export_student import export_student
+from distillery_kfp.pipelines.commands.extract_statistics import extract_statistics
 from distillery_kfp.pipelines.commands.inspect import inspect_set
 from distillery_kfp.pipelines.commands.predict import predict
 from distillery_kfp.pipelines.commands.prune import prune
@@ -178,6 +179,7 @@ app.command("inspect")(inspect_set)
 app.command("verify")(verify_set)
 app.command("export")(export_images)
 app.command()(export_student)
+app.command()(extract_statistics)
 app.command()(train_student)
 app.command()(predict)
 app.command()(runs)

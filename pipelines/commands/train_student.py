@@ -1,8 +1,6 @@
 """`distillery train-student`: a recipe's student alone, on a set, a live synthesizer or real data, in this process."""
 
-import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from shutil import rmtree
 from tempfile import TemporaryDirectory
@@ -11,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from distillery_kfp.pipelines.commands.sets import SET_HELP, open_set
-from distillery_kfp.pipelines.commands.stores import console, workdir_of
+from distillery_kfp.pipelines.commands.stores import console, environment, workdir_of
 
 if TYPE_CHECKING:
     from distillery.recipes.schema import Recipe
@@ -55,7 +53,7 @@ def train_student(
     _check_folders(out, folder)
     live = {"synthesizer_path": synthesizer, "statistics_path": statistics}
     chosen = {"DISTILLERY_WORKDIR": str(folder), "DISTILLERY_DEVICE": device, "DISTILLERY_THREADS": str(threads or "")}
-    with _environment(chosen):
+    with environment(chosen):
         section = _plan(recipe, parse_assignments(set_ or []), teacher, seed, live=synthesizer is not None)
         out.parent.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as beside:
@@ -117,20 +115,6 @@ def _refer(uri: str, folder: Path) -> Path:
     found = open_set(uri)
     write_reference(folder, SetReference(uri=found.store.uri, sha256=found.digest))
     return folder
-
-
-@contextmanager
-def _environment(chosen: Mapping[str, str]) -> Iterator[None]:
-    """Variables that steps read, within the block; an empty one leaves what is there."""
-    previous = dict(os.environ)
-    os.environ.update({name: value for name, value in chosen.items() if value})
-    try:
-        yield
-    finally:
-        for name in chosen:
-            os.environ.pop(name, None)
-            if name in previous:
-                os.environ[name] = previous[name]
 
 
 def _show(out: Path, numbers: Mapping[str, float]) -> None:

@@ -14,6 +14,7 @@ from distillery.methods.catalog import Method, find_method
 from distillery.models.catalog import check_architecture
 from distillery.recipes.parameters import LARGEST_SEED, PIPELINES
 from distillery.runtime import Precision
+from distillery.statistics.moments import Kind
 from distillery.students.plan import StudentConfig
 from distillery.tracking.protocol import RegistrationConfig
 
@@ -54,7 +55,7 @@ class Expects(Config):
 
 
 class StatisticsConfig(Config):
-    """Which moments of the teacher are extracted."""
+    """Which moments of the teacher a pipeline extracts: those that need no data."""
 
     kind: Literal["global"] = "global"
 
@@ -140,9 +141,9 @@ class Section(Config):
 
 
 class StatisticsSection(Section):
-    """For extract_statistics."""
+    """For extract_statistics; per-class moments need labelled images, which no pipeline sees."""
 
-    kind: Literal["global"] = "global"
+    kind: Kind = "global"
 
 
 class MethodSection(Section):

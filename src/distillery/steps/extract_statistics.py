@@ -1,16 +1,19 @@
-"""The step that reads the teacher's BatchNorm moments into one file."""
+"""The step that writes a teacher's BatchNorm moments into one file: from its buffers, or measured for each class on labelled images."""
 
 import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from distillery.errors import ConfigError
 from distillery.methods.catalog import methods_without
-from distillery.models.bundle import count_batchnorm, fetch_bundle, load_classifier
+from distillery.models.bundle import count_batchnorm
 from distillery.recipes.schema import StatisticsSection
-from distillery.statistics.extract import global_moments
+from distillery.statistics.extract import class_moments, global_moments
 from distillery.statistics.moments import Moments, save_moments
-from distillery.steps.workbench import reporting, workbench, workspace
+from distillery.steps.assembly import open_teacher
+from distillery.steps.sources import open_real
+from distillery.steps.workbench import reporting, workbench
 from distillery.types import Classifier
 
 STEP = "extract_statistics"
@@ -19,33 +22,47 @@ logger = logging.getLogger(__name__)
 
 
 @reporting(STEP)
-def run(section: Mapping[str, Any], teacher_uri: str, statistics_path: Path) -> dict[str, float]:
-    """Read a teacher's global moments.
+def run(section: Mapping[str, Any], teacher_uri: str, statistics_path: Path, data_uri: str = "") -> dict[str, float]:
+    """Write a teacher's global moments, or those of each class.
 
     Args:
         section: a `StatisticsSection` as JSON.
         teacher_uri: the teacher's bundle, a folder or a URI.
         statistics_path: the file to write.
+        data_uri: labelled images of every class, for moments of kind per_class; pipelines give none.
 
     Returns:
-        layers: BatchNorm2d layers read; channels: of all layers together.
+        layers: BatchNorm2d layers read; channels: of all layers together; images: that were measured on, where there are any.
 
     Raises:
         CheckpointMismatchError: another teacher than the plan was made for.
-        MissingResourceError: there is no bundle.
-        StoreError: damaged weights, or a file that cannot be written.
+        ConfigError: per-class moments without images or of a teacher without BatchNorm2d; images that do not fit the teacher, or that
+            leave out a class.
+        MissingResourceError: there is no bundle, or no images there.
+        StoreError: damaged weights or images, or a file that cannot be written.
     """
     parsed = StatisticsSection.parse(section, "statistics")
-    teacher = load_classifier(fetch_bundle(teacher_uri, workspace() / "bundles"), parsed.teacher_sha256).freeze()
+    if parsed.kind == "per_class" and not data_uri:
+        raise ConfigError("Moments of kind per_class are measured on labelled images: give some, or ask for kind global.")
+    if parsed.kind == "global" and data_uri:
+        raise ConfigError(f"Moments of kind global are the teacher's own: leave the images {data_uri!r} out, or ask for kind per_class.")
+    teacher = open_teacher(parsed, teacher_uri)
+    source = open_real(data_uri, teacher) if data_uri else None
     outputs = {"statistics": statistics_path}
-    with workbench(STEP, parsed, {"teacher": parsed.teacher_sha256}) as bench:
+    with workbench(STEP, parsed, {"teacher": teacher.sha256, **(source.inputs if source else {})}) as bench:
         if (done := bench.finished(outputs)) is not None:
             return done
-        moments = read_moments(teacher, parsed.teacher_sha256)
+        if source is None:
+            moments, counted = read_moments(teacher.classifier, teacher.sha256), {}
+        else:
+            source.show(bench)
+            placed, labelled = bench.runtime.place(teacher.classifier), source.labelled
+            moments = class_moments(placed, labelled.images, labelled.labels, teacher.sha256)
+            counted = {"images": float(len(labelled))}
         save_moments(statistics_path, moments, bench.provenance)
-        layers, channels = len(moments.mean), sum(len(value) for value in moments.mean.values())
+        layers, channels = len(moments.mean), sum(value.shape[-1] for value in moments.mean.values())
         bench.progress.write("statistics", layers, layers, {"channels": channels})
-        return bench.finish(outputs, {"layers": float(layers), "channels": float(channels)})
+        return bench.finish(outputs, {"layers": float(layers), "channels": float(channels), **counted})
 
 
 def read_moments(teacher: Classifier, teacher_sha256: str) -> Moments:

@@ -23,7 +23,7 @@ def build_matcher(method: str, weight: float, ingredients: Ingredients, momentum
         momentum: see `MomentMatcher`.
 
     Raises:
-        ConfigError: a weight above 0 without moments to match.
+        ConfigError: a weight above 0 without moments to match, or with those of classes.
     """
     if weight == 0:
         return MomentMatcher(ingredients.teacher, None, momentum)
@@ -31,6 +31,11 @@ def build_matcher(method: str, weight: float, ingredients: Ingredients, momentum
         raise ConfigError(
             f"{method} needs the teacher's moments and got none: extract its statistics first, "
             "or set moments_weight to 0 where the teacher has no BatchNorm2d."
+        )
+    if ingredients.moments.kind != "global":
+        raise ConfigError(
+            f"{method} matches a teacher's global moments and got moments of kind {ingredients.moments.kind}: extract its statistics "
+            "without labelled images."
         )
     return MomentMatcher(ingredients.teacher, ingredients.moments, momentum)
 

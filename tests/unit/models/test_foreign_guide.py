@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from distillery.models.bundle import load_classifier, read_bundle
+from distillery.statistics.moments import load_moments
 from distillery_kfp.pipelines import cli
 
 GUIDE = Path(__file__).parents[3] / "docs" / "guides" / "foreign-teacher.md"
@@ -23,10 +24,10 @@ def _script(name: str) -> str:
     return next(block for block in _blocks("python") if block.startswith(f"# {name}"))
 
 
-def _import_as_told(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The n-th `distillery import-teacher` of the guide, through the command itself."""
+def _do_as_told(number: int, monkeypatch: pytest.MonkeyPatch, command: str = "import-teacher") -> None:
+    """What the n-th block of shell of the guide ends with, through the command itself."""
     words = shlex.split(_blocks("sh")[number].replace("\\\n", " ").splitlines()[-1])
-    assert words[:2] == ["distillery", "import-teacher"]
+    assert words[:2] == ["distillery", command]
     monkeypatch.setattr(sys, "argv", words)
     with pytest.raises(SystemExit) as end:
         cli.main()
@@ -41,7 +42,7 @@ def outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_torchvision_model(outside: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     exec(_script("train.py"), {})
-    _import_as_told(0, monkeypatch)
+    _do_as_told(0, monkeypatch)
     folder = outside / "teachers" / "flowers"
     assert f"sha256 {read_bundle(folder)[1]}" in capsys.readouterr().out
     classifier = load_classifier(folder).eval()
@@ -56,7 +57,7 @@ def test_module_of_ones_own(outside: Path, monkeypatch: pytest.MonkeyPatch, caps
     monkeypatch.syspath_prepend(outside)
     try:
         exec(_script("train_leaf.py"), {})
-        _import_as_told(1, monkeypatch)
+        _do_as_told(1, monkeypatch)
         assert float(re.search(r"top-1 on 300 images: ([\d.]+)%", capsys.readouterr().out)[1]) > 90
         info, sha256 = read_bundle(outside / "teachers" / "leaf")
         assert info.architecture.arguments == {"width": 8, "activation": "gelu"}
@@ -64,6 +65,9 @@ def test_module_of_ones_own(outside: Path, monkeypatch: pytest.MonkeyPatch, caps
         assert all(torch.equal(value, loaded[name]) for name, value in load_file("leaf.safetensors").items())
         exec(_script("import_leaf.py"), {})
         assert read_bundle(outside / "teachers" / "leaf-python")[1] == sha256
+        _do_as_told(2, monkeypatch, "extract-statistics")
+        moments = load_moments(outside / "leaf-moments.safetensors", sha256)
+        assert (moments.kind, moments.counts.tolist()) == ("per_class", [100, 100, 100])
     finally:
         for name in [name for name in sys.modules if name.split(".")[0] == "my_models"]:
             del sys.modules[name]

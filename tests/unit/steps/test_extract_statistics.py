@@ -1,6 +1,8 @@
+import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -8,9 +10,11 @@ from distillery.errors import CheckpointMismatchError, ConfigError, MissingResou
 from distillery.models.bundle import load_classifier, save_classifier
 from distillery.models.catalog import Architecture, build_network
 from distillery.provenance import Provenance, sha256_file
+from distillery.statistics.extract import class_moments
 from distillery.statistics.moments import load_moments
 from distillery.steps.extract_statistics import run
 from distillery.types import Classifier, ImageSpec
+from distillery_kfp.pipelines import cli
 
 SPEC = ImageSpec(channels=1, height=16, width=16, mean=(0.3,), std=(0.4,))
 
@@ -76,3 +80,81 @@ def test_a_teacher_without_batchnorm_has_moments_of_no_layer(tmp_path: Path, cap
     assert run(make_section(sha256), str(tmp_path / "teacher"), tmp_path / "statistics") == {"layers": 0.0, "channels": 0.0}
     assert load_moments(tmp_path / "statistics", sha256).mean == {}
     assert "what works without: fast_dfkd with moments_weight = 0" in caplog.text
+
+
+def make_data(path: Path, labels: list[int], size: int = 16, seed: int = 0) -> str:
+    images = np.random.default_rng(seed).integers(0, 256, (len(labels), 1, size, size), dtype=np.uint8)
+    np.savez(path, images=images, labels=np.array(labels))
+    return str(path)
+
+
+def test_moments_of_each_class_are_measured_on_labelled_images(tmp_path: Path) -> None:
+    sha256 = make_teacher(tmp_path / "teacher")
+    data = make_data(tmp_path / "own.npz", [0, 1, 2, 3, 0, 1, 2, 3, 3])
+    section = make_section(sha256, kind="per_class")
+    metrics = run(section, str(tmp_path / "teacher"), tmp_path / "one", data)
+    found = load_moments(tmp_path / "one", sha256)
+    with np.load(data) as arrays:
+        images, labels = torch.from_numpy(arrays["images"]), torch.from_numpy(arrays["labels"])
+    expected = class_moments(load_classifier(tmp_path / "teacher"), images, labels, sha256)
+    assert found.counts is not None
+    assert (found.kind, found.counts.tolist(), metrics["images"]) == ("per_class", [2, 2, 2, 3], 9)
+    assert metrics["channels"] == sum(value.shape[1] for value in found.mean.values())
+    for path, value in expected.mean.items():
+        torch.testing.assert_close(found.mean[path], value, rtol=1e-4, atol=1e-5)  # in channels-last order
+        torch.testing.assert_close(found.variance[path], expected.variance[path], rtol=1e-4, atol=1e-5)
+    run(section, str(tmp_path / "teacher"), tmp_path / "two", make_data(tmp_path / "other.npz", [0, 1, 2, 3] * 2, seed=1))
+    assert load_moments(tmp_path / "two", sha256).counts.tolist() == [2, 2, 2, 2]  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("kind", "data", "sentence"),
+    [
+        ("per_class", None, "kind per_class are measured on labelled images"),
+        ("global", {"labels": [0, 1, 2, 3]}, "kind global are the teacher's own"),
+        ("per_class", {"labels": [0, 1, 2, 3], "size": 8}, "1 x 8 x 8, but the classifier expects 1 x 16 x 16"),
+        ("per_class", {"labels": [0, 1, 2, 4]}, "have a label 4"),
+        ("per_class", {"labels": [0, 1, 3, 3]}, "No images of class c were given"),
+    ],
+)
+def test_images_that_do_not_fit_are_refused(tmp_path: Path, kind: str, data: dict[str, Any] | None, sentence: str) -> None:
+    sha256 = make_teacher(tmp_path / "teacher")
+    uri = make_data(tmp_path / "own.npz", **data) if data else ""
+    with pytest.raises(ConfigError, match=sentence):
+        run(make_section(sha256, kind=kind), str(tmp_path / "teacher"), tmp_path / "statistics", uri)
+    assert not (tmp_path / "statistics").exists()
+
+
+def call(monkeypatch: pytest.MonkeyPatch, *words: object) -> int:
+    for name in ("DISTILLERY_WORKDIR", "DISTILLERY_STORE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(sys, "argv", ["distillery", "extract-statistics", *map(str, words), "--device", "cpu"])
+    try:
+        cli.main()
+    except SystemExit as end:
+        return int(end.code or 0)
+    return 0
+
+
+def test_the_command_writes_either_kind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    sha256 = make_teacher(tmp_path / "teacher")
+    data = make_data(tmp_path / "own.npz", [0, 1, 2, 3] * 2)
+    assert call(monkeypatch, tmp_path / "teacher", "--out", tmp_path / "out" / "own") == 0
+    assert call(monkeypatch, tmp_path / "teacher", "--out", tmp_path / "out" / "classes", "--data", data) == 0
+    kinds = [load_moments(tmp_path / "out" / name, sha256).kind for name in ("own", "classes")]
+    assert kinds == ["global", "per_class"]
+    out = capsys.readouterr().out
+    assert "images 8" in out
+    assert f"sha256 {sha256_file(tmp_path / 'out' / 'classes')}" in out
+    assert data not in (tmp_path / "out" / "classes").read_bytes().decode(errors="replace")
+
+
+def test_the_command_s_mistakes_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    make_teacher(tmp_path / "teacher")
+    (tmp_path / "folder").mkdir()
+    for words, said in ((("--out", tmp_path / "folder"), "folder"), (("--out", tmp_path / "out", "--data", "absent.npz"), "absent.npz")):
+        assert call(monkeypatch, tmp_path / "teacher", *words) == 1
+        err = capsys.readouterr().err
+        assert said in err
+        assert len([line for line in err.splitlines() if line.startswith("distillery: ")]) == 1
+    assert not (tmp_path / "out").exists()
