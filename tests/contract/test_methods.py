@@ -10,9 +10,11 @@ import torch
 from torch import nn
 
 from contract.tiny import TINY, build, changed, flatten
+from distillery.engine.terms import round_numbers
 from distillery.errors import ConfigError
 from distillery.methods.catalog import METHODS, find_method
 from distillery.runtime import resolve_runtime
+from distillery.steps.calibration import _INNER_STEPS
 from distillery.synthesis.protocol import Ingredients, Synthesizer
 from distillery.types import Classifier
 from equivalence.plain import moments_of, tiny_classifier
@@ -101,6 +103,25 @@ def test_the_teacher_is_left_alone(name: str, student: Classifier) -> None:
     method.synthesize(3)
     assert changed(before, picture(teacher)) == set()
     assert not any(module.training for module in teacher.modules())
+
+
+def test_a_term_that_goes_bad_within_a_round_is_named_with_its_step(name: str, student: Classifier) -> None:
+    teacher = tiny_classifier(6, seed=1).freeze()
+    cls, config = METHODS[name].load()
+    inner = next(key for key in _INNER_STEPS if key in config.model_fields)
+    settings = config.parse(TINY[name] | {inner: 4})
+    method = cls(settings, Ingredients(teacher, resolve_runtime("cpu", "float32"), 0, moments_of(teacher)))
+    history = [round_numbers(method.advance(student), [])]
+    answers = 0
+
+    def spoil(module: nn.Module, inputs: Any, logits: torch.Tensor) -> torch.Tensor:
+        nonlocal answers
+        answers += 1
+        return logits if answers < 3 else logits * torch.nan
+
+    teacher.register_forward_hook(spoil)
+    with pytest.raises(ConfigError, match=r"in round 2, step 3 of it: "):
+        round_numbers(method.advance(student), history)
 
 
 @pytest.mark.parametrize("rounds", [0, 3])

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from distillery.data.augment import augment
 from distillery.engine.feeds import Feed
-from distillery.engine.terms import TermWatch, bad_term, is_bad
+from distillery.engine.terms import TermWatch, bad_term
 from distillery.errors import ConfigError
 from distillery.optim.restore import restore_strides
 from distillery.optim.schedules import rate_at
@@ -16,6 +16,7 @@ from distillery.precision import full_precision
 from distillery.runtime import Runtime
 from distillery.seeding import derive_seed, seeded, stream
 from distillery.students.plan import Objective, StageConfig, build_objective, build_optimizer, select_trained
+from distillery.synthesis.common import is_bad
 from distillery.types import Batch, Classifier
 
 TICK_STEPS = 16
@@ -182,4 +183,4 @@ class StudentTrainer:
         values = [value for value in self.student.state_dict().values() if value.is_floating_point()]
         largest = torch.stack(torch._foreach_norm(values, float("inf")))
         if bool(is_bad(largest.float()).any()):
-            raise bad_term("the student", self.steps - 1, "weights")
+            raise bad_term("the student", "weights", f"at step {self.steps - 1}")

@@ -31,7 +31,7 @@ def train_synthesizer(synthesizer: Synthesizer, rounds: int, session: Session) -
         synthesizer.load_state_dict(state["synthesizer"])
     while session.done < rounds:
         with session.clock.part("synthesis"):
-            numbers = round_numbers(synthesizer.advance(None), session.done + 1)
+            numbers = round_numbers(synthesizer.advance(None), session.history)
         session.note("synthesizer: round", rounds, numbers)
         if session.is_due(rounds):
             session.save({"synthesizer": synthesizer.state_dict()})

@@ -82,7 +82,7 @@ class OnlineDistillation:
         clock = self.session.clock
         with clock.part("synthesis"):
             learned = self.synthesizer.advance(self.trainer.student)
-            numbers = round_numbers(learned, self.session.done + 1)
+            numbers = round_numbers(learned, self.session.history)
             numbers |= self._collect(learned)
         if not learned.ready:
             return numbers

@@ -2,20 +2,19 @@
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from distillery.errors import ConfigError
-from distillery.synthesis.common import DIAGNOSED_ROUNDS
+from distillery.synthesis.common import DIAGNOSED_ROUNDS, EXPLODED, is_bad
 from distillery.synthesis.protocol import Round
 
 logger = logging.getLogger(__name__)
 
-EXPLODED = 1e6
-"""No weighted term of a working run comes near it."""
 _DEAD_SHARE = 0.01
+_GRADIENT = "gradient/"
 
 
 class TermWatch:
@@ -61,57 +60,62 @@ class TermWatch:
         means, first_bad = torch.stack([self._totals / self._steps, self._first_bad]).tolist()
         broken = sorted((int(step), name) for step, name in zip(first_bad, self._names, strict=True) if step >= 0)
         if broken:
-            raise bad_term(self._what, *broken[0])
+            step, name = broken[0]
+            raise bad_term(self._what, name, f"at step {step}")
         return dict(zip(self._names, means, strict=True))
 
 
-def is_bad(values: Tensor) -> Tensor:
-    """Where a value is not finite or beyond `EXPLODED`."""
-    return ~values.isfinite() | (values.abs() > EXPLODED)
+def bad_term(what: str, name: str, place: str) -> ConfigError:
+    """The error of a loop that went wrong.
 
-
-def bad_term(what: str, number: int, name: str, where: str = "at step") -> ConfigError:
-    """The error of a loop that went wrong."""
+    Args:
+        what: was being trained.
+        name: of the term.
+        place: where it went wrong, such as "at step 3".
+    """
     return ConfigError(
-        f"The term {name!r} of {what} is not finite or above {EXPLODED:g} {where} {number}: lower the learning rate or the term's weight."
+        f"The term {name!r} of {what} is not finite or above {EXPLODED:g} {place}: lower the learning rate or the term's weight."
     )
 
 
-def read_round(learned: Round, number: int) -> dict[str, float]:
-    """The terms of a synthesizer's round, read in one wait; its gradient norms are logged where it gives them.
+def round_numbers(learned: Round, history: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """A synthesizer's round for its history: `synthesis/<term>`, and `gradient/<term>` in the rounds that give gradient norms.
+
+    A term that hardly moves the images in one of the first rounds is told, once a run.
 
     Args:
         learned: what `advance` returned.
-        number: the round, counted from 1.
+        history: what this function gave for each round before.
 
     Raises:
-        ConfigError: a term is not finite or has exploded.
+        ConfigError: a term is not finite or has exploded; names the round, the step within it where that is known, and the term.
     """
+    number = len(history) + 1
     terms = _read(learned.terms)
-    for name, value in terms.items():
-        if not math.isfinite(value) or abs(value) > EXPLODED:
-            raise bad_term("the synthesizer", number, name, "in round")
+    bad = [name for name, value in terms.items() if not math.isfinite(value) or abs(value) > EXPLODED]
+    if bad:
+        steps = {name: int(step) for name, step in _read(learned.first_bad).items() if step}
+        name = min(steps, key=lambda name: steps[name], default=bad[0])
+        place = f"in round {number}, step {steps[name]} of it" if name in steps else f"in round {number}"
+        raise bad_term("the synthesizer", name, place)
     norms = _read(learned.gradient_norms)
     if norms:
         logger.info("round %d: gradient norms on the images: %s", number, ", ".join(f"{name} {value:.3g}" for name, value in norms.items()))
-    for name, value in norms.items():
-        if number <= DIAGNOSED_ROUNDS and value < _DEAD_SHARE * max(norms.values()):
-            logger.warning("round %d: the term %r hardly moves the images (gradient norm %.3g): is its weight meant?", number, name, value)
-    return terms
+    if number <= DIAGNOSED_ROUNDS:
+        told = {name for entry in history for name in _dead(_under(_GRADIENT, entry))}
+        for name in (name for name in _dead(norms) if name not in told):
+            logger.warning(
+                "round %d: the term %r hardly moves the images (gradient norm %.3g): is its weight meant?", number, name, norms[name]
+            )
+    return {f"synthesis/{name}": value for name, value in terms.items()} | {f"{_GRADIENT}{name}": value for name, value in norms.items()}
 
 
-def round_numbers(learned: Round, number: int) -> dict[str, float]:
-    """A synthesizer's round for its history: `synthesis/<term>`, and `gradient/<term>` in the rounds that give gradient norms.
+def _dead(norms: Mapping[str, float]) -> list[str]:
+    return [name for name, value in norms.items() if value < _DEAD_SHARE * max(norms.values())]
 
-    Args:
-        learned: what `advance` returned.
-        number: the round, counted from 1.
 
-    Raises:
-        ConfigError: a term is not finite or has exploded.
-    """
-    terms = {f"synthesis/{name}": value for name, value in read_round(learned, number).items()}
-    return terms | {f"gradient/{name}": value for name, value in _read(learned.gradient_norms).items()}
+def _under(prefix: str, numbers: Mapping[str, float]) -> dict[str, float]:
+    return {name.removeprefix(prefix): value for name, value in numbers.items() if name.startswith(prefix)}
 
 
 def _read(values: Mapping[str, Tensor]) -> dict[str, float]:

@@ -22,7 +22,7 @@ from distillery.optim.meta import add_gradients, reptile_gradient
 from distillery.optim.restore import restore_strides
 from distillery.precision import full_precision
 from distillery.seeding import seeded, stream
-from distillery.synthesis.common import check_labels, draw_labels, gradient_norms, is_diagnosed, only_looked_at
+from distillery.synthesis.common import check_labels, draw_labels, first_bad, gradient_norms, is_diagnosed, only_looked_at
 from distillery.synthesis.matching import build_matcher
 from distillery.synthesis.protocol import Ingredients, Round
 from distillery.types import Batch, Classifier
@@ -85,6 +85,7 @@ class _Adaptation:
     labels: Tensor
     terms: dict[str, Tensor]
     gradient_norms: dict[str, Tensor]
+    first_bad: dict[str, Tensor]
     meta_gradient: list[Tensor]
     moments: list[LayerMoments]
 
@@ -136,7 +137,7 @@ class FastDFKD:
         self._matcher.remember(result.moments)
         self._learn(result.meta_gradient)
         batch = Batch(result.images, result.labels)
-        return Round(result.terms, batch, self._rounds > config.warmup, result.gradient_norms)
+        return Round(result.terms, batch, self._rounds > config.warmup, result.gradient_norms, result.first_bad)
 
     def synthesize(self, n: int, labels: Tensor | None = None, student: Classifier | None = None) -> Batch:
         """N images, k adaptation steps from the present meta-generator for each full batch; the surplus is dropped.
@@ -201,11 +202,14 @@ class FastDFKD:
         )
         meta_gradient = [torch.zeros_like(parameter) for parameter in parameters]
         best_images, best_loss = torch.empty(0), torch.full((), torch.inf, device=device)
+        seen: list[Tensor] = []
         norms: dict[str, Tensor] = {}
         for step in range(config.steps):
             images = self._adapted(latent, labels)
             terms, moments = self._terms(augment(images, config.augment, draws), labels, student)
-            loss = torch.stack(list(terms.values())).sum()
+            values = torch.stack(list(terms.values()))
+            loss = values.sum()
+            seen.append(values.detach())
             if diagnose and step == 0:
                 norms = gradient_norms(terms, images)
             better = loss.detach() < best_loss
@@ -217,7 +221,7 @@ class FastDFKD:
                 parameter.grad = gradient
             optimizer.step()
         detached = {name: term.detach() for name, term in terms.items()}
-        return _Adaptation(best_images, labels, detached, norms, meta_gradient, moments)
+        return _Adaptation(best_images, labels, detached, norms, first_bad(terms, seen), meta_gradient, moments)
 
     def _terms(self, view: Tensor, labels: Tensor, student: Classifier | None) -> tuple[dict[str, Tensor], list[LayerMoments]]:
         """The weighted terms of one step, and the batch statistics they saw."""

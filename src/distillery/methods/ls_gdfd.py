@@ -4,6 +4,8 @@ Luo et al., "Large-Scale Generative Data-Free Distillation", arXiv:2012.05578.
 """
 
 from collections.abc import Mapping
+from functools import reduce
+from operator import add
 from typing import Any
 
 import torch
@@ -18,7 +20,7 @@ from distillery.models.generators.network import build_generator
 from distillery.optim.restore import restore_strides
 from distillery.precision import full_precision
 from distillery.seeding import seeded, stream
-from distillery.synthesis.common import check_labels, draw_labels, gradient_norms, is_diagnosed
+from distillery.synthesis.common import check_labels, draw_labels, first_bad, gradient_norms, is_diagnosed
 from distillery.synthesis.matching import build_matcher
 from distillery.synthesis.protocol import Ingredients, Round
 from distillery.types import Batch, Classifier
@@ -83,7 +85,7 @@ class LSGDFD:
         config = self._config
         self._rounds += 1
         self._generator.train()
-        totals: dict[str, Tensor] = {}
+        seen: list[Tensor] = []
         norms: dict[str, Tensor] = {}
         for step in range(config.steps_per_round):
             images, labels = self._generate(config.batch, None, self._learning)
@@ -91,11 +93,12 @@ class LSGDFD:
             if step == 0 and is_diagnosed(self._rounds):
                 norms = gradient_norms(terms, images)
             self._optimizer.zero_grad()
-            torch.stack(list(terms.values())).sum().backward()
+            values = torch.stack(list(terms.values()))
+            values.sum().backward()
             self._optimizer.step()
-            totals = {name: term.detach() + totals.get(name, 0.0) for name, term in terms.items()}
-        means = {name: total / config.steps_per_round for name, total in totals.items()}
-        return Round(means, Batch(images.detach(), labels), gradient_norms=norms)
+            seen.append(values.detach())
+        means = dict(zip(terms, reduce(add, seen) / config.steps_per_round, strict=True))
+        return Round(means, Batch(images.detach(), labels), gradient_norms=norms, first_bad=first_bad(terms, seen))
 
     @torch.no_grad()
     def synthesize(self, n: int, labels: Tensor | None = None, student: Classifier | None = None) -> Batch:

@@ -1,6 +1,6 @@
 """What several methods share: a student that is only looked at, labels, and the strength of each term."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -9,6 +9,8 @@ from torch import Tensor
 from distillery.errors import ConfigError
 from distillery.types import Classifier
 
+EXPLODED = 1e6
+"""No weighted term of a working run comes near it."""
 DIAGNOSED_ROUNDS = 3
 """First rounds whose gradient norms are measured: a dead term is the field's commonest bug, and it shows at once."""
 
@@ -61,6 +63,22 @@ def check_labels(labels: Tensor, n: int, num_classes: int) -> None:
         raise ConfigError(f"labels has shape {tuple(labels.shape)} but {n} images were asked for: give one label an image.")
     if n and not 0 <= int(labels.min()) <= int(labels.max()) < num_classes:
         raise ConfigError(f"labels range over {int(labels.min())}..{int(labels.max())}; the teacher has classes 0..{num_classes - 1}.")
+
+
+def is_bad(values: Tensor) -> Tensor:
+    """Where a value is not finite or beyond `EXPLODED`."""
+    return ~values.isfinite() | (values.abs() > EXPLODED)
+
+
+def first_bad(names: Iterable[str], steps: Sequence[Tensor]) -> dict[str, Tensor]:
+    """The step of a round, counted from 1, at which each term first went bad; 0 where none did. Nothing waits for the device.
+
+    Args:
+        names: of the T terms.
+        steps: (T,) detached, one a step.
+    """
+    bad = is_bad(torch.stack(list(steps)))
+    return dict(zip(names, torch.where(bad.any(0), bad.int().argmax(0) + 1, 0), strict=True))
 
 
 def gradient_norms(terms: Mapping[str, Tensor], images: Tensor) -> dict[str, Tensor]:

@@ -37,12 +37,15 @@ class Round:
         batch: images the method made as it learned, if it makes any; float32 in [0, 1], detached.
         ready: False while the student must not train yet (warm-up).
         gradient_norms: norm of each weighted term's gradient on the images, given in the first rounds and in few later ones.
+        first_bad: the round's step, counted from 1, at which each term was first not finite or far too large; 0 where it never was.
+            It names a term that the round's own value only shows as bad.
     """
 
     terms: Mapping[str, Tensor]
     batch: Batch | None = None
     ready: bool = True
     gradient_norms: Mapping[str, Tensor] = field(default_factory=dict)
+    first_bad: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 class Synthesizer(Protocol):

@@ -5,8 +5,9 @@ import logging
 import pytest
 import torch
 
-from distillery.engine.terms import TermWatch, read_round
+from distillery.engine.terms import TermWatch, round_numbers
 from distillery.errors import ConfigError
+from distillery.synthesis.common import first_bad
 from distillery.synthesis.protocol import Round
 
 
@@ -28,11 +29,37 @@ def test_the_earliest_bad_step_is_named_with_its_term(bad: float) -> None:
         watch.read()
 
 
-def test_a_dead_term_is_told(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_dead_term_is_told_once_a_run(caplog: pytest.LogCaptureFixture) -> None:
     terms = {"moments": torch.tensor(1.0), "adversarial": torch.tensor(2.0)}
-    with caplog.at_level(logging.WARNING):
-        assert read_round(Round(terms, gradient_norms={"moments": torch.tensor(1.0), "adversarial": torch.tensor(0.02)}), 1)
-    assert not caplog.text
-    with caplog.at_level(logging.WARNING):
-        read_round(Round(terms, gradient_norms={"moments": torch.tensor(1.0), "adversarial": torch.tensor(1e-13)}), 2)
-    assert "round 2: the term 'adversarial' hardly moves the images" in caplog.text
+    history: list[dict[str, float]] = []
+    told = []
+    for strength in (0.02, 1e-13, 1e-13, 1e-13):
+        caplog.clear()
+        norms = {"moments": torch.tensor(1.0), "adversarial": torch.tensor(strength)}
+        with caplog.at_level(logging.WARNING):
+            history.append(round_numbers(Round(terms, gradient_norms=norms), history))
+        told.append(caplog.messages)
+    assert [len(messages) for messages in told] == [0, 1, 0, 0]
+    assert "round 2: the term 'adversarial' hardly moves the images" in told[1][0]
+
+
+@pytest.mark.parametrize(
+    ("steps", "said"),
+    [
+        ({}, "term 'a' of the synthesizer .* in round 3: "),
+        ({"a": 5, "b": 4}, "term 'b' of the synthesizer .* in round 3, step 4 of it: "),
+        ({"a": 4, "b": 0}, "term 'a' of the synthesizer .* in round 3, step 4 of it: "),
+    ],
+)
+def test_the_step_of_a_round_at_which_a_term_went_bad_is_named(steps: dict[str, int], said: str) -> None:
+    learned = Round(dict.fromkeys("ab", torch.tensor(torch.nan)), first_bad={name: torch.tensor(step) for name, step in steps.items()})
+    with pytest.raises(ConfigError, match=said):
+        round_numbers(learned, [{}, {}])
+
+
+@pytest.mark.parametrize("bad", [float("nan"), -float("inf"), 1e7])
+def test_the_first_bad_step_is_kept_on_the_device(bad: float) -> None:
+    values = [[1.0, 1.0, 1.0], [1.0, bad, 1.0], [bad, bad, 1.0]]
+    found = first_bad("abc", [torch.tensor(row) for row in values])
+    assert {name: int(step) for name, step in found.items()} == {"a": 3, "b": 2, "c": 0}
+    assert all(step.device.type == "meta" for step in first_bad("abc", [torch.ones(3, device="meta")]).values()), "it never reads a value"
