@@ -13,6 +13,8 @@ TOOL := .venv-uv
 STAMP := .venv/.installed
 export UV := $(CURDIR)/$(TOOL)/bin/uv
 export UV_PYTHON_DOWNLOADS := never
+# By default torch's threads wait for each other so busily that one other process makes a training step ten times slower.
+export GOMP_SPINCOUNT ?= 2000
 
 # Two test processes of one thread each are faster on two cores than one process of two threads.
 WORKERS ?= 2

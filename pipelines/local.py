@@ -38,6 +38,7 @@ from distillery_kfp.pipelines.withdrawal import Footprint
 logger = logging.getLogger(__name__)
 
 _DEVICE = re.compile(r"|auto|cpu|cuda(:[0-9]+)?")  # "" leaves what the environment says
+_SHARED_CORES = {"GOMP_SPINCOUNT": "2000"}  # torch's threads wait so long for each other that one more process makes them ten times slower
 _POLL_SECONDS = 0.2
 _REMIND_SECONDS = 10.0  # a signal that falls between two processes is lost, so it is sent again
 
@@ -211,7 +212,7 @@ class _Run:
             chosen["DISTILLERY_DEVICE"] = self.request.device
         if self.request.threads:
             chosen["DISTILLERY_THREADS"] = str(self.request.threads)
-        return {**os.environ, "MLFLOW_TRACKING_URI": self.tracking_uri(), **chosen}
+        return {**_SHARED_CORES, **os.environ, "MLFLOW_TRACKING_URI": self.tracking_uri(), **chosen}
 
     def tracking_uri(self) -> str:
         """The environment's tracking server, else a database in the workspace."""
