@@ -3,6 +3,7 @@
 from contextlib import suppress
 
 from distillery.errors import DistilleryError
+from distillery.steps.openings import has_added
 from distillery.storage import Store
 
 
@@ -17,12 +18,11 @@ class Footprint:
     def __init__(self, store: Store, run: str) -> None:
         self._store, self._run = store, run
         self._resumed = bool(store.list(f"runs/{run}"))
-        self._before = self._work()
 
     def withdraw(self) -> bool:
         """Delete the run's records where they lead to no work of it; False where they stay: work, a resumed run, or a store gone silent."""
         try:
-            if self._resumed or not self._work() <= self._before:
+            if self._resumed or has_added(self._store, self._run):
                 return False
             for key in self._store.list(f"runs/{self._run}"):
                 self._store.delete(key)
@@ -35,6 +35,3 @@ class Footprint:
                 with suppress(OSError):
                     path.rmdir()
         return True
-
-    def _work(self) -> frozenset[str]:
-        return frozenset([*self._store.list("checkpoints"), *self._store.list("sets")])

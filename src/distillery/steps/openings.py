@@ -1,13 +1,14 @@
 """Which work each run has opened: a mark that a step leaves beside the run's record before it looks at anything.
 
 Whoever clears a store can so tell the unfinished work of an open run from what nobody will come back to. A mark is
-`runs/<id>/opened/<step>/<key>.json`; its name says everything, so that one listing reads the marks of all runs.
+`runs/<id>/opened/<step>/<key>.json`; its name says which, so that one listing reads the marks of all runs, and it holds a digest of the
+names of what was there already, so that the work that a run has added to is known without a listing of the whole store.
 """
 
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from distillery.provenance import Provenance, code_version, dump_json, stamp
+from distillery.provenance import Provenance, code_version, dump_json, load_json, sha256_bytes, stamp
 from distillery.storage import Store
 
 FORMAT = "distillery-opening"
@@ -28,7 +29,8 @@ def lock_of(work: Work) -> str:
 
 def mark_opened(store: Store, run: str, work: Work) -> None:
     """Say that a run works at something; the caller holds the lock of its key."""
-    document = stamp(FORMAT, VERSION, Provenance(code_version=code_version()), work._asdict())
+    fields = {**work._asdict(), "found": _present(store, work)}
+    document = stamp(FORMAT, VERSION, Provenance(code_version=code_version()), fields)
     store.write(f"runs/{run}/opened/{work.step}/{work.key}.json", dump_json(document))
 
 
@@ -43,3 +45,22 @@ def opened_by_run(keys: Iterable[str]) -> dict[str, set[Work]]:
         if len(parts) == 5 and parts[0] == "runs" and parts[2] == "opened":
             opened.setdefault(parts[1], set()).add(Work(parts[3], parts[4].removesuffix(".json")))
     return opened
+
+
+def has_added(store: Store, run: str) -> bool:
+    """Whether any work that a run has opened is not as the run found it.
+
+    Raises:
+        StoreError: the store cannot be read, or a mark in it is damaged.
+    """
+    for key in store.list(f"runs/{run}/opened"):
+        document = load_json(store.read(key), key)
+        if document.get("found") != _present(store, Work(str(document.get("step")), str(document.get("key")))):
+            return True
+    return False
+
+
+def _present(store: Store, work: Work) -> str:
+    """Names what lies in the store under a key: checkpoints and outputs, and the shards of a set."""
+    folders = (f"checkpoints/{work.step}/{work.key}", f"sets/{work.key}")
+    return sha256_bytes("\n".join(name for folder in folders for name in store.list(folder)).encode())

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from distillery.errors import StoreError
+from distillery.steps.openings import Work, mark_opened
 from distillery.storage import FolderStore
 from distillery_kfp.pipelines.withdrawal import Footprint
 
@@ -19,19 +20,33 @@ def store(tmp_path: Path) -> FolderStore:
 def test_records_without_work_go_with_their_folders(store: FolderStore) -> None:
     footprint = Footprint(store, "r1")
     store.write("runs/r1/run.json", b"{}")
-    store.write("runs/r1/opened/plan/k.json", b"{}")
+    mark_opened(store, "r1", Work("a", "b"))
+    mark_opened(store, "r1", Work("a", "c"))
     assert footprint.withdraw()
     assert store.list() == ["checkpoints/a/b/latest.json"]
     assert not (store.root / "runs").exists()
 
 
-@pytest.mark.parametrize("key", ["checkpoints/a/c/latest.json", "sets/s/manifest.json"])
+@pytest.mark.parametrize("key", ["checkpoints/a/b/result.json", "checkpoints/a/c/latest.json", "sets/c/shards/s"])
 def test_records_that_lead_to_work_stay(store: FolderStore, key: str) -> None:
     footprint = Footprint(store, "r1")
     store.write("runs/r1/run.json", b"{}")
+    mark_opened(store, "r1", Work("a", "b"))
+    mark_opened(store, "r1", Work("a", "c"))
     store.write(key, b"new")
     assert not footprint.withdraw()
     assert store.exists("runs/r1/run.json")
+
+
+def test_what_other_runs_have_made_is_never_listed(store: FolderStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    listed = []
+    original = store.list
+    monkeypatch.setattr(store, "list", lambda prefix="": (listed.append(prefix), original(prefix))[1])
+    footprint = Footprint(store, "r1")
+    mark_opened(store, "r1", Work("a", "c"))
+    store.write("checkpoints/x/y/latest.json", b"another run's")
+    assert footprint.withdraw()
+    assert set(listed) == {"runs/r1", "runs/r1/opened", "checkpoints/a/c", "sets/c"}
 
 
 def test_a_resumed_run_keeps_its_record(store: FolderStore) -> None:
