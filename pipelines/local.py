@@ -29,6 +29,7 @@ from distillery.methods.catalog import find_method
 from distillery.provenance import dump_json, load_json, sha256_file
 from distillery.recipes.loader import apply_overrides, is_own_file, load_document
 from distillery.recipes.parameters import PIPELINES
+from distillery.steps.lineage import evaluation_of, page_of
 from distillery.steps.runs import RunState
 from distillery.storage import Store, join_uri, open_store
 from distillery_kfp.pipelines.display import Display
@@ -258,18 +259,16 @@ class _Run:
         raise SystemExit(1)
 
     def publish(self) -> RunResult:
-        """Copy the student and the report into the store, and complete `runs/<id>/run.json`."""
+        """Copy the student into the store, and complete `runs/<id>/run.json`; the report was left there by the step that wrote it."""
         student, report, page = (self._artifact(name) for name in ("student", "report", "page"))
         key = f"students/{sha256_file(student / 'bundle.json')}"
         files = [path.relative_to(student).as_posix() for path in student.rglob("*") if path.is_file()]
         for name in sorted(files, key=lambda name: (name == "bundle.json", name)):  # without that document there is no bundle
             if not self.store.exists(f"{key}/{name}"):
                 self.store.write(f"{key}/{name}", (student / name).read_bytes())
-        self.store.write(f"runs/{self.id}/evaluation.json", report.read_bytes())
-        self.store.write(f"runs/{self.id}/report.html", page.read_bytes())
         dataset = json.loads((self._artifact("dataset") / "reference.json").read_bytes())
         seconds = time.monotonic() - self.began
-        files_of_run = {"evaluation": f"runs/{self.id}/evaluation.json", "page": f"runs/{self.id}/report.html"}
+        files_of_run = {"evaluation": evaluation_of(self.id), "page": page_of(self.id)}
         results = {"student": key, "dataset": dataset, **files_of_run}
         times = {"began": self.began_at.isoformat(timespec="seconds"), "seconds": round(seconds, 1)}
         self._amend({**times, "results": results, "state": RunState.here("finished", self.request.workdir).to_json()})

@@ -68,6 +68,7 @@ class Chain:
         run: the run's id.
         sections: what the plan handed to each step.
         registered: what the register step answered.
+        more: overrides besides those of its recipe.
     """
 
     folder: Path
@@ -76,6 +77,7 @@ class Chain:
     run: str = "run-1"
     sections: dict[str, dict[str, Any]] = field(default_factory=dict)
     registered: dict[str, Any] = field(default_factory=dict)
+    more: dict[str, Any] = field(default_factory=dict)
 
     @property
     def teacher(self) -> Path:
@@ -92,14 +94,18 @@ class Chain:
         """The student in the store."""
         return f"students/{sha256_file(self.student / 'bundle.json')}"
 
-    def make(self) -> "Chain":
-        """Run every step; where an MLflow is in the environment it is registered there."""
+    def make(self, publish: bool = True) -> "Chain":
+        """Run every step; where an MLflow is in the environment it is registered there.
+
+        Args:
+            publish: do what `distillery run` does at the end; False leaves what a cluster leaves.
+        """
         if not self.teacher.exists():
             make_teacher(self.teacher)
         out = self.folder / self.run
         with self.environment():
             values = {"run_recipe": self.recipe, "teacher_uri": str(self.teacher), "run_seed": 0}
-            overrides = {**OVERRIDES[self.recipe], **SHARED, **EXPECTS}
+            overrides = {**OVERRIDES[self.recipe], **SHARED, **EXPECTS, **self.more}
             self.sections = sections = plan.run(PIPELINES[self.recipe], {**values, "run_overrides": overrides})
             teacher, statistics, synthesizer, dataset = str(self.teacher), out / "statistics", out / "synthesizer", out / "set"
             extract_statistics.run(sections["statistics"], teacher, statistics)
@@ -111,7 +117,8 @@ class Chain:
                 train_student.run(sections["student"], teacher, dataset, self.student)
             evaluate.run(sections["evaluation"], teacher, self.student, dataset, "", out / "report.json")
             self.registered = register.run(sections["registration"], self.student, out / "report.json", out / "registration.json")
-            self._publish(out)
+            if publish:
+                self._publish(out)
         return self
 
     def _publish(self, out: Path) -> None:
@@ -120,7 +127,6 @@ class Chain:
         for path in sorted(path for path in self.student.rglob("*") if path.is_file()):
             store.write(f"{self.key}/{path.relative_to(self.student).as_posix()}", path.read_bytes())
         evaluation, record = f"runs/{self.run}/evaluation.json", f"runs/{self.run}/run.json"
-        store.write(evaluation, (out / "report.json").read_bytes())
         results = {"student": self.key, "dataset": json.loads((out / "set" / "reference.json").read_bytes()), "evaluation": evaluation}
         store.write(record, dump_json({**json.loads(store.read(record)), "results": results}))
 

@@ -5,6 +5,7 @@ thing is compared with each other.
 """
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,7 +18,7 @@ from distillery.models.bundle import DOCUMENT, WEIGHTS, read_bundle
 from distillery.provenance import Provenance, check_format, load_json, sha256_bytes, sha256_file
 from distillery.statistics.moments import load_moments, read_origin
 from distillery.steps.evidence import Draft, Link, agree, broken, fetch, find_link, keep, match, names
-from distillery.steps.lineage import StepRecord, find_record, kept_at, parse_record, records_of
+from distillery.steps.lineage import StepRecord, evaluation_of, find_record, kept_at, parse_record, records_of
 from distillery.steps.plan import RUN_FORMAT, RUN_VERSION
 from distillery.steps.workbench import key_of
 from distillery.storage import Store, open_store
@@ -70,8 +71,6 @@ def _of_version(version: Version, store_uri: str, scratch: Path) -> "_Walk":
         walk.unfetched = str(error)
     else:
         walk.places.append((open_store(str(walk.files)), "bundle/"))
-    if _SHA256.fullmatch(walk.named):
-        walk.places.append((store, f"students/{walk.named}/"))
     return walk
 
 
@@ -123,6 +122,8 @@ class _Walk:
     def links(self) -> tuple[Link, ...]:
         """Every link in turn; the run's record is read first, for it says where the others lie."""
         run, refusal = self._first_run()
+        if self.version is not None:
+            self.places += self._stored()
         student = find_link("student", "its weights, and what they were made from", self._student)
         if student.state != "ok":
             raise MissingResourceError(f"No copy of the student can be read: {student.note}")
@@ -163,11 +164,21 @@ class _Walk:
                 raise MissingResourceError("Its version names no run, so nothing says where the rest lies.")
             self.run = load_json(fetch(self.store, key), key)
             check_format(self.run, RUN_FORMAT, RUN_VERSION, key)
-            written = names(self.store, records_of(self.run_id))
-            self.steps = tuple(parse_record(fetch(self.store, record), record) for record in written)
+            self.steps = self._records(self.run_id, names(self.store, records_of(self.run_id)))
         except MissingResourceError as error:
             self.missed = str(error)
             raise
+
+    def _records(self, run: str, keys: Iterable[str]) -> tuple[StepRecord, ...]:
+        below = f"{records_of(run)}/"
+        return tuple(parse_record(fetch(self.store, key), key) for key in keys if key.startswith(below))
+
+    def _stored(self) -> list[tuple[Store | None, str]]:
+        """The student in the store of its run: as it was published, or, where nobody publishes, as on a cluster, as its step kept it."""
+        record = find_record(self.steps, "student", self.named)
+        if self.run.get("results") or not (self.run and record):
+            return [(self.store, f"students/{self.named}/")] if _SHA256.fullmatch(self.named) and self.run else []
+        return [(self.store, f"{record.folder}/{kept_at('student', DOCUMENT)}".removesuffix(DOCUMENT))]
 
     def _maker(self) -> str:
         """The newest run in the store whose result is the bundle that is audited."""
@@ -176,9 +187,12 @@ class _Walk:
         if self.named not in ("", sha256):
             raise MissingResourceError("The bundle is not the one that its folder is called after.")
         result = f"students/{sha256}"
-        for key in sorted(names(self.store, "runs"), reverse=True):
-            if key.endswith("/run.json") and load_json(fetch(self.store, key), key).get("results", {}).get("student") == result:
-                return key.split("/")[1]
+        keys = names(self.store, "runs")
+        for key in sorted((key for key in keys if key.endswith("/run.json")), reverse=True):
+            run = key.split("/")[1]
+            results = load_json(fetch(self.store, key), key).get("results")
+            if results.get("student") == result if results else find_record(self._records(run, keys), "student", sha256):
+                return run
         raise StoreError(f"no run in {self._place('runs')!r} says that it made {result}, so the bundle or the run's record was changed")
 
     def _student(self, draft: Draft) -> None:
@@ -249,9 +263,7 @@ class _Walk:
         name, draft.sha256 = tags.get("metric", ""), tags.get("report_sha256", "")
         if self.missed:
             raise MissingResourceError(self.missed)
-        key = self.run.get("results", {}).get("evaluation", "")
-        if not key:
-            raise MissingResourceError("Its run keeps no report in the store.")
+        key = evaluation_of(self.run_id)
         draft.where = self._place(key)
         data = match(fetch(self.store, key), draft.sha256, repr(key), "the version's tag says")
         report = load_report(keep(self.scratch, {"evaluation.json": data}) / "evaluation.json")

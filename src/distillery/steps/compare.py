@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from distillery.evaluation.report import EvaluationReport, flat_metrics
+from distillery.steps.lineage import evaluation_of
 from distillery.steps.runs import Run
 
 _MISSING = "(not set)"
@@ -26,7 +27,7 @@ def results(run: Run) -> dict[str, float]:
     metrics: dict[str, float] = {}
     if run.evaluation:
         fields = {key: value for key, value in run.evaluation.items() if key not in _HEADER}
-        metrics = flat_metrics(EvaluationReport.parse(fields, f"runs/{run.id}/evaluation.json"))
+        metrics = flat_metrics(EvaluationReport.parse(fields, evaluation_of(run.id)))
     return {**metrics, **({"seconds": run.seconds} if run.seconds else {})}
 
 

@@ -5,6 +5,7 @@ because several steps may end at once and a store locks nothing.
 """
 
 import os
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 
 from distillery.errors import StoreError
@@ -54,6 +55,27 @@ def run_identity() -> str:
 def records_of(run: str) -> str:
     """The folder of a store that holds the records of a run's steps."""
     return f"runs/{run}/steps"
+
+
+def evaluation_of(run: str) -> str:
+    """Where a store holds what a run's student reached."""
+    return f"runs/{run}/evaluation.json"
+
+
+def page_of(run: str) -> str:
+    """Where a store holds the page that shows a run."""
+    return f"runs/{run}/report.html"
+
+
+def runs_with(step: str, keys: Iterable[str]) -> set[str]:
+    """The runs in which that step has recorded what it wrote.
+
+    Args:
+        step: its name.
+        keys: of the store, at least those below `runs`.
+    """
+    parts = (key.split("/") for key in keys)
+    return {part[1] for part in parts if len(part) == 4 and part[2] == "steps" and part[3].rpartition("-")[0] == step}
 
 
 def write_record(store: Store, run: str, record: StepRecord, provenance: Provenance) -> None:

@@ -20,6 +20,7 @@ from distillery.methods.catalog import METHODS
 from distillery.models.bundle import DOCUMENT
 from distillery.provenance import Provenance, check_format, code_version, load_json, sha256_file
 from distillery.recipes.schema import Section
+from distillery.steps.lineage import evaluation_of
 from distillery.steps.plan import RUN_FORMAT, RUN_VERSION
 from distillery.steps.workbench import key_of
 from distillery.storage import Store
@@ -167,7 +168,7 @@ class Gathering:
             links.append(
                 Link(name="Test pictures", sha256=data, what=f"{count(report.images)} labelled pictures, read by the last step only.")
             )
-        where = f"{self.store.uri}/runs/{run.id}/evaluation.json" if run.id else ""
+        where = f"{self.store.uri}/{evaluation_of(run.id)}" if run.id else ""
         links.append(Link(name="Report", sha256=sha256_file(self.report_path), what="The numbers of this page as JSON.", where=where))
         return tuple(link for link in links if link.sha256 or link.name != "Statistics")
 

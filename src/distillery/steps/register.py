@@ -13,9 +13,9 @@ from distillery.errors import CheckpointMismatchError, ConfigError, StoreError
 from distillery.evaluation.report import EvaluationReport, flat_metrics, load_report
 from distillery.models.bundle import DOCUMENT, WEIGHTS, read_bundle
 from distillery.models.export import METADATA, export_student, file_name, random_images
-from distillery.provenance import dump_json, load_json, sha256_file, stamp
+from distillery.provenance import dump_json, load_json, sha256_bytes, sha256_file, stamp
 from distillery.recipes.schema import RegistrationSection
-from distillery.steps.lineage import find_record, read_records, run_identity
+from distillery.steps.lineage import StepRecord, find_record, read_records, run_identity, write_record
 from distillery.steps.workbench import Workbench, workbench
 from distillery.storage import open_store
 from distillery.tracking.protocol import Candidate, Registered, Served, close_parent
@@ -58,7 +58,11 @@ def run(section: Mapping[str, Any], student_path: Path, report_path: Path, regis
         bench.tracker.tags({"student_sha256": student, "teacher_sha256": settings.teacher_sha256})
         bench.tracker.json("registration.json", registered.to_json())
         fields = {"student_sha256": student, **registered.to_json()}
-        open_store(str(registration_path.parent)).write(registration_path.name, dump_json(stamp(FORMAT, VERSION, bench.provenance, fields)))
+        document = dump_json(stamp(FORMAT, VERSION, bench.provenance, fields))
+        open_store(str(registration_path.parent)).write(registration_path.name, document)
+        if run := run_identity():  # the last step's record is what tells that a run ended whose runner writes nothing into the store
+            record = StepRecord(step="register", key=bench.key, outputs={"registration": {"": sha256_bytes(document)}})
+            write_record(bench.store, run, record, bench.provenance)
     _tell(registered)
     close_parent("FINISHED")
     return fields

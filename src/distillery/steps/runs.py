@@ -2,7 +2,8 @@
 
 import os
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from functools import cached_property
@@ -13,12 +14,14 @@ from distillery.config import canonical_json
 from distillery.engine.locks import holder
 from distillery.errors import ConfigError, DistilleryError, MissingResourceError
 from distillery.provenance import check_format, load_json
+from distillery.steps.lineage import evaluation_of, find_record, kept_at, page_of, read_records, runs_with
 from distillery.storage import Store
 
 RUN_FORMAT, RUN_VERSION = "distillery-run", 1
 
 Standing = Literal["finished", "running", "stopped", "failed", "superseded", "open", "damaged"]
-"""superseded: stopped or failed, and an equal run finished since; open: no runner noted how it ended, as on a cluster."""
+"""superseded: stopped or failed, and an equal run finished since; open: no runner notes how it goes, as on a cluster, and its register
+step has not ended yet."""
 
 Noted = Literal["running", "stopped", "failed", "finished"]
 
@@ -82,6 +85,8 @@ class Run:
         evaluation: its `evaluation.json`, empty where there is none.
         standing: how it stands.
         successor: the finished run that made a superseded one needless.
+        registered: its register step, the last one, has recorded its result.
+        results: where the student, the set, the evaluation and the page lie; empty before the end.
     """
 
     id: str
@@ -89,6 +94,8 @@ class Run:
     standing: Standing
     evaluation: Mapping[str, Any] = field(default_factory=dict)
     successor: str = ""
+    registered: bool = False
+    results: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def is_open(self) -> bool:
@@ -125,11 +132,6 @@ class Run:
     def code_version(self) -> str:
         """Of the code that planned it."""
         return str(self._provenance.get("code_version", ""))
-
-    @property
-    def results(self) -> dict[str, Any]:
-        """Where the student, the set, the evaluation and the page lie; empty before the end."""
-        return dict(self.document.get("results", {}))
 
     @cached_property
     def state(self) -> RunState | None:
@@ -194,15 +196,18 @@ def list_runs(store: Store, keys: Sequence[str] | None = None) -> list[Run]:
     names = sorted({parts[1] for parts in (key.split("/") for key in keys) if len(parts) == 3 and parts[2] == "run.json"})
     read = {name: _read(store, f"runs/{name}/run.json") for name in names}
     documents = {name: document for name, document in read.items() if document is not None}
-    finished = {_work(document): name for name, document in documents.items() if "results" in document}
+    registered = runs_with("register", keys)
+    stands = {name: stand(document, name in registered) for name, document in documents.items()}
+    finished = {_work(document): name for name, document in documents.items() if stands[name] == "finished"}
     present = set(keys)
     runs = []
     for name, document in documents.items():
-        standing = stand(document)
+        standing = stands[name]
         successor = finished.get(_work(document), "") if standing in ("stopped", "failed") else ""
-        report = f"runs/{name}/evaluation.json"
-        evaluation = _read(store, report) if report in present and standing == "finished" else None
-        runs.append(Run(name, document, "superseded" if successor else standing, evaluation or {}, successor))
+        evaluation = _read(store, evaluation_of(name)) if evaluation_of(name) in present and standing == "finished" else None
+        results = document.get("results") or (_results(store, name, present) if standing == "finished" else {})
+        standing = "superseded" if successor else standing
+        runs.append(Run(name, document, standing, evaluation or {}, successor, name in registered, results))
     return sorted(runs, key=lambda run: (run.began, run.id))
 
 
@@ -222,16 +227,34 @@ def find_run(store: Store, name: str) -> Run:
     return found[0]
 
 
-def stand(document: Mapping[str, Any]) -> Standing:
-    """How a run stands by its own record, whatever other runs did."""
+def stand(document: Mapping[str, Any], registered: bool = False) -> Standing:
+    """How a run stands by its own records, whatever other runs did.
+
+    Args:
+        document: its `run.json`, empty where that is damaged.
+        registered: its register step has recorded its result.
+    """
     if not document:
         return "damaged"
     if "results" in document:
         return "finished"
     state = RunState.parse(document.get("state"))
     if state is None or state.name == "finished":
-        return "open"
+        return "finished" if registered else "open"
     return "running" if state.is_alive else "failed" if state.name == "failed" else "stopped"
+
+
+def _results(store: Store, name: str, keys: Collection[str]) -> dict[str, Any]:
+    """What a runner would have noted at the end, from the records of the steps alone; the student lies where its step kept it."""
+    found: dict[str, Any] = {"evaluation": evaluation_of(name), "page": page_of(name)}
+    found = {part: key for part, key in found.items() if key in keys}
+    with suppress(DistilleryError):  # a damaged record hides what it says, and no run
+        records = read_records(store, name)
+        if student := find_record(records, "student"):
+            found["student"] = f"{student.folder}/{kept_at('student', 'bundle.json')}".removesuffix("/bundle.json")
+        if dataset := find_record(records, "set"):
+            found["dataset"] = {"uri": f"{store.uri}/sets/{dataset.key}", "sha256": dataset.sha256("set")}
+    return found
 
 
 def _work(document: Mapping[str, Any]) -> str:
