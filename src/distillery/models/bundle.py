@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from pydantic import Field, ValidationError
@@ -21,13 +22,17 @@ from distillery.storage import open_store
 from distillery.types import Classifier, ImageSpec
 
 FORMAT = "distillery-bundle"
-VERSION = 1
+VERSION = 2
+"""1 has no `document_sha256`, and is read as before."""
 WEIGHTS = "weights.safetensors"
 DOCUMENT = "bundle.json"
 
+_SEAL = "document_sha256"
+_UNSEALED = "0" * 64
+
 
 class BundleInfo(Config):
-    """What bundle.json says, besides format, version and provenance.
+    """What bundle.json says, besides format, version, seal and provenance.
 
     Attributes:
         architecture: the network, rebuilt from it.
@@ -89,9 +94,18 @@ def save_classifier(folder: Path, classifier: Classifier, architecture: Architec
         weights_sha256=sha256_bytes(weights),
         weights_bytes=len(weights),
     )
-    document = dump_json(stamp(FORMAT, VERSION, provenance, info.to_json()))
+    document = seal(stamp(FORMAT, VERSION, provenance, info.to_json()))
     publish(folder, {WEIGHTS: weights, DOCUMENT: document})
     return sha256_bytes(document)
+
+
+def seal(document: Mapping[str, Any]) -> bytes:
+    """The bytes of a bundle.json that hold their own hash, so that one byte changed is noticed by whoever does not know the bundle's.
+
+    `document_sha256` is the sha256 of the file's bytes as they are with 64 zeros in its place.
+    """
+    data = dump_json({**document, _SEAL: _UNSEALED})
+    return _with_seal(data, _UNSEALED, sha256_bytes(data))
 
 
 def read_bundle(folder: Path) -> tuple[BundleInfo, str]:
@@ -221,12 +235,20 @@ def _read(folder: Path, name: str) -> bytes:
 def _parse(data: bytes, where: str) -> BundleInfo:
     document = load_json(data, where)
     check_format(document, FORMAT, VERSION, where)
-    fields = {key: value for key, value in document.items() if key not in ("format", "version", "provenance")}
+    sealed = () if document["version"] == 1 else (_SEAL,)
+    fields = {key: value for key, value in document.items() if key not in ("format", "version", "provenance", *sealed)}
+    if sealed and sha256_bytes(_with_seal(data, said := str(document.get(_SEAL)), _UNSEALED)) != said:
+        raise StoreError(f"{where} is damaged: its bytes fail the sha256 that it says of itself; fetch it or import the teacher again.")
     try:
         return BundleInfo.model_validate(fields)
     except ValidationError as error:
         path = ".".join(str(part) for part in error.errors()[0]["loc"])
         raise StoreError(f"{where} is damaged (its field {path!r} is missing or wrong): fetch it or import the teacher again.") from None
+
+
+def _with_seal(data: bytes, old: str, new: str) -> bytes:
+    line = '\n  "{}": "{}"'.format  # of the outermost object, whatever a class is called
+    return data.replace(line(_SEAL, old).encode(), line(_SEAL, new).encode(), 1)
 
 
 def _verified(weights: bytes, info: BundleInfo, where: str) -> dict[str, Tensor]:

@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import nn
 
-from distillery.errors import CheckpointMismatchError, ConfigError, MissingResourceError, StoreError
+from distillery.errors import CheckpointMismatchError, ConfigError, DistilleryError, MissingResourceError, StoreError
 from distillery.models import bundle
 from distillery.models.bundle import fetch_bundle, load_classifier, read_bundle, save_classifier
 from distillery.models.catalog import Architecture, build_network
-from distillery.provenance import Provenance, sha256_bytes
+from distillery.provenance import Provenance, dump_json, sha256_bytes
 from distillery.storage import MemoryStore
 from distillery.types import Classifier, ImageSpec
 
@@ -55,7 +55,7 @@ def test_document_says_everything(tmp_path: Path) -> None:
     sha256 = save_classifier(tmp_path / "b", _classifier(), WRN, ORIGIN)
     document = json.loads((tmp_path / "b" / "bundle.json").read_bytes())
     assert document["format"] == "distillery-bundle"
-    assert document["version"] == 1
+    assert document["version"] == 2
     assert document["provenance"]["inputs"] == {"checkpoint": "0" * 64}
     info, found = read_bundle(tmp_path / "b")
     assert found == sha256
@@ -109,15 +109,15 @@ def test_truncated_weights_fail_their_hash(tmp_path: Path) -> None:
 
 def _edit(folder: Path, **fields: object) -> None:
     path = folder / "bundle.json"
-    path.write_text(json.dumps({**json.loads(path.read_bytes()), **fields}))
+    path.write_bytes(bundle.seal({**json.loads(path.read_bytes()), **fields}))
 
 
 def test_newer_version_and_other_format_are_refused(tmp_path: Path) -> None:
     save_classifier(tmp_path / "b", _classifier(), WRN, ORIGIN)
-    _edit(tmp_path / "b", version=2)
-    with pytest.raises(CheckpointMismatchError, match="version 2"):
+    _edit(tmp_path / "b", version=3)
+    with pytest.raises(CheckpointMismatchError, match="version 3"):
         load_classifier(tmp_path / "b")
-    _edit(tmp_path / "b", version=1, format="distillery-set")
+    _edit(tmp_path / "b", version=2, format="distillery-set")
     with pytest.raises(CheckpointMismatchError, match="distillery-bundle"):
         read_bundle(tmp_path / "b")
 
@@ -133,6 +133,39 @@ def test_weights_that_no_longer_fit_are_refused(tmp_path: Path) -> None:
     _edit(tmp_path / "b", architecture={"name": "wrn_10_1", "arguments": {"base_width": 3}})
     with pytest.raises(CheckpointMismatchError, match="do not fit wrn_10_1"):
         load_classifier(tmp_path / "b")
+
+
+def test_a_changed_byte_anywhere_in_the_document_is_refused(tmp_path: Path) -> None:
+    classifier = Classifier(_classifier().network, SPEC, ("0" * 64, '\n  "document_sha256": "' + "0" * 64, "ç"))
+    save_classifier(tmp_path / "b", classifier, WRN, ORIGIN)
+    path = tmp_path / "b" / "bundle.json"
+    whole = path.read_bytes()
+    read_bundle(tmp_path / "b")
+    for position in range(len(whole)):
+        for bit in (1, 16):
+            path.write_bytes(whole[:position] + bytes([whole[position] ^ bit]) + whole[position + 1 :])
+            with pytest.raises(DistilleryError) as refused:
+                read_bundle(tmp_path / "b")
+            assert "\n" not in str(refused.value)
+    path.write_bytes(whole.replace(b"}", b"} ", 1))
+    with pytest.raises(StoreError, match="its bytes fail the sha256 that it says of itself"):
+        read_bundle(tmp_path / "b")
+
+
+def test_a_bundle_of_the_first_version_is_read_as_it_was_written(tmp_path: Path) -> None:
+    save_classifier(tmp_path / "b", _classifier(), WRN, ORIGIN)
+    path = tmp_path / "b" / "bundle.json"
+    document = {**json.loads(path.read_bytes()), "version": 1}
+    path.write_bytes(dump_json(document))
+    with pytest.raises(StoreError, match="document_sha256"):  # no bundle of version 1 has one
+        read_bundle(tmp_path / "b")
+    del document["document_sha256"]
+    path.write_bytes(dump_json(document))
+    loaded = load_classifier(tmp_path / "b", sha256_bytes(dump_json(document)))
+    assert all(torch.equal(value, loaded.state_dict()[name]) for name, value in _classifier().state_dict().items())
+    path.write_bytes(dump_json({**document, "version": 2}))
+    with pytest.raises(StoreError, match="damaged"):
+        read_bundle(tmp_path / "b")
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff"])

@@ -1,6 +1,7 @@
 """`predict` and `export-student` as a user types them."""
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from distillery.models.bundle import save_classifier
+from distillery.models.bundle import save_classifier, seal
 from distillery.models.catalog import Architecture
 from distillery.provenance import Provenance, sha256_file
 from distillery_kfp.pipelines import cli
@@ -108,7 +109,8 @@ def one_sentence(capsys: pytest.CaptureFixture[str]) -> str:
     "words", [["predict", "BUNDLE", "0.png"], ["export-student", "BUNDLE", "--out", "out"]], ids=lambda words: words[0]
 )
 @pytest.mark.parametrize(
-    ("name", "place"), [("weights.safetensors", -1), ("weights.safetensors", 9), ("weights.safetensors", 2000), ("bundle.json", 0)]
+    ("name", "place"),
+    [("weights.safetensors", -1), ("weights.safetensors", 9), ("weights.safetensors", 2000), ("bundle.json", 0), ("bundle.json", -100)],
 )
 def test_one_changed_byte_is_one_sentence(
     words: list[str],
@@ -130,11 +132,13 @@ def test_one_changed_byte_is_one_sentence(
 @pytest.mark.parametrize(
     "words", [["predict", "BUNDLE", "0.png"], ["export-student", "BUNDLE", "--out", "out"]], ids=lambda words: words[0]
 )
-def test_a_byte_that_leaves_the_document_readable_is_found_by_the_pinned_hash(
+def test_a_document_that_somebody_rewrote_whole_is_found_by_the_pinned_hash(
     words: list[str], bundle: Path, pictures: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    document = (bundle / "bundle.json").read_bytes()
-    broken = flipped(bundle, tmp_path, "bundle.json", document.index(b"top left") + 1)
+    broken = tmp_path / "broken"
+    shutil.copytree(bundle, broken)
+    document = json.loads((bundle / "bundle.json").read_bytes())
+    (broken / "bundle.json").write_bytes(seal({**document, "class_names": document["class_names"][::-1]}))
     pinned = sha256_file(bundle / "bundle.json")
     monkeypatch.chdir(tmp_path)
     assert command(monkeypatch, *(broken if word == "BUNDLE" else word for word in words), "--sha256", pinned) == 1

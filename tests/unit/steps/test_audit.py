@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from chains import Chain, away, changed, flip, make_teacher
 from distillery.errors import ConfigError, DistilleryError, MissingResourceError, StoreError
-from distillery.models.bundle import load_classifier, read_bundle
+from distillery.models.bundle import load_classifier, read_bundle, seal
 from distillery.provenance import Provenance, code_version, dump_json, sha256_bytes
 from distillery.statistics.extract import global_moments
 from distillery.statistics.moments import save_moments
@@ -286,7 +286,7 @@ def test_a_broken_link_behind_a_bundle_is_named(case: str, name: str, chain: Cha
 def test_a_bundle_outside_the_store_that_no_run_made(chain: Chain) -> None:
     copy = shutil.copytree(chain.student, chain.folder / "changed", dirs_exist_ok=True)
     with (
-        edited(copy / "bundle.json", lambda document: document.update(class_names=["x", "y", "z"])),
+        changed(copy / "bundle.json", seal({**json.loads((copy / "bundle.json").read_bytes()), "class_names": ["x", "y", "z"]})),
         pytest.raises(StoreError, match="broken at the run: no run in .* says that it made"),
     ):
         audit(str(copy), chain.store)

@@ -8,7 +8,7 @@ import torch
 
 from distillery.evaluation.page.data import PageData
 from distillery.evaluation.report import load_report
-from distillery.models.bundle import save_classifier
+from distillery.models.bundle import save_classifier, seal
 from distillery.models.catalog import Architecture, build_network
 from distillery.provenance import Provenance, code_version
 from distillery.recipes.schema import EvaluationSection
@@ -96,7 +96,7 @@ def test_what_is_not_there_costs_only_itself(name: str, run: DirectRun, monkeypa
 def test_the_student_of_another_run_brings_its_own_history(run: DirectRun) -> None:
     document = json.loads((run.student / "bundle.json").read_bytes())
     document["provenance"]["config"]["seed"] = 99
-    (run.student / "bundle.json").write_text(json.dumps(document))
+    (run.student / "bundle.json").write_bytes(seal(document))
     data = gather(run)
     assert "train_student" not in data.histories
     assert data.epochs == 0
