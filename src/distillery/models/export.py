@@ -81,8 +81,9 @@ def export_student(
 ) -> dict[str, ExportedFile]:
     """Write a student for those who serve it.
 
-    Equal bundles give equal bytes under equal versions of torch and onnx. The files hold no pickle and no path of this machine, and
-    every one is run against the bundle before the folder appears.
+    Equal bundles give equal bytes under equal versions of torch and onnx. The files hold no path of this machine and no object to
+    unpickle: all that goes through `torch.load` is a plain tensor, the example image of a pt2. Every one is run against the bundle
+    before the folder appears.
 
     Args:
         bundle: the student, verified first.
@@ -182,16 +183,16 @@ def _trace(classifier: Classifier, input: str, name: str) -> ExportedProgram:
             "network without Python branches on values and for any batch size; serve the bundle itself, or change the network."
         ) from error
     _forget_origin(program)
+    program.example_inputs = ((example,), {})  # without one torch leaves an empty entry, which MLflow takes for a pickle and refuses
     return program
 
 
 def _forget_origin(program: ExportedProgram) -> None:
-    """Drop stack traces, which name paths of this machine, and the example images, the only part of a pt2 that torch would pickle."""
+    """Drop stack traces, which name paths of this machine."""
     for module in program.graph_module.modules():
         for node in module.graph.nodes if isinstance(module, torch.fx.GraphModule) else ():
             for key in ("stack_trace", "nn_module_stack", "source_fn_stack", "from_node", "torch_fn"):
                 node.meta.pop(key, None)
-    program.example_inputs = None
 
 
 _Run = Callable[[Tensor], Tensor]

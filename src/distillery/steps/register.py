@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from distillery.errors import CheckpointMismatchError, ConfigError, StoreError
 from distillery.evaluation.report import EvaluationReport, flat_metrics, load_report
 from distillery.models.bundle import DOCUMENT, WEIGHTS, read_bundle
-from distillery.models.export import METADATA, export_student, file_name, random_images
+from distillery.models.export import export_student, file_name, random_images
 from distillery.provenance import dump_json, load_json, sha256_bytes, sha256_file, stamp
 from distillery.recipes.schema import RegistrationSection
 from distillery.steps.lineage import StepRecord, find_record, read_records, run_identity, write_record
@@ -91,8 +90,7 @@ def serve(bundle: Path, folder: Path) -> Served | None:
         return None
     info, _ = read_bundle(bundle)
     example = random_images(1, info.spec.shape).float() / 255
-    model = folder / name
-    _add_example(folder / "export" / name, model, example)
+    model = folder / "export" / name
     return Served(
         model=model,
         example=example.numpy(),
@@ -100,17 +98,6 @@ def serve(bundle: Path, folder: Path) -> Served | None:
         requirements=(f"torch=={torch.__version__.partition('+')[0]}", f"numpy=={metadata.version('numpy')}"),
         tags={"served_sha256": sha256_file(model), "served_difference": f"{made.difference:g}"},
     )
-
-
-def _add_example(exported: Path, target: Path, example: Tensor) -> None:
-    """Write a pt2 file again with an example image in it.
-
-    Without one torch leaves an empty entry, which MLflow takes for a pickle and refuses; a plain tensor passes.
-    """
-    extra = {f"{METADATA}.json": ""}
-    program = torch.export.load(exported, extra_files=extra)
-    program.example_inputs = ((example,), {})
-    torch.export.save(program, target, extra_files=extra)
 
 
 def _candidate(settings: RegistrationSection, report: EvaluationReport, origin: Mapping[str, str], report_path: Path) -> Candidate:
