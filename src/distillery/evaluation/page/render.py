@@ -119,7 +119,7 @@ def learning_curves(data: PageData) -> list[dict[str, Any]]:
             unit = "round" if step == "distill_online" else "epoch"
             alt = f"Agreement with the teacher on held-out synthetic images: from {first} to {last} in {unit} {points[-1][0]:.0f}."
             series = [Series("agreement", points)]
-            chart = line_chart(series, alt, unit, _whole_percent, _share_scale(series))
+            chart = line_chart(series, alt, unit, words.axis_percent, _share_scale(series))
             best = max(points, key=lambda point: point[1])
             note = (
                 f"{last} at the end, {words.percent(best[1])} at best, in {unit} {best[0]:.0f}. "
@@ -254,7 +254,7 @@ def _snapshot_chart(report: EvaluationReport, snapshots: list[SnapshotScore], la
     title = "Accuracy over epochs" if report.labelled else "Agreement over epochs, measured afterwards"
     return {
         "title": title,
-        "chart": line_chart(series, alt, "epoch", _whole_percent, _share_scale(series)),
+        "chart": line_chart(series, alt, "epoch", words.axis_percent, _share_scale(series)),
         "note": note,
         "key": [line.name for line in series],
     }
@@ -285,7 +285,3 @@ def _share_scale(series: list[Series]) -> Scale:
     scale = Scale.covering([y for line in series for _, y in line.points])
     low, high = max(scale.low, 0.0), min(scale.high, 1.0)
     return Scale(low, high) if low < high else Scale(0.0, 1.0)
-
-
-def _whole_percent(value: float) -> str:
-    return words.percent(value, 0)

@@ -1,4 +1,5 @@
 import re
+from collections.abc import Callable
 
 import pytest
 from hypothesis import example, given
@@ -6,6 +7,7 @@ from hypothesis import strategies as st
 
 from distillery.evaluation.calibration import ReliabilityBin
 from distillery.evaluation.page.charts import MOST_POINTS, Scale, Series, column_chart, line_chart, reliability_chart, share_bar, thin
+from distillery.evaluation.page.words import axis_number, axis_percent
 
 NUMBERS = st.lists(st.floats(-1e9, 1e9), min_size=1, max_size=30)
 
@@ -20,6 +22,23 @@ def test_a_line_runs_from_corner_to_corner() -> None:
     chart = line_chart([Series("a", [(1, 0.0), (3, 100.0), (5, 50.0)])], "alt", "round")
     assert path_of(chart, "line") == [(0, 100), (50, 0), (100, 50)]
     assert path_of(chart, "dots") == path_of(chart, "line")
+
+
+@pytest.mark.parametrize(
+    ("values", "text", "shown"),
+    [
+        ([0.97, 0.987], axis_percent, ["97 %", "97.5 %", "98 %", "98.5 %"]),
+        ([0.37, 0.945], axis_percent, ["40 %", "60 %", "80 %", "100 %"]),
+        ([0.99926, 0.99974], axis_percent, ["99.92 %", "99.94 %", "99.96 %", "99.98 %"]),
+        ([560.012, 560.038], axis_number, ["560.01", "560.02", "560.03", "560.04"]),
+        ([6.012e-4, 6.038e-4], axis_number, ["6.01e-4", "6.02e-4", "6.03e-4", "6.04e-4"]),
+    ],
+)
+def test_no_two_lines_of_the_grid_are_called_the_same(values: list[float], text: Callable[[float], str], shown: list[str]) -> None:
+    chart = line_chart([Series("a", [(1, values[0]), (2, values[1])])], "alt", "epoch", text)
+    beside = re.findall(r'<span style="bottom[^"]*">([^<]+)</span>', chart)
+    assert [label.replace("\N{NO-BREAK SPACE}", " ") for label in beside if label.replace("\N{NO-BREAK SPACE}", " ") in shown] == shown
+    assert len(set(beside)) == len(beside)
 
 
 def test_a_logarithmic_scale_gives_equal_factors_equal_distances() -> None:
