@@ -99,8 +99,24 @@ def test_the_gradient_of_moments_is_right(layout: torch.memory_format) -> None:
     assert torch.autograd.gradcheck(lambda x: (batch_moments(x).mean, batch_moments(x).variance), (features,))
 
 
-def test_moments_of_half_precision_features_are_full_precision() -> None:
-    assert batch_moments(torch.ones(2, 3, 2, 2, dtype=torch.bfloat16)).variance.dtype == torch.float32
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_moments_are_full_precision_however_many_features_there_are(dtype: torch.dtype, layout: torch.memory_format) -> None:
+    features = (draw(64, 8, 32, 32) + 10).to(dtype).to(memory_format=layout)
+    seen = batch_moments(features)
+    variance, mean = torch.var_mean(features.double(), dim=(0, 2, 3), correction=0)
+    assert seen.mean.dtype == seen.variance.dtype == torch.float32
+    torch.testing.assert_close(seen.mean.double(), mean, rtol=1e-5, atol=0)
+    torch.testing.assert_close(seen.variance.double(), variance, rtol=1e-4, atol=0)
+
+
+def test_moments_of_features_that_lie_apart_in_memory() -> None:
+    features = draw(4, 3, 6, 5).transpose(2, 3)[:, :, ::2]
+    torch.testing.assert_close(batch_moments(features).variance.tolist(), slow_moments(features)[1], rtol=1e-12, atol=1e-12)
+
+
+def test_one_feature_has_no_variance() -> None:
+    assert batch_moments(draw(1, 3, 1, 1)).variance.tolist() == [0, 0, 0]
 
 
 def test_moment_distance_sums_plain_norms_over_layers() -> None:

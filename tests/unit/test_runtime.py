@@ -1,12 +1,17 @@
 """Hardware is resolved once, and what cannot run is refused in one sentence."""
 
+import os
+import platform
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch import nn
 
 from distillery.errors import ConfigError
 from distillery.models.catalog import Architecture, build_network
-from distillery.runtime import Runtime, resolve_runtime
+from distillery.runtime import Runtime, keep_freed_memory, resolve_runtime
 from distillery.types import ImageSpec
 
 SPEC = ImageSpec(channels=1, height=8, width=8, mean=(0.3,), std=(0.3,))
@@ -75,3 +80,29 @@ def test_narrow_networks_of_ours_have_right_gradients_in_channels_last_order(nam
             assert ours.grad is not None
             assert exact.grad is not None
             torch.testing.assert_close(ours.grad.double(), exact.grad, rtol=1e-3, atol=1e-3 * float(exact.grad.abs().max()) + 1e-6)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the setting is glibc's")
+@pytest.mark.parametrize("kept", [True, False])
+def test_freed_memory_is_kept_for_the_next_tensor(kept: bool) -> None:
+    code = f"""
+import resource, torch
+from distillery.runtime import keep_freed_memory
+assert not {kept} or keep_freed_memory()
+def faults():
+    torch.ones(256, 32, 32, 33)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(40):  # aligned blocks fit into what was freed only after some
+    before = faults()
+for _ in range(5):
+    after = faults()
+print(after - before)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    pages = 5 * 256 * 32 * 32 * 33 * 4 // os.sysconf("SC_PAGE_SIZE")
+    assert (int(done.stdout) < pages / 4) == kept
+
+
+def test_a_c_library_without_the_setting_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(platform, "libc_ver", lambda: ("", ""))
+    assert not keep_freed_memory.__wrapped__()

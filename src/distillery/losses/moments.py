@@ -23,7 +23,7 @@ class _ChannelMoments(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, features: Tensor) -> tuple[Tensor, Tensor]:
-        variance, mean = torch.var_mean(full_precision(features), dim=(0, 2, 3), correction=0)
+        mean, variance = _channel_statistics(features)
         ctx.save_for_backward(features, mean)
         return mean, variance
 
@@ -36,6 +36,18 @@ class _ChannelMoments(torch.autograd.Function):
         offset = grad_mean / count - slope * mean
         shape = (1, -1, 1, 1)
         return torch.addcmul(offset.view(shape).to(features.dtype), features, slope.view(shape).to(features.dtype))
+
+
+def _channel_statistics(features: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and biased variance of (N, C, H, W) over all but C, each (C,) in full precision."""
+    if features.device.type != "cpu":
+        variance, mean = torch.var_mean(full_precision(features), dim=(0, 2, 3), correction=0)
+        return mean, variance
+    # on CPU a reduction over three axes takes up to fifteen times as long as the pass that BatchNorm itself makes;
+    # that pass also writes running statistics, which nobody reads here but whose type decides that of the result
+    unread = features.new_zeros((2, features.shape[1]), dtype=torch.promote_types(features.dtype, torch.float32))
+    mean, variance = torch.batch_norm_update_stats(features, unread[0], unread[1], 0.0)
+    return mean, variance
 
 
 def batch_moments(features: Tensor) -> LayerMoments:
