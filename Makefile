@@ -19,10 +19,10 @@ export GOMP_SPINCOUNT ?= 2000
 # Two test processes of one thread each are faster on two cores than one process of two threads.
 WORKERS ?= 2
 
-.PHONY: help setup lock demo seeds bench test check mutants goldens compile clean
+.PHONY: help setup lock demo seeds bench demo-split results test check mutants goldens compile clean
 
 help: ## Say what each target does
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  \1\t\2/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 14
 
 setup: $(STAMP) ## Install everything into .venv (other targets do it by themselves)
 
@@ -59,6 +59,12 @@ seeds: $(STAMP) ## Both methods with seeds 0, 1, 2; fails where an accuracy bar 
 
 bench: $(STAMP) ## FastDFKD's speed beside a plain loop that does what the reference code does, and what each habit costs
 	$(RUN) benchmarks/bench.py
+
+demo-split: $(STAMP) ## The demo's time by step: start-up, imports, work; and its peak memory
+	$(RUN) benchmarks/demo_split.py
+
+results: $(STAMP) ## Write docs/results.md from the files in benchmarks/results
+	$(RUN) benchmarks/publish.py
 
 test: $(STAMP) ## Every test, in two processes
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(WORKERS) --dist worksteal $(PYTEST)

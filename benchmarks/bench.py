@@ -15,9 +15,10 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from alone import grow, materialize
-from contest import HABITS, TINY, OurSide, RivalSide, Scene, Side, Size, Timing, build_scene
+from contest import HABITS, TINY, Scene, Side, Size, Timing, build_scene
 from distillery.runtime import resolve_runtime
 from measure import document, middle, rounded, write
+from worker import RIVAL, Worker
 
 BARS = {"student_loop": 4.0, "synthesis": 5.0}
 UNITS = {"student_loop": "images/s", "synthesis": "s a call"}
@@ -49,10 +50,11 @@ class Options:
 
     Attributes:
         rounds: of the main comparison, after one to warm up.
-        ladder_rounds: of each habit, after one student step to warm up; 0 leaves the ladder out.
+        ladder_rounds: of each habit, after one to warm up; 0 leaves the ladder out.
         steps: of the student in a round; the reader's start is counted once a pass all the same.
         growth_rounds: rounds over which the pool grows; 0 leaves that out.
         materialized: images of the materialized set; 0 leaves it out.
+        habits: of the ladder.
     """
 
     rounds: int = 5
@@ -60,6 +62,7 @@ class Options:
     steps: int = 4
     growth_rounds: int = 200
     materialized: int = 1024
+    habits: tuple[str, ...] = tuple(HABITS)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -70,10 +73,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0 is torch's choice")
     for name, value in vars(defaults).items():
+        if name == "habits":
+            continue
         parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=value)
+    parser.add_argument("--habits", default=",".join(HABITS), help=f"of the ladder: some of {', '.join(HABITS)}")
     parser.add_argument("--tiny", action="store_true", help="networks of toy size: checks this program, measures nothing")
     given = parser.parse_args(arguments)
-    options = Options(**{name: getattr(given, name) for name in vars(defaults)})
+    numbers = {name: getattr(given, name) for name in vars(defaults) if name != "habits"}
+    options = Options(**numbers, habits=tuple(given.habits.split(",")))
     runtime = resolve_runtime(given.device, "auto", given.threads)
     size = TINY if given.tiny else Size()
     with TemporaryDirectory(prefix="bench-") as folder:
@@ -90,15 +97,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def measure(scene: Scene, options: Options) -> dict[str, Any]:
     """Everything that is measured, printed as it comes."""
-    ours, rival = OurSide(scene), RivalSide(scene)
-    main_samples = compare(scene, [ours, rival], options.rounds, options.steps)
+    with Worker(scene) as ours, Worker(scene, RIVAL) as rival:
+        main_samples = compare(scene, [ours, rival], options.rounds, options.steps)
     summary = {side: {half: round(middle(getattr(found, half)), 3) for half in BARS} for side, found in main_samples.items()}
     ratios = {
         "student_loop": round(summary["ours"]["student_loop"] / summary["rival"]["student_loop"], 3),
         "synthesis": round(summary["rival"]["synthesis"] / summary["ours"]["synthesis"], 3),
     }
     show(f"ours and the rival, median of {options.rounds} rounds", summary)
-    ladder = climb(scene, ours, options)
+    ladder = climb(scene, options)
     alone: dict[str, Any] = {}
     if options.materialized:
         alone["materialize"] = materialize(scene, options.materialized)
@@ -130,38 +137,39 @@ def compare(scene: Scene, sides: Sequence[Side], rounds: int, steps: int) -> dic
     return found
 
 
-def climb(scene: Scene, ours: OurSide, options: Options) -> dict[str, Any]:
-    """Ours with one habit put back at a time, all in turn, beside ours in the same minutes."""
+def climb(scene: Scene, options: Options) -> dict[str, Any]:
+    """Ours with one habit put back at a time, in turn with ours as it is."""
+    ladder: dict[str, Any] = {}
     if not options.ladder_rounds:
-        return {}
-    without = scene.runtime.precision == "float32"
-    sides = {habit: OurSide(scene, habit) for habit in HABITS if not (without and habit == "float32")}
-    ladder: dict[str, Any] = {habit: {"meaning": HABITS[habit][0], "n": options.ladder_rounds} for habit in HABITS}
-    if without:
-        ladder["float32"]["note"] = "no other: without native bfloat16 ours computes in float32"
-    for half in BARS:
-        touched = [habit for habit in sides if half in HABITS[habit][1]]
-        values = alternate(scene, [ours, *(sides[habit] for habit in touched)], half, options)
-        plain = middle(values[0])
-        ladder.setdefault("ours", {})[half] = rounded(values[0], 3)
-        for habit, numbers in zip(touched, values[1:], strict=True):
-            slower = plain / middle(numbers) if half == "student_loop" else middle(numbers) / plain
-            ladder[habit][half] = {"samples": rounded(numbers, 3), "slower": round(slower, 3)}
+        return ladder
+    with Worker(scene) as ours:
+        for habit in options.habits:
+            meaning, halves = HABITS[habit]
+            ladder[habit] = rung = {"meaning": meaning, "n": options.ladder_rounds}
+            if habit == "float32" and scene.runtime.precision == "float32":
+                rung["note"] = "no other: without native bfloat16 ours computes in float32"
+                continue
+            with Worker(scene, habit) as back:
+                for half in halves:
+                    plain, with_habit = alternate(scene, (ours, back), half, options)
+                    means = middle(plain), middle(with_habit)
+                    slower = means[0] / means[1] if half == "student_loop" else means[1] / means[0]
+                    rung[half] = {"ours": rounded(plain, 3), "with_habit": rounded(with_habit, 3), "slower": round(slower, 3)}
     show_ladder(ladder)
     return ladder
 
 
 def alternate(scene: Scene, sides: Sequence[Side], half: str, options: Options) -> list[list[float]]:
-    """One half of all sides, in turn; a student's step each warms up."""
+    """One half of both sides, in turn; one each to warm up."""
     values: list[list[float]] = [[] for _ in sides]
-    for side in sides:
-        side.train(1)
-    for _ in range(options.ladder_rounds):
+    for number in range(options.ladder_rounds + 1):
         for side, numbers in zip(sides, values, strict=True):
             if half == "synthesis":
-                numbers.append(side.synthesize())
+                value = side.synthesize()
             else:
-                numbers.append(side.train(options.steps).images_per_second(scene.batch, scene.pool_batches))
+                value = side.train(options.steps if number else 1).images_per_second(scene.batch, scene.pool_batches)
+            if number:
+                numbers.append(value)
     return values
 
 
@@ -190,8 +198,7 @@ def show(title: str, summary: dict[str, dict[str, float]]) -> None:
 def show_ladder(ladder: dict[str, Any]) -> None:
     """How much slower each habit makes each half."""
     print("ours with one habit of the rival put back")
-    for habit in HABITS:
-        rung = ladder[habit]
+    for habit, rung in ladder.items():
         told = [f"{half} {rung[half]['slower']:.2f}x slower" for half in BARS if half in rung]
         print(f"  {habit:<9} {rung['meaning']}: {', '.join(told) or rung['note']}")
 

@@ -1,4 +1,4 @@
-"""Both sides of the speed benchmark on one scene: equal weights, equal images, one process.
+"""Both sides of the speed benchmark on one scene: equal weights, equal images; `worker.py` gives each its process.
 
 Ours can be given back one habit of the reference at a time; the rival has all of them.
 """
@@ -240,6 +240,7 @@ HABITS: dict[str, tuple[str, tuple[str, ...]]] = {
     "unfrozen": ("the teacher's weights get gradients", ("synthesis",)),
     "hooks": ("statistics hooks stay on the teacher while the student trains", ("student_loop",)),
     "png": ("images in PNG files, read by 4 workers", ("student_loop",)),
+    "malloc": ("the C library hands freed memory back to the kernel", ("student_loop", "synthesis")),
 }
 """The reference's habits that ours can be given back: what each is, and which half it touches."""
 

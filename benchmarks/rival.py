@@ -129,7 +129,11 @@ class PngFolder(Dataset[Tensor]):
         with warnings.catch_warnings():
             # 4 workers are the habit, however few cores there are
             warnings.filterwarnings("ignore", message="This DataLoader will create")
-            return iter(DataLoader(self, batch, sampler=sampler, num_workers=WORKERS, pin_memory=torch.cuda.is_available()))
+            # forked, as on Linux by default; a process that was itself spawned would spawn them, which takes seconds
+            loader = DataLoader(
+                self, batch, sampler=sampler, num_workers=WORKERS, pin_memory=torch.cuda.is_available(), multiprocessing_context="fork"
+            )
+            return iter(loader)
 
 
 def write_png(folder: Path, images: Tensor, start: int) -> None:

@@ -8,15 +8,30 @@ import pytest
 import torch
 
 import bench
+import bound
 import contest
-from contest import HABITS, TINY, OurSide, RivalSide, Timing, build_scene
+import worker
+from contest import TINY, OurSide, RivalSide, Timing, build_scene
 from distillery.runtime import resolve_runtime
 
-QUICK = ["--tiny", "--rounds", "2", "--ladder-rounds", "1", "--steps", "2", "--growth-rounds", "6", "--materialized", "64"]
+QUICK = [
+    "--tiny",
+    "--rounds",
+    "2",
+    "--ladder-rounds",
+    "1",
+    "--steps",
+    "2",
+    "--growth-rounds",
+    "6",
+    "--materialized",
+    "64",
+    "--habits",
+    "float32,nchw,png",
+]
 
 
 @pytest.mark.integration
-@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # the loader's workers are forked
 def test_the_last_lines_are_the_ratios_and_everything_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "bench.json"
     assert bench.main([*QUICK, "--device", "cpu", "--out", str(out)]) == 0
@@ -28,9 +43,9 @@ def test_the_last_lines_are_the_ratios_and_everything_is_written(tmp_path: Path,
     assert set(record) >= {"hardware", "versions", "command", "n", "samples", "setting", "ladder", "alone"}
     for side in ("ours", "rival"):
         assert len(record["samples"][side]["student_loop"]) == len(record["samples"][side]["synthesis"]) == record["n"] == 2
-    assert {name for name in record["ladder"] if name != "ours"} == set(HABITS)
-    measured = {(name, half) for name, rung in record["ladder"].items() if name != "ours" for half in bench.BARS if half in rung}
-    assert measured >= {("nchw", "student_loop"), ("nchw", "synthesis"), ("unfrozen", "synthesis"), ("png", "student_loop")}
+    assert set(record["ladder"]) == {"float32", "nchw", "png"}
+    measured = {(name, half) for name, rung in record["ladder"].items() for half in bench.BARS if half in rung}
+    assert measured >= {("nchw", "student_loop"), ("nchw", "synthesis"), ("png", "student_loop")}
     assert record["alone"]["materialize"]["images_per_second"] > 0
     assert len(record["alone"]["growth"]["samples"]) == 6
     assert not re.search(re.escape(str(tmp_path)), json.dumps(record)), "no path of this machine"
@@ -47,6 +62,22 @@ def test_only_a_processor_with_bfloat16_is_held_to_the_bars(
     monkeypatch.setattr(bench, "describe", lambda *_: {})
     monkeypatch.setattr(bench, "document", lambda *_: {"hardware": {"native_bfloat16": native}, "ratios": _[2]["ratios"]})
     assert bench.main(["--device", "cpu", "--out", str(tmp_path / "x.json"), *(["--tiny"] if tiny else [])]) == code
+
+
+def test_a_sides_process_is_set_as_its_program_sets_it(scene: contest.Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    for habit in ("", "malloc", worker.RIVAL):
+        monkeypatch.setattr(worker, "keep_freed_memory", lambda habit=habit: asked.append(habit))
+        worker.build(scene, habit)
+    assert asked == [""]
+
+
+@pytest.mark.integration
+def test_a_side_that_dies_is_told(scene: contest.Scene) -> None:
+    with worker.Worker(scene) as side:
+        side._process.kill()
+        with pytest.raises((RuntimeError, BrokenPipeError)):
+            side.synthesize()
 
 
 def test_a_pass_counts_the_readers_start_once() -> None:
@@ -95,3 +126,23 @@ def test_a_habit_is_really_put_back(scene: contest.Scene) -> None:
     plain = OurSide(scene)
     plain.synthesize()
     assert all(parameter.grad is None for parameter in plain._teacher.parameters())
+
+
+def test_the_bound_counts_every_convolution_of_a_step(scene: contest.Scene) -> None:
+    parts = bound.step_parts(scene)
+    layers = sum(isinstance(part, torch.nn.Conv2d) for part in scene.teacher.modules())
+    (looked, answered, made), k = parts["synthesis call"], scene.method.steps
+    assert sum(looked.shapes.values()) == layers
+    assert (looked.inputs, looked.weights, made.weights) == (1, 0, 1), "the teacher's weights get no gradients"
+    assert {part.times for part in (looked, answered, made)} == {k}
+    assert all(shape.images[0] == scene.method.batch for shape in looked.shapes)
+    assert bound.Shape((2, 3, 32, 32), (8, 3, 3, 3), stride=2, padding=1).operations == 2 * 2 * 16 * 16 * 8 * 27
+
+
+@pytest.mark.integration
+def test_the_bound_is_below_the_whole_step(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert bound.main(["--tiny", "--device", "cpu", "--profile", "--out", str(tmp_path / "bound.json")]) == 0
+    record = json.loads((tmp_path / "bound.json").read_text())
+    assert set(record["seconds"]) == {"student step", "synthesis call"}
+    assert all(found["gflops"] > 0 for steps in record["bounds"].values() for found in steps.values())
+    assert capsys.readouterr().out.count("Self CPU") >= 2

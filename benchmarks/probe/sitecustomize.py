@@ -1,0 +1,91 @@
+"""Loaded by every Python process below `demo_split.py`: notes when it began, how long it imported, and how long its step worked.
+
+A line of JSON a process goes to the file that DISTILLERY_PROBE names.
+"""
+
+import atexit
+import builtins
+import functools
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+TARGET = os.environ.get("DISTILLERY_PROBE", "")
+STEPS = "distillery.steps."
+
+
+class Probe:
+    """Two clocks of one process: imports, and the outermost `run` of a step, without the imports inside it."""
+
+    def __init__(self):
+        """Begin as Python itself has begun."""
+        self.began, self.imports, self.work, self.step = time.time(), 0.0, 0.0, ""
+        self._importing, self._import = 0, builtins.__import__
+
+    def install(self):
+        """Watch imports from now on, and say what was seen when the process ends."""
+        builtins.__import__ = self.watch
+        atexit.register(self.tell)
+
+    def watch(self, name, *arguments, **options):
+        """An import statement; only the outermost is timed."""
+        self._importing += 1
+        began = time.perf_counter()
+        try:
+            module = self._import(name, *arguments, **options)
+        finally:
+            self._importing -= 1
+            if not self._importing:
+                self.imports += time.perf_counter() - began
+        if name.startswith(STEPS):
+            self.wrap(sys.modules[name])
+        return module
+
+    def wrap(self, module):
+        """Time a step's `run`."""
+        run = getattr(module, "run", None)
+        if not hasattr(module, "STEP") or run is None or hasattr(run, "timed"):
+            return
+
+        @functools.wraps(run)
+        def timed(*arguments, **options):
+            if self.step:
+                return run(*arguments, **options)
+            self.step = module.STEP
+            began, imported = time.perf_counter(), self.imports
+            try:
+                return run(*arguments, **options)
+            finally:
+                self.work += time.perf_counter() - began - (self.imports - imported)
+
+        timed.timed = True
+        module.run = timed
+
+    def tell(self):
+        """Append what was seen."""
+        seen = {
+            "pid": os.getpid(),
+            "parent": os.getppid(),
+            "module": sys.orig_argv[2] if "-m" in sys.orig_argv[1:2] else "",
+            "step": self.step,
+            "created": created(),
+            "began": self.began,
+            "ended": time.time(),
+            "imports": self.imports,
+            "work": self.work,
+        }
+        with Path(TARGET).open("a") as file:
+            file.write(json.dumps(seen) + "\n")
+
+
+def created():
+    """When the kernel began this process, in seconds since the epoch."""
+    ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
+    since_boot = float(Path("/proc/uptime").read_text().split()[0])
+    return time.time() - since_boot + ticks / os.sysconf("SC_CLK_TCK")
+
+
+if TARGET:
+    Probe().install()
