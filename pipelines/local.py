@@ -190,7 +190,20 @@ class _Run:
         self.stopped = 0
 
     def prepare(self) -> None:
-        """Make the workspace, without what the run before left to be shown."""
+        """Make the workspace, without what the run before left to be shown.
+
+        Raises:
+            StoreError: it cannot be written.
+        """
+        try:
+            self._make_workspace()
+        except OSError as error:
+            raise StoreError(
+                f"--workdir {str(self.request.workdir)!r} cannot be written ({error.strerror}): choose another folder."
+            ) from None
+        self.footprint = Footprint(self.store, self.id)
+
+    def _make_workspace(self) -> None:
         for name in ("progress", "errors"):
             rmtree(self.request.workdir / name, ignore_errors=True)
         rmtree(self.root, ignore_errors=True)  # of the same run, before it was stopped
@@ -198,7 +211,6 @@ class _Run:
             folder.mkdir(parents=True, exist_ok=True)
         request = {"pipeline": self.pipeline, "arguments": self.request.arguments(), "root": str(self.root)}
         (self.root / "request.json").write_bytes(dump_json(request))
-        self.footprint = Footprint(self.store, self.id)
 
     def environment(self) -> dict[str, str]:
         """What steps read from their environment."""

@@ -17,6 +17,8 @@ class Footprint:
 
     def __init__(self, store: Store, run: str) -> None:
         self._store, self._run = store, run
+        root = store.local_path("runs")
+        self._kept = [path for path in (root, root.parent) if path.is_dir()] if root else []
         self._resumed = bool(store.list(f"runs/{run}"))
 
     def withdraw(self) -> bool:
@@ -33,5 +35,6 @@ class Footprint:
             below = sorted((path for path in folder.rglob("*") if path.is_dir()), reverse=True)
             for path in (*below, folder, folder.parent, folder.parent.parent):
                 with suppress(OSError):
-                    path.rmdir()
+                    if path not in self._kept:
+                        path.rmdir()
         return True

@@ -32,8 +32,9 @@ def lock(path: Path, what: str) -> Iterator[None]:
     descriptor = _open(path)
     try:
         _acquire(descriptor, path, what)
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        with _told(path):
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
         yield
     finally:
         os.close(descriptor)
@@ -78,9 +79,15 @@ def holder(path: Path) -> int:
 
 
 def _open(path: Path) -> int:
-    try:
+    with _told(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+
+
+@contextmanager
+def _told(path: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise StoreError(f"Cannot write the lock file {str(path)!r} ({error.strerror}): choose another workspace.") from None
 

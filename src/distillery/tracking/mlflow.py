@@ -20,7 +20,7 @@ from typing import Any
 
 from distillery.errors import DistilleryError, MissingResourceError, StoreError
 from distillery.tracking.flatten import flatten, json_bytes, metric_names, relative_name
-from distillery.tracking.guard import Guard, first_line
+from distillery.tracking.guard import Guard, first_line, within
 from distillery.tracking.null import NullTracker
 from distillery.tracking.protocol import PREFIX, SERVED_FILE, Candidate, Registered, RegistrationConfig, Serve, Served, Status
 from distillery.tracking.registry import MODEL_ID, register_version
@@ -172,9 +172,13 @@ class MlflowParent:
         return opened[0] if opened else ""
 
     def close(self, status: Status) -> None:
-        """End the run, unless the KFP plugin made it."""
-        if not os.environ.get("MLFLOW_RUN_ID"):
+        """End the run, unless the KFP plugin made it; of one that failed its own sentence is told, and no second about MLflow."""
+        if os.environ.get("MLFLOW_RUN_ID"):
+            return
+        if status == "FINISHED":
             self._guard.attempt(lambda: self._close(status), opening_seconds(self._uri))
+        else:
+            within(lambda: self._close(status), opening_seconds(self._uri))
 
     def _open(self, name: str, params: dict[str, str], tags: dict[str, str]) -> str:
         runs = connect(self._uri)
@@ -375,6 +379,8 @@ def _import() -> None:
     for name, value in {**IMPATIENT, **QUIET}.items():
         os.environ.setdefault(name, value)
     import mlflow  # noqa: F401
+
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # it shows the traceback of what it then raises
 
 
 @contextmanager

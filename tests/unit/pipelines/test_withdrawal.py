@@ -27,6 +27,18 @@ def test_records_without_work_go_with_their_folders(store: FolderStore) -> None:
     assert not (store.root / "runs").exists()
 
 
+@pytest.mark.parametrize("made", [True, False])
+def test_an_empty_store_stays_where_it_was_one_before(made: bool, tmp_path: Path) -> None:
+    store = FolderStore(tmp_path / "store")
+    if made:
+        store.root.mkdir()
+    footprint = Footprint(store, "r1")
+    store.write("runs/r1/run.json", b"{}")
+    assert footprint.withdraw()
+    assert store.root.exists() == made
+    assert list(tmp_path.rglob("*")) == [store.root][:made]
+
+
 @pytest.mark.parametrize("key", ["checkpoints/a/b/result.json", "checkpoints/a/c/latest.json", "sets/c/shards/s"])
 def test_records_that_lead_to_work_stay(store: FolderStore, key: str) -> None:
     footprint = Footprint(store, "r1")
