@@ -137,7 +137,9 @@ def test_weights_that_no_longer_fit_are_refused(tmp_path: Path) -> None:
 
 def test_a_changed_byte_anywhere_in_the_document_is_refused(tmp_path: Path) -> None:
     classifier = Classifier(_classifier().network, SPEC, ("0" * 64, '\n  "document_sha256": "' + "0" * 64, "ç"))
-    save_classifier(tmp_path / "b", classifier, WRN, ORIGIN)
+    architecture = Architecture(name="wrn_10_1", arguments={"document_sha256": "0" * 64})  # stands before the seal, and is none
+    save_classifier(tmp_path / "b", classifier, architecture, ORIGIN)
+    assert json.loads((tmp_path / "b" / "bundle.json").read_bytes())["architecture"]["arguments"] == architecture.arguments
     path = tmp_path / "b" / "bundle.json"
     whole = path.read_bytes()
     read_bundle(tmp_path / "b")
