@@ -51,7 +51,7 @@ lock: $(UV) ## Resolve the dependencies of pyproject.toml anew, with hashes and 
 	$(UV) pip compile -q --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --extra dev pyproject.toml -o requirements/locked.txt
 	echo uv | $(UV) pip compile -q --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header - -o requirements/bootstrap.txt
 
-demo: $(STAMP) ## Teacher on real digits, images deleted, two students distilled without them: some minutes on 2 cores
+demo: $(STAMP) ## Teacher on real digits, images deleted, two students distilled without them: under 5 minutes on 2 cores
 	$(RUN) -m distillery_kfp.pipelines.demo
 
 seeds: $(STAMP) ## Both methods with seeds 0, 1, 2; fails where an accuracy bar is missed

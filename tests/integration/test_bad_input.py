@@ -218,7 +218,8 @@ def test_mlflow_that_is_silent_or_cannot_be_written_at_registration(desk: Desk) 
         sentence = desk.refused(*desk.run(unregistered), MLFLOW_TRACKING_URI=uri)
         assert "The student was not registered as 'distillery-student'" in sentence
         assert not (unregistered / "students").exists()
-    assert [json.loads(path.read_bytes())["state"]["name"] for path in unregistered.glob("runs/*/run.json")] == ["failed"] * len(uris)
+    (record,) = unregistered.glob("runs/*/run.json")  # the first run did the work; the others found it, and left no record
+    assert json.loads(record.read_bytes())["state"]["name"] == "failed"
     results = {path: path.stat().st_mtime_ns for path in unregistered.glob("checkpoints/*/*/result.json")}
     done = desk.call(*desk.run(unregistered))
     assert done.returncode == 0, done.stderr

@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from distillery.models.bundle import read_bundle
+from distillery.models.bundle import load_classifier, read_bundle, save_classifier
+from distillery.models.catalog import Architecture
+from distillery.provenance import Provenance, code_version
 from distillery.steps import distill_online, extract_statistics, plan
 
 COMMAND = [sys.executable, "-m", "distillery_kfp.pipelines.cli"]
@@ -92,10 +94,9 @@ def test_resume_ends_as_a_run_left_alone(desk: Path, tmp_path: Path, monkeypatch
 def test_resume_refuses_another_teacher_and_keeps_the_run(desk: Path, tmp_path: Path) -> None:
     store, work, recipe = tmp_path / "store", tmp_path / "work", desk / "online.yaml"
     stop_amid(desk, recipe, store, work)
-    other = tmp_path / "teacher"
-    other.mkdir()
-    for path in (desk / "teacher").iterdir():
-        (other / path.name).write_bytes(path.read_bytes().replace(b'"a"', b'"z"'))
+    other, classifier = tmp_path / "teacher", load_classifier(desk / "teacher")
+    classifier.class_names = ("z", "b", "c")
+    save_classifier(other, classifier, Architecture(name="wrn_10_1"), Provenance(code_version=code_version()))
     said = distillery("resume", "last", "--store", store, "--teacher", other, code=1)
     assert "teacher_sha256 asks for" in said.stderr
     assert len(said.stderr.splitlines()) == 1

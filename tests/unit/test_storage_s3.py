@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -233,13 +234,20 @@ def test_clean_aborts_abandoned_uploads_of_this_prefix_only(store: S3Store) -> N
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_stopped_writer_leaves_neither_object_nor_upload(store: S3Store, number: int) -> None:
+    told, once = threading.Event(), iter([True])
+
     def leave(number: int, frame: object) -> None:
+        told.set()
         raise SystemExit(128 + number)
 
+    def stop(_: object) -> None:
+        if next(once, False):
+            os.kill(os.getpid(), number)
+            told.wait(30)  # this part stays unsent until the signal has arrived
+
     previous = signal.signal(number, leave)
-    once = iter([True])
     try:
-        with before("UploadPart", lambda _: os.kill(os.getpid(), number) if next(once, False) else None), pytest.raises(SystemExit):
+        with before("UploadPart", stop), pytest.raises(SystemExit):
             store.write("key", os.urandom(LARGE_BYTES + 4 * PART_BYTES))
     finally:
         signal.signal(number, previous)

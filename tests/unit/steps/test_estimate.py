@@ -82,7 +82,8 @@ def test_images_that_are_new_each_step_are_drawn_labelled_and_kept() -> None:
 
 
 def test_an_offline_run_multiplied_out() -> None:
-    found = of("ls_gdfd/digits", **{"set.max_oversampling": 4.0, "set.holdout": 0.0, "student.stages.0.epochs": 10})
+    stage = {"student.stages.0.epochs": 10, "student.stages.0.steps_per_epoch": 93, "student.stages.0.batch": 64}
+    found = of("ls_gdfd/digits", **{"set.max_oversampling": 4.0, "set.holdout": 0.0, **stage})
     assert parts(found) == {
         "synthesis": (12, (24.0, 24.0)),
         "drawing the set": (24, (6.0, 24.0)),
