@@ -60,8 +60,8 @@ MUTANTS = (
     Mutant(
         "a batch moment computed with the wrong variance",
         "src/distillery/losses/moments.py",
-        "correction=0",
-        "correction=1",
+        "torch.batch_norm_update_stats(features, unread[0], unread[1], 0.0)",
+        "torch.batch_norm_update_stats(features, unread[0], unread[1], 1.0)[0], unread[1]",
         "tests/equivalence/test_losses.py",
     ),
     Mutant(
