@@ -1,13 +1,12 @@
 """A pipeline's steps called one after another in this process, without Kubeflow: for benchmarks, tests and debuggers."""
 
-import os
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from distillery.environment import environment
 from distillery.recipes.loader import load_recipe
 from distillery.steps import distill_online, evaluate, extract_statistics, materialize, plan, train_generator, train_student
 
@@ -77,7 +76,8 @@ class DirectRun:
             DistilleryError: what a step could not do.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        with _environment(self.folder, self.store or str(self.folder / "store")):
+        store = self.store or str(self.folder / "store")
+        with environment({"DISTILLERY_STORE": store, "DISTILLERY_WORKDIR": str(self.folder / "work")}):
             self._plan()
             teacher = str(self.teacher)
             self._step("statistics", extract_statistics.run, teacher, self.statistics)
@@ -99,19 +99,3 @@ class DirectRun:
         began = time.monotonic()
         self.metrics[name] = run(self.sections[name], *arguments)
         self.seconds[name] = time.monotonic() - began
-
-
-@contextmanager
-def _environment(folder: Path, store: str) -> Iterator[None]:
-    """The store, and the workspace below `folder`, for the steps within the block."""
-    chosen = {"DISTILLERY_STORE": store, "DISTILLERY_WORKDIR": str(folder / "work")}
-    previous = {name: os.environ.get(name) for name in chosen}
-    os.environ.update(chosen)
-    try:
-        yield
-    finally:
-        for name, value in previous.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value

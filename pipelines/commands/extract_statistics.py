@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from distillery_kfp.pipelines.commands.stores import console, environment, workdir_of
+from distillery.environment import environment
+from distillery_kfp.pipelines.commands.stores import console, workdir_of
 
 
 def extract_statistics(

@@ -1,9 +1,6 @@
 """What the commands about a store's runs share."""
 
-import os
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -30,20 +27,6 @@ def workdir_of(store: str, workdir: str) -> Path:
     """The workspace that belongs to a store."""
     folder = Path(store).expanduser().absolute() if "://" not in store else Path.cwd() / "store"
     return Path(workdir).expanduser().absolute() if workdir else folder.parent / ".distillery"
-
-
-@contextmanager
-def environment(chosen: Mapping[str, str]) -> Iterator[None]:
-    """Variables that steps read, within the block; an empty one leaves what is there."""
-    previous = dict(os.environ)
-    os.environ.update({name: value for name, value in chosen.items() if value})
-    try:
-        yield
-    finally:
-        for name in chosen:
-            os.environ.pop(name, None)
-            if name in previous:
-                os.environ[name] = previous[name]
 
 
 def open_existing(uri: str) -> "Store":

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from distillery.environment import environment
 from distillery_kfp.pipelines.commands.sets import SET_HELP, open_set
-from distillery_kfp.pipelines.commands.stores import console, environment, workdir_of
+from distillery_kfp.pipelines.commands.stores import console, workdir_of
 
 if TYPE_CHECKING:
     from distillery.recipes.schema import Recipe

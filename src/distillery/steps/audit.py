@@ -17,7 +17,7 @@ from distillery.evaluation.report import flat_metrics, load_report
 from distillery.models.bundle import DOCUMENT, WEIGHTS, read_bundle
 from distillery.provenance import Provenance, check_format, load_json, sha256_bytes, sha256_file
 from distillery.statistics.moments import load_moments, read_origin
-from distillery.steps.evidence import Draft, Link, agree, broken, fetch, find_link, keep, match, names
+from distillery.steps.evidence import Link, agree, broken, fetch, find_link, keep, match, names
 from distillery.steps.lineage import StepRecord, evaluation_of, find_record, kept_at, parse_record, records_of
 from distillery.steps.plan import RUN_FORMAT, RUN_VERSION
 from distillery.steps.workbench import key_of
@@ -143,7 +143,7 @@ class _Walk:
         )
         if self.version is None:
             return (student, run, *rest)
-        find_link("version", "its tags", lambda draft: self._check_tags(rest))
+        find_link("version", "its tags", lambda link: self._check_tags(rest))
         return (*registry, student, find_link("report", "what the student reached", self._report), run, *rest)
 
     def _first_run(self) -> tuple[Link, StoreError | None]:
@@ -154,7 +154,7 @@ class _Walk:
             self.missed = str(error)
             return Link(name="run", what=""), error
 
-    def _find_run(self, draft: Draft) -> None:
+    def _find_run(self, link: Link) -> None:
         """The record of the run and those of its steps."""
         try:
             if self.version is None:
@@ -195,7 +195,7 @@ class _Walk:
                 return run
         raise StoreError(f"no run in {self._place('runs')!r} says that it made {result}, so the bundle or the run's record was changed")
 
-    def _student(self, draft: Draft) -> None:
+    def _student(self, link: Link) -> None:
         notes = [self.unfetched] if self.unfetched else []
         for store, prefix in self.places:
             try:
@@ -209,11 +209,11 @@ class _Walk:
             record = find_record(self.steps, "student", sha256_bytes(document))
             others = record.outputs["student"] if record else {}
             files = {name: fetch(store, prefix + name) for name in {DOCUMENT, WEIGHTS, *others}}
-            draft.what, self.made = _check_bundle(keep(self.scratch / "student", files), place)
+            link.what, self.made = _check_bundle(keep(self.scratch / "student", files), place)
             for name, sha256 in others.items():
                 match(files[name], sha256, f"{name} in {place!r}", "its run recorded")
-            draft.sha256 = self.sha256 = sha256_bytes(document)
-            draft.where = draft.where or (place if store is self.store or self.version is None else f"models:/{self._name}")
+            link.sha256 = self.sha256 = sha256_bytes(document)
+            link.where = link.where or (place if store is self.store or self.version is None else f"models:/{self._name}")
         if not self.sha256:
             raise MissingResourceError(" ".join(notes) or "nothing says where one lies.")
 
@@ -231,11 +231,11 @@ class _Walk:
         who = "the version's tag names" if self.version is not None else "its folder is called"
         raise StoreError(f"{DOCUMENT} in {place!r} has sha256 {found}, but {who} {self.named}")
 
-    def _version(self, draft: Draft) -> None:
+    def _version(self, link: Link) -> None:
         assert self.version is not None
         version, tags = self.version, self.version.tags
-        draft.what = f"{draft.what}, {' and '.join(version.aliases) or 'without alias'}"
-        draft.sha256, draft.where = self.sha256, f"{version.registry}, MLflow run {version.run_id}"
+        link.what = f"{link.what}, {' and '.join(version.aliases) or 'without alias'}"
+        link.sha256, link.where = self.sha256, f"{version.registry}, MLflow run {version.run_id}"
         inputs = {f"input.{name}": sha256 for name, sha256 in self.made.inputs.items()}
         teacher = self.made.inputs.get("teacher", "")
         agree({"student_sha256": self.sha256, "teacher_sha256": teacher, "run_id": version.run_id, **inputs}, tags, "its tag")
@@ -247,94 +247,94 @@ class _Walk:
         outputs = {"set": "set", "synthesizer": "generator", "statistics": "statistics"}
         agree({f"{output}_sha256": found[name] for output, name in outputs.items() if name in found}, self.version.tags, "its tag")
 
-    def _served(self, draft: Draft) -> None:
+    def _served(self, link: Link) -> None:
         assert self.version is not None
-        draft.sha256, draft.where = self.version.tags.get("served_sha256", ""), f"models:/{self._name}"
+        link.sha256, link.where = self.version.tags.get("served_sha256", ""), f"models:/{self._name}"
         if self.files is None:
             raise MissingResourceError(self.unfetched)
-        if not draft.sha256 and not (self.files / SERVED_FILE).exists():
-            draft.state, draft.note = "unused", "its network cannot be traced, so the version holds the bundle only"
+        if not link.sha256 and not (self.files / SERVED_FILE).exists():
+            link.state, link.note = "unused", "its network cannot be traced, so the version holds the bundle only"
             return
-        match(fetch(open_store(str(self.files)), SERVED_FILE), draft.sha256, SERVED_FILE, "the version's tag says")
+        match(fetch(open_store(str(self.files)), SERVED_FILE), link.sha256, SERVED_FILE, "the version's tag says")
 
-    def _report(self, draft: Draft) -> None:
+    def _report(self, link: Link) -> None:
         assert self.version is not None
         tags = self.version.tags
-        name, draft.sha256 = tags.get("metric", ""), tags.get("report_sha256", "")
+        name, link.sha256 = tags.get("metric", ""), tags.get("report_sha256", "")
         if self.missed:
             raise MissingResourceError(self.missed)
         key = evaluation_of(self.run_id)
-        draft.where = self._place(key)
-        data = match(fetch(self.store, key), draft.sha256, repr(key), "the version's tag says")
+        link.where = self._place(key)
+        data = match(fetch(self.store, key), link.sha256, repr(key), "the version's tag says")
         report = load_report(keep(self.scratch, {"evaluation.json": data}) / "evaluation.json")
         if report.student.sha256 not in ("", self.sha256):
             raise StoreError(f"{key!r} is about student {report.student.sha256}, not {self.sha256}")
         number = repr(flat_metrics(report).get(name))
         if tags.get("value") != number:
             raise broken("version", f"its tag value says {name} = {tags.get('value')}, but the report says {number}")
-        draft.what = f"{name} {float(number):.4f} on {report.images:,} images: {report.source}"
+        link.what = f"{name} {float(number):.4f} on {report.images:,} images: {report.source}"
 
-    def _run(self, draft: Draft) -> None:
+    def _run(self, link: Link) -> None:
         key = f"runs/{self.run_id}/run.json"
-        draft.where, draft.sha256 = self._place(key), sha256_bytes(fetch(self.store, key))
+        link.where, link.sha256 = self._place(key), sha256_bytes(fetch(self.store, key))
         planned = Provenance.parse(self.run["provenance"], "provenance")
         result = self.run.get("results", {}).get("student", f"students/{self.sha256}")
         agree({"student": f"students/{self.sha256}"}, {"student": result}, repr(key))
         agree({"teacher": self.made.inputs.get("teacher", "")}, planned.inputs, repr(key))
         self._recorded("student", self.sha256, self.made)
-        draft.what = f"{self.run['pipeline']} with {planned.config['synthesis']['method']}, planned {self.run['planned']}"
+        link.what = f"{self.run['pipeline']} with {planned.config['synthesis']['method']}, planned {self.run['planned']}"
 
-    def _set(self, draft: Draft) -> None:
-        draft.sha256 = self.made.inputs.get("set", "")  # a student that was trained while its set grew does not name it: its step does
-        record = self._recorded("set", draft.sha256)
-        draft.sha256, prefix = record.sha256("set"), f"sets/{record.key}"
-        draft.where = self._place(prefix)
+    def _set(self, link: Link) -> None:
+        link.sha256 = self.made.inputs.get("set", "")  # a student that was trained while its set grew does not name it: its step does
+        record = self._recorded("set", link.sha256)
+        link.sha256, prefix = record.sha256("set"), f"sets/{record.key}"
+        link.where = self._place(prefix)
         who = "the student names" if "set" in self.made.inputs else "the step that made both names"
-        data = match(fetch(self.store, f"{prefix}/{MANIFEST}"), draft.sha256, f"{MANIFEST} in {draft.where!r}", who)
-        manifest = SetManifest.from_bytes(data, draft.where)
-        self._recorded("set", draft.sha256, manifest.provenance)
+        data = match(fetch(self.store, f"{prefix}/{MANIFEST}"), link.sha256, f"{MANIFEST} in {link.where!r}", who)
+        manifest = SetManifest.from_bytes(data, link.where)
+        self._recorded("set", link.sha256, manifest.provenance)
         self._of_this_teacher(manifest.teacher_sha256)
         self.synthesizer = manifest.synthesizer_sha256
         for entry in manifest.shards:
-            match(fetch(self.store, f"{prefix}/{entry.key}"), entry.sha256, f"the shard {entry.key!r} in {draft.where!r}", "its set names")
-        draft.what = f"{manifest.images:,} images to train on, {manifest.holdout:,} held out, {len(manifest.shards):,} shards"
+            match(fetch(self.store, f"{prefix}/{entry.key}"), entry.sha256, f"the shard {entry.key!r} in {link.where!r}", "its set names")
+        link.what = f"{manifest.images:,} images to train on, {manifest.holdout:,} held out, {len(manifest.shards):,} shards"
 
-    def _generator(self, draft: Draft) -> None:
-        draft.sha256 = self.synthesizer
-        record = self._recorded("synthesizer", draft.sha256)
-        draft.sha256, draft.where = record.sha256("synthesizer"), self._place(f"{record.folder}/{kept_at('synthesizer', SYNTHESIZER)}")
+    def _generator(self, link: Link) -> None:
+        link.sha256 = self.synthesizer
+        record = self._recorded("synthesizer", link.sha256)
+        link.sha256, link.where = record.sha256("synthesizer"), self._place(f"{record.folder}/{kept_at('synthesizer', SYNTHESIZER)}")
         folder = self._outputs(record, "synthesizer")
         document, _ = read_synthesizer(folder)
         made = Provenance.parse(document["provenance"], "provenance")
-        self._recorded("synthesizer", draft.sha256, made)
+        self._recorded("synthesizer", link.sha256, made)
         self._of_this_teacher(str(document.get("teacher_sha256")))
         load_synthesizer(folder, self.made.inputs["teacher"])
         self.statistics = made.inputs.get("statistics", "")
-        draft.what = f"what made the images, of {document['method']}"
+        link.what = f"what made the images, of {document['method']}"
 
-    def _statistics(self, draft: Draft) -> None:
-        draft.sha256 = self.statistics or ""
+    def _statistics(self, link: Link) -> None:
+        link.sha256 = self.statistics or ""
         if self.statistics == "":
-            draft.state, draft.note = "unused", "the method reads none"
+            link.state, link.note = "unused", "the method reads none"
             return
         if self.statistics is None:
             raise MissingResourceError("The generator, which names them, was not reached.")
         record = self._recorded("statistics", self.statistics)
-        draft.where = self._place(f"{record.folder}/{kept_at('statistics', '')}")
+        link.where = self._place(f"{record.folder}/{kept_at('statistics', '')}")
         file = self._outputs(record, "statistics") / "file"
         moments = load_moments(file, self.made.inputs["teacher"])
         self._recorded("statistics", self.statistics, read_origin(file))
-        draft.what = f"{moments.kind} BatchNorm moments of {len(moments.mean)} layers of the teacher"
+        link.what = f"{moments.kind} BatchNorm moments of {len(moments.mean)} layers of the teacher"
 
-    def _teacher(self, draft: Draft) -> None:
-        draft.sha256 = self.made.inputs.get("teacher", "")
+    def _teacher(self, link: Link) -> None:
+        link.sha256 = self.made.inputs.get("teacher", "")
         if self.missed:
             raise MissingResourceError(self.missed)
-        draft.where = str(self.run["parameters"]["teacher_uri"])
-        place = open_store(draft.where)
+        link.where = str(self.run["parameters"]["teacher_uri"])
+        place = open_store(link.where)
         files = {name: fetch(place, name) for name in (DOCUMENT, WEIGHTS)}
-        match(files[DOCUMENT], draft.sha256, f"{DOCUMENT} in {draft.where!r}", "the student names")
-        draft.what, _ = _check_bundle(keep(self.scratch / "teacher", files), draft.where)
+        match(files[DOCUMENT], link.sha256, f"{DOCUMENT} in {link.where!r}", "the student names")
+        link.what, _ = _check_bundle(keep(self.scratch / "teacher", files), link.where)
 
     def _place(self, key: str) -> str:
         return f"{self.store.uri}/{key}" if self.store is not None else ""

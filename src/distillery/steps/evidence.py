@@ -18,9 +18,9 @@ _BROKEN = "The chain is broken at the"
 State = Literal["ok", "unreachable", "unused"]
 
 
-@dataclass(frozen=True)
+@dataclass
 class Link:
-    """One thing that a student comes from.
+    """One thing that a student comes from; filled in while it is looked at.
 
     Attributes:
         name: version, served model, student, report, run, set, generator, statistics or teacher.
@@ -43,42 +43,26 @@ class Link:
         return asdict(self)
 
 
-@dataclass
-class Draft:
-    """A link while it is looked at."""
-
-    name: str
-    what: str
-    sha256: str = ""
-    where: str = ""
-    state: State = "ok"
-    note: str = ""
-
-    def close(self) -> Link:
-        """The link as it was found."""
-        return Link(**vars(self))
-
-
-def find_link(name: str, what: str, look: Callable[[Draft], None]) -> Link:
+def find_link(name: str, what: str, look: Callable[[Link], None]) -> Link:
     """Look at one link.
 
     Args:
         name: of the link.
         what: it, in words; `look` may say it better.
-        look: reads and compares, and fills in the draft as it learns.
+        look: reads and compares, and fills in the link as it learns.
 
     Raises:
         StoreError: it is broken.
     """
-    draft = Draft(name, what)
+    link = Link(name, what)
     try:
-        look(draft)
+        look(link)
     except MissingResourceError as error:
-        draft.state, draft.note = "unreachable", str(error)
+        link.state, link.note = "unreachable", str(error)
     except DistilleryError as error:
         said = str(error)
         raise (StoreError(said) if said.startswith(_BROKEN) else broken(name, said)) from None
-    return draft.close()
+    return link
 
 
 def broken(name: str, reason: str) -> StoreError:

@@ -18,6 +18,7 @@ from importlib import metadata
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from distillery.environment import environment
 from distillery.errors import DistilleryError, MissingResourceError, StoreError
 from distillery.tracking.flatten import flatten, json_bytes, metric_names, relative_name
 from distillery.tracking.guard import Guard, first_line, within
@@ -115,7 +116,7 @@ class MlflowTracker:
             StoreError: MLflow did not take it.
         """
         try:
-            with _environment(PATIENT):
+            with environment(_patience()):
                 link = self._open()
                 return register_version(link, lambda tags: log_student(link, bundle, serve, tags), config, candidate)
         except DistilleryError:
@@ -353,7 +354,7 @@ def fetch_version(uri: str, name: str, number: str, folder: Path) -> Path:
 def _asking(uri: str, what: str) -> Iterator[None]:
     try:
         _import()
-        with _environment({"MLFLOW_TRACKING_URI": uri}):  # models:/ is looked up there, whatever address is handed on
+        with environment({"MLFLOW_TRACKING_URI": uri}):  # models:/ is looked up there, whatever address is handed on
             yield
     except Exception as error:
         if getattr(error, "error_code", "") in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
@@ -383,17 +384,6 @@ def _import() -> None:
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # it shows the traceback of what it then raises
 
 
-@contextmanager
-def _environment(values: Mapping[str, str]) -> Iterator[None]:
-    """Other settings for a while, where the user has chosen none of their own."""
-    ours = [name for name in values if os.environ.get(name) in (None, IMPATIENT.get(name))]
-    before = {name: os.environ.get(name) for name in ours}
-    os.environ.update({name: values[name] for name in ours})
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+def _patience() -> dict[str, str]:
+    """What a registration waits for, where the user has not said how long."""
+    return {name: value for name, value in PATIENT.items() if os.environ.get(name) in (None, IMPATIENT.get(name))}
