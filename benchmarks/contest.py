@@ -16,6 +16,7 @@ from unittest import mock
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torchvision import transforms
 
 from distillery.data.pool import ImagePool, dequantize, quantize
@@ -80,7 +81,7 @@ class Scene:
         recipe: resolved.
         runtime: ours.
         teacher: on the CPU, its BatchNorm settled on the pool's images.
-        student: fresh.
+        student: fresh, likewise: with the statistics of no image at all its logits would be in the hundred thousands.
         images: the pool, uint8.
         moments: the teacher's.
         folder: for PNG files; the pool's are in `pool/`.
@@ -120,32 +121,38 @@ def build_scene(size: Size, runtime: Runtime, folder: Path) -> Scene:
         folder: gets the pool as PNG files.
     """
     recipe = load_recipe(size.recipe, size.overrides)
-    method: FastDFKDConfig = FastDFKDConfig.parse(recipe.synthesis.config)
     spec = ImageSpec(channels=3, height=32, width=32, **CIFAR10)
     names = tuple(str(number) for number in range(10))
     with seeded(SEED, "bench"):
         teacher = Classifier(build_network(size.teacher, spec, 10), spec, names)
         student = Classifier(build_network(recipe.student.architecture, spec, 10), spec, names)
-        generator = build_generator(method.generator, spec, 10)
         batch = recipe.student.stages[0].batch
-        with torch.no_grad():
-            images = torch.cat([quantize(generator(torch.randn(batch, method.generator.latent))) for _ in range(size.pool_batches)])
-    settle(teacher, dequantize(images[: 2 * batch]))
+        images = quantize(draw_blots(size.pool_batches * batch, spec))
+    for classifier in (teacher, student):
+        settle(classifier, dequantize(images[: 2 * batch]))
     write_png(folder / "pool", dequantize(images), 0)
     return Scene(recipe, runtime, teacher.freeze(), student, images, global_moments(teacher, "0" * 64), folder)
 
 
+def draw_blots(n: int, spec: ImageSpec) -> Tensor:
+    """Images (n, C, H, W) in [0, 1] of random soft colours: an untrained generator's are so alike that networks settled on them explode."""
+    coarse = torch.rand(n, spec.channels, spec.height // 4, spec.width // 4)
+    return functional.interpolate(coarse, (spec.height, spec.width), mode="bilinear")
+
+
 @torch.no_grad()
-def settle(teacher: Classifier, images: Tensor) -> None:
-    """Give a fresh network the BatchNorm statistics of images, and a head that names every class of them."""
-    for part in teacher.modules():
-        if isinstance(part, nn.BatchNorm2d):
-            part.reset_running_stats()
-    teacher.train()
-    for _ in range(3):
-        teacher(images)
-    head = next(part for part in reversed(list(teacher.modules())) if isinstance(part, nn.Linear))
-    deviation, mean = torch.std_mean(teacher.eval()(images), dim=0)
+def settle(classifier: Classifier, images: Tensor) -> None:
+    """Give a fresh network the BatchNorm statistics of images, and a head whose logits over them have mean 0 and deviation 1."""
+    norms = [part for part in classifier.modules() if isinstance(part, nn.BatchNorm2d)]
+    momenta = [part.momentum for part in norms]
+    for part in norms:
+        part.reset_running_stats()
+        part.momentum = None  # an average over all batches: of the one that follows
+    classifier.train()(images)
+    for part, momentum in zip(norms, momenta, strict=True):
+        part.momentum = momentum
+    head = next(part for part in reversed(list(classifier.modules())) if isinstance(part, nn.Linear))
+    deviation, mean = torch.std_mean(classifier.eval()(images), dim=0)
     head.weight.div_(deviation[:, None] + 1e-6)
     head.bias.sub_(mean).div_(deviation + 1e-6)
 
