@@ -41,8 +41,8 @@ class Training(Config):
 
 
 TRAININGS = {
-    "fashion_mnist": Training(architecture=Architecture(name="wrn_16_2"), epochs=5, augment=AugmentConfig(crop_padding=1, flip=True)),
-    "cifar10": Training(architecture=Architecture(name="wrn_16_2"), epochs=12, augment=AugmentConfig(crop_padding=4, flip=True)),
+    "fashion_mnist": Training(architecture=Architecture(name="wrn_10_2"), epochs=6, augment=AugmentConfig(crop_padding=1, flip=True)),
+    "cifar10": Training(architecture=Architecture(name="wrn_10_2"), epochs=6, augment=AugmentConfig(crop_padding=4, flip=True)),
 }
 FULL_CIFAR10 = Training(architecture=Architecture(name="wrn_40_2"), epochs=60, rate=0.2, augment=AugmentConfig(crop_padding=4, flip=True))
 """For a GPU: the published pair's teacher."""
