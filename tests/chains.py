@@ -1,16 +1,16 @@
 """A whole chain, from a registered student back to its teacher, made in this process in seconds, and ways to break it."""
 
 import json
-import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from distillery.environment import environment
 from distillery.models.bundle import save_classifier
 from distillery.models.catalog import Architecture, build_network
 from distillery.provenance import Provenance, code_version, dump_json, sha256_file
@@ -130,20 +130,10 @@ class Chain:
         results = {"student": self.key, "dataset": json.loads((out / "set" / "reference.json").read_bytes()), "evaluation": evaluation}
         store.write(record, dump_json({**json.loads(store.read(record)), "results": results}))
 
-    @contextmanager
-    def environment(self) -> Iterator[None]:
+    def environment(self) -> AbstractContextManager[None]:
         """What the steps read."""
         chosen = {"DISTILLERY_STORE": self.store, "DISTILLERY_WORKDIR": str(self.folder / "work"), "KFP_RUN_ID": self.run}
-        before = {name: os.environ.get(name) for name in (*chosen, "DISTILLERY_DEVICE")}
-        os.environ.update(chosen, DISTILLERY_DEVICE="cpu")
-        try:
-            yield
-        finally:
-            for name, value in before.items():
-                if value is None:
-                    os.environ.pop(name, None)
-                else:
-                    os.environ[name] = value
+        return environment({**chosen, "DISTILLERY_DEVICE": "cpu"})
 
 
 def flip(data: bytes) -> bytes:

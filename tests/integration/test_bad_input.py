@@ -22,7 +22,12 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
 COMMAND = [sys.executable, "-m", "distillery_kfp.pipelines.cli"]
 CLEAN = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "DISTILLERY_", "KFP_", "AWS_", "S3_"))}
-SETTINGS = {**OVERRIDES["ls_gdfd/digits"], **SHARED, **EXPECTS}
+SETTINGS = [
+    word
+    for name, value in {**OVERRIDES["ls_gdfd/digits"], **SHARED, **EXPECTS}.items()
+    for word in ("--set", f"{name}={json.dumps(value)}")
+]
+"""What makes a run take seconds, as the command line takes it."""
 
 
 @dataclass
@@ -67,7 +72,6 @@ class Desk:
 
     def run(self, store: object, *more: object) -> list[object]:
         """The words of a run that takes seconds."""
-        settings = [word for name, value in SETTINGS.items() for word in ("--set", f"{name}={json.dumps(value)}")]
         return [
             "run",
             "ls_gdfd/digits",
@@ -79,7 +83,7 @@ class Desk:
             "work",
             "--threads",
             "1",
-            *settings,
+            *SETTINGS,
             *more,
         ]
 
@@ -110,8 +114,7 @@ Words = Callable[[Desk], list[object]]
 
 def training(teacher: str) -> Words:
     """A student trained on the set."""
-    settings = [word for name, value in SETTINGS.items() for word in ("--set", f"{name}={json.dumps(value)}")]
-    return lambda desk: ["train-student", "own.yaml", "--teacher", teacher, "--set-uri", desk.set, "--out", "out", *settings]
+    return lambda desk: ["train-student", "own.yaml", "--teacher", teacher, "--set-uri", desk.set, "--out", "out", *SETTINGS]
 
 
 OF_SETS: Mapping[str, Words] = {

@@ -237,13 +237,16 @@ def test_a_stopped_writer_leaves_neither_object_nor_upload(store: S3Store, numbe
     told, once = threading.Event(), iter([True])
 
     def leave(number: int, frame: object) -> None:
-        told.set()
-        raise SystemExit(128 + number)
+        if not told.is_set():
+            told.set()
+            raise SystemExit(128 + number)
 
     def stop(_: object) -> None:
         if next(once, False):
-            os.kill(os.getpid(), number)
-            told.wait(30)  # this part stays unsent until the signal has arrived
+            # a signal that comes just before the writer lies down to wait does not wake it, so it is sent until it has arrived
+            while not told.wait(0.1):
+                os.kill(os.getpid(), number)
+            time.sleep(0.5)  # this part stays unsent until the writer has given up
 
     previous = signal.signal(number, leave)
     try:
