@@ -9,7 +9,7 @@ from torch import Tensor
 from distillery.config import Config
 from distillery.errors import MissingResourceError
 from distillery.evaluation.diversity import Diversity, class_entropy
-from distillery.evaluation.features import Features
+from distillery.evaluation.features import LOGITS, Features
 from distillery.provenance import Provenance, check_format, dump_json, load_json, stamp
 from distillery.storage import open_store
 
@@ -29,6 +29,7 @@ class HealthConfig(Config):
         min_class_share: of the rarest class, as a share of its even part.
         min_confidence: mean of the teacher's highest probability, scaled so that chance is 0.
         min_distance: mean cosine distance between the features of two images.
+        min_class_distance: the same of two images of one class; asked of penultimate features only, and of two images a class or more.
         min_directions: participation ratio of the features; never more than half of what K classes span, K - 1, is asked.
         duplicate_similarity: cosine of features above which an image nearly repeats another.
         max_duplicates: share of images that nearly repeat an earlier one.
@@ -39,6 +40,7 @@ class HealthConfig(Config):
     min_class_share: float = Field(default=0.1, ge=0, le=1)
     min_confidence: float = Field(default=0.3, ge=0, le=1)
     min_distance: float = Field(default=0.1, ge=0, le=2)
+    min_class_distance: float = Field(default=0.02, ge=0, le=2)
     min_directions: float = Field(default=2.0, ge=0)
     duplicate_similarity: float = Field(default=0.999, gt=0, lt=1)
     max_duplicates: float = Field(default=0.3, ge=0, le=1)
@@ -159,6 +161,13 @@ def _image_findings(report: HealthReport) -> list[str]:
         found.append(
             f"The images look alike to the teacher: the mean cosine distance between two is {diversity.distance:.3f}, "
             f"below {config.min_distance:g}."
+        )
+    # logits of one class point one way in any good set
+    measured = report.features != LOGITS and report.sampled >= 2 * len(report.counts)
+    if measured and diversity.class_distance < config.min_class_distance:
+        found.append(
+            f"The images of a class look alike to the teacher: the mean cosine distance between two is {diversity.class_distance:.3f}, "
+            f"below {config.min_class_distance:g}."
         )
     needed = min(config.min_directions, (len(report.counts) - 1) / 2)
     if diversity.directions < needed:

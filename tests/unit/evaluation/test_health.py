@@ -60,6 +60,10 @@ COLLAPSED: dict[str, tuple[dict[str, Any], str]] = {
         {"features": torch.ones(NUM, 32) + 0.3 * torch.rand(NUM, 32, generator=torch.Generator().manual_seed(0))},
         "The images look alike to the teacher: the mean cosine distance between two is 0.005, below 0.1.",
     ),
+    "one soft image a class": (
+        {"features": spread(0.08)},
+        "The images of a class look alike to the teacher: the mean cosine distance between two is 0.014, below 0.02.",
+    ),
     "on a line": ({"features": one_line()}, "The features of the images vary in 1.00 directions, below 2."),
     "one image a class": (
         {"features": spread(0.0)},
@@ -74,15 +78,29 @@ def test_each_collapse_has_its_sentence(name: str) -> None:
     assert sentence in report(**changes).findings
 
 
-@pytest.mark.parametrize("name", ["one class gone", "unsure", "alike", "one image a class"])
-def test_a_collapse_of_one_kind_has_no_other_sentence(name: str) -> None:
-    assert len(report(**COLLAPSED[name][0]).findings) == 1
+@pytest.mark.parametrize(
+    ("name", "sentences"), [("one class gone", 1), ("unsure", 1), ("one soft image a class", 1), ("alike", 2), ("one image a class", 2)]
+)
+def test_a_collapse_of_one_kind_has_no_other_sentence(name: str, sentences: int) -> None:
+    found = report(**COLLAPSED[name][0]).findings
+    assert len(found) == sentences
+    assert sentences == 1 or "images of a class look alike" in " ".join(found)
+
+
+def test_a_class_is_measured_by_features_and_where_it_has_images() -> None:
+    alike = spread(0.08)
+    assert measure_health([40] * K, one_hot(CLASSES), Features(alike, "logits"), HealthConfig()).findings == ()
+    counts = [2] * K
+    for sampled, findings in ((2 * K, 1), (2 * K - 1, 0)):
+        found = measure_health(counts, one_hot(CLASSES)[:sampled], Features(alike[:sampled], "head"), HealthConfig())
+        assert len(found.findings) == findings
 
 
 def test_every_check_can_be_turned_off() -> None:
     worst = {"features": torch.ones(NUM, 32), "classes": torch.zeros_like(CLASSES), "logits": torch.zeros(NUM, K)}
     off = {"min_entropy": 0, "min_class_share": 0, "min_confidence": 0, "min_distance": 0, "min_directions": 0, "max_duplicates": 1}
-    assert len(report(**worst).findings) == 6
+    off["min_class_distance"] = 0
+    assert len(report(**worst).findings) == 7
     assert report(**worst, **off).findings == ()
 
 
@@ -90,6 +108,7 @@ def test_a_value_at_its_threshold_is_healthy() -> None:
     found = report()
     diversity = found.diversity
     exact = {"min_entropy": found.entropy, "min_class_share": found.class_share, "min_distance": diversity.distance}
+    exact["min_class_distance"] = diversity.class_distance
     assert report(**exact, min_directions=diversity.directions - 1e-9).findings == ()
     copies = spread()
     copies[200:] = copies[:200]
@@ -118,7 +137,7 @@ def test_flat_numbers_have_stable_names() -> None:
     flat = flat_health(found)
     names = {"findings", "entropy", "class_share", "confidence", "distance", "class_distance", "directions", "duplicates"}
     assert set(flat) == {f"health/{name}" for name in names}
-    assert flat["health/findings"] == len(found.findings) == 3
+    assert flat["health/findings"] == len(found.findings) == 4
     assert flat["health/duplicates"] == pytest.approx(0.9975)
 
 

@@ -27,7 +27,8 @@ class Desk:
         classifier = tiny_teacher(steps=10)
         self.teacher = folder / "teacher"
         sha256 = save_classifier(self.teacher, classifier, TINY, Provenance(code_version="c"))
-        provenance = Provenance(code_version="c", config={"health": {"duplicate_similarity": 0.99999, "max_duplicates": 0.01}})
+        health = {"duplicate_similarity": 0.99999, "max_duplicates": 0.01, "min_class_distance": 0}
+        provenance = Provenance(code_version="c", config={"health": health})
         header = SetHeader(shape=(1, 8, 8), num_classes=4, teacher_sha256=sha256, provenance=provenance)
         writer = SetWriter(FolderStore(self.set), header)
         images, asked = quadrants(80, torch.Generator().manual_seed(0))
