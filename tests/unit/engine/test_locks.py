@@ -30,8 +30,8 @@ def test_waits_for_a_process_naming_it_and_goes_on_when_it_is_killed(tmp_path: P
         assert holder.stdout is not None
         assert holder.stdout.readline() == b"held\n"
         timer = threading.Timer(0.5, holder.send_signal, [signal.SIGKILL])
-        timer.start()
         begun = time.monotonic()
+        timer.start()
         with caplog.at_level(logging.WARNING), lock(path, "train_student abc"):
             assert time.monotonic() - begun > 0.3
             assert path.read_text() == f"{os.getpid()}\n"
