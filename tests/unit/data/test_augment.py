@@ -22,7 +22,7 @@ def slow_augment(images: Tensor, config: AugmentConfig, generator: torch.Generat
     return torch.stack(out)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     shape=st.tuples(st.integers(1, 6), st.integers(1, 3), st.integers(1, 9), st.integers(1, 9)),
     config=st.builds(AugmentConfig, crop_padding=st.integers(0, 12), flip=st.booleans()),

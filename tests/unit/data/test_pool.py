@@ -57,7 +57,7 @@ def test_quantize_leaves_its_input_alone() -> None:
 
 
 @given(sizes=st.lists(st.integers(0, 40), max_size=12), capacity=st.integers(0, 50))
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 def test_appends_keep_order_and_values(sizes: list[int], capacity: int) -> None:
     pool, start = ImagePool(SPEC, capacity=capacity), 0
     for size in sizes:
@@ -93,7 +93,7 @@ def test_wrong_shapes_are_refused() -> None:
 
 
 @given(num=st.integers(1, 30), batch=st.integers(1, 50), steps=st.integers(0, 12), seed=st.integers(0, 99))
-@settings(deadline=None, max_examples=80)
+@settings(max_examples=80)
 def test_draw_gives_shuffled_passes_without_replacement(num: int, batch: int, steps: int, seed: int) -> None:
     batches = list(filled(num).draw(batch, steps, stream(seed)))
     assert [tuple(images.shape) for images in batches] == [(batch, 1, 1, 2)] * steps

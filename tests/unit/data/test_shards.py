@@ -37,7 +37,7 @@ def stored(shard: Shard) -> tuple[MemoryStore, ShardEntry, bytes]:
 
 
 @given(n=st.integers(1, 9), classes=st.integers(2, 6), seed=st.integers(0, 99))
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_round_trip_and_counts(n: int, classes: int, seed: int) -> None:
     shard = a_shard(n, classes, seed)
     store, entry, data = stored(shard)

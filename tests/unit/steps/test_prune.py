@@ -286,7 +286,7 @@ def referenced(store: Store) -> set[str]:
     return kept & set(keys)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(actions=st.lists(ACTIONS, max_size=14))
 def test_nothing_that_is_referred_to_ever_goes(actions: list[tuple[object, ...]], tmp_path_factory: pytest.TempPathFactory) -> None:
     made = MadeUp(tmp_path_factory.getbasetemp() / "nowhere")
