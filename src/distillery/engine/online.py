@@ -26,13 +26,20 @@ class OnlineConfig(Config):
     Attributes:
         rounds: of the synthesizer.
         student_steps_per_round: once the synthesizer is ready.
+        closing_rounds: rounds after the synthesizer's last, in which the student alone trains, on all images; `feed: pool` only.
         feed: what the student sees: all images so far, this round's, or new ones each step. The set holds these and no others; of
             images that the student is not shown only the share that is held out is kept.
     """
 
     rounds: int = Field(ge=1)
     student_steps_per_round: int = Field(ge=1)
+    closing_rounds: int = Field(default=0, ge=0)
     feed: Literal["pool", "round", "fresh"] = "pool"
+
+    @property
+    def total(self) -> int:
+        """Rounds of either kind."""
+        return self.rounds + self.closing_rounds
 
 
 @dataclass
@@ -61,7 +68,7 @@ class OnlineDistillation:
         """Play all rounds; those that a killed run had finished are not played again.
 
         Returns:
-            The numbers of the last round.
+            The numbers of the synthesizer's last round, those of the student as its own last round left them.
 
         Raises:
             ConfigError: a term went bad (names round or step and the term), or no round was ever ready for the student.
@@ -69,13 +76,14 @@ class OnlineDistillation:
         state = self.session.resume()
         if state is not None:
             self._load(state)
-        self.trainer.tick = lambda: self.session.tick("online: round", f"student {self.trainer.step_of()}", self.config.rounds)
-        while self.session.done < self.config.rounds:
-            self.session.note("online: round", self.config.rounds, self._round())
-            if self.session.is_due(self.config.rounds):
+        total = self.config.total
+        self.trainer.tick = lambda: self.session.tick("online: round", f"student {self.trainer.step_of()}", total)
+        while self.session.done < total:
+            self.session.note("online: round", total, self._round() if self.session.done < self.config.rounds else self._play_student())
+            if self.session.is_due(total):
                 self.session.save(self._state())
         self._check_plan()
-        return self.session.history[-1]
+        return {**self.session.history[self.config.rounds - 1], **self.session.history[-1]}
 
     def _round(self) -> dict[str, float]:
         """The synthesizer learns, its images join the pool, the student trains."""
@@ -84,11 +92,13 @@ class OnlineDistillation:
             learned = self.synthesizer.advance(self.trainer.student)
             numbers = round_numbers(learned, self.session.history)
             numbers |= self._collect(learned)
-        if not learned.ready:
-            return numbers
-        before = self.trainer.epochs
+        return numbers | self._play_student() if learned.ready else numbers
+
+    def _play_student(self) -> dict[str, float]:
+        """The student's part of a round."""
+        clock, before = self.session.clock, self.trainer.epochs
         with clock.part("student"):
-            numbers |= self._train()
+            numbers = self._train()
         if self.trainer.epochs > before:
             with clock.part("check"):
                 numbers |= self._validate()

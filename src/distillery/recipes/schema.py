@@ -66,6 +66,7 @@ class SynthesisConfig(Config):
     Attributes:
         config: the method's own settings, parsed by the config class of its catalog row.
         checkpoint_every: rounds between two checkpoints.
+        closing_rounds: of online distillation, after the synthesizer's last: the student alone trains, on the pool as it then is.
         feed: what the student sees in online distillation; empty is the catalog's choice.
     """
 
@@ -73,6 +74,7 @@ class SynthesisConfig(Config):
     rounds: int = Field(ge=1)
     checkpoint_every: int = Field(default=1, ge=1)
     student_steps_per_round: int = Field(default=0, ge=0)
+    closing_rounds: int = Field(default=0, ge=0)
     feed: Literal["", "pool", "round", "fresh"] = ""
     config: dict[str, Any] = Field(default_factory=dict)
 
@@ -108,8 +110,13 @@ class Recipe(Config):
 
     @property
     def trained_rounds(self) -> int:
-        """Rounds after which the student trains: all but the method's warm-up."""
+        """The synthesizer's rounds after which the student trains: all but the method's warm-up."""
         return max(self.synthesis.rounds - int(self.synthesis.config.get("warmup", 0)), 0)
+
+    @property
+    def online_steps(self) -> int:
+        """The student's steps in online distillation, beside the synthesizer and after it."""
+        return (self.trained_rounds + self.synthesis.closing_rounds) * self.synthesis.student_steps_per_round
 
     @property
     def method(self) -> Method:
@@ -193,6 +200,7 @@ class DistillSection(MethodSection):
     checkpoint_every: int = Field(default=1, ge=1)
     student: StudentConfig
     student_steps_per_round: int = Field(ge=1)
+    closing_rounds: int = Field(default=0, ge=0)
     feed: Feed
     holdout: float = Field(ge=0, le=0.5)
     health: HealthConfig = HealthConfig()
@@ -244,6 +252,11 @@ def _resolve_online(recipe: Recipe) -> Recipe:
         raise ConfigError(
             f"synthesis.rounds = {synthesis.rounds} is not allowed: {title} warms up for {synthesis.config['warmup']} rounds without "
             f"training the student, so give more rounds or a smaller synthesis.config.warmup."
+        )
+    if synthesis.closing_rounds and synthesis.feed != "pool":
+        raise ConfigError(
+            f"synthesis.closing_rounds = {synthesis.closing_rounds} is not allowed with synthesis.feed: {synthesis.feed}: no images come "
+            "any more in these rounds, so feed the pool, or give 0."
         )
     per_round = {"steps_per_epoch": synthesis.student_steps_per_round}
     stages = tuple(stage if stage.steps_per_epoch else stage.model_copy(update=per_round) for stage in recipe.student.stages)

@@ -78,7 +78,12 @@ def prepare(bench: Workbench, section: DistillSection, plan: PlannedMethod, teac
     pool = RecordedPool(open_set_store(bench), set_header(bench, teacher), teacher.classifier, section.holdout, seed)
     pool.clock = bench.clock
     return OnlineDistillation(
-        OnlineConfig(rounds=section.rounds, student_steps_per_round=section.student_steps_per_round, feed=section.feed),
+        OnlineConfig(
+            rounds=section.rounds,
+            student_steps_per_round=section.student_steps_per_round,
+            closing_rounds=section.closing_rounds,
+            feed=section.feed,
+        ),
         synthesizer,
         trainer,
         pool,

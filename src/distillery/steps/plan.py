@@ -211,7 +211,7 @@ def warn_schedule(recipe: Recipe) -> None:
     if recipe.method.coupling == "offline":
         return
     planned = sum(stage.epochs * stage.steps_per_epoch for stage in recipe.student.stages)
-    trained = recipe.trained_rounds * recipe.synthesis.student_steps_per_round
+    trained = recipe.online_steps
     if planned != trained:
         logger.warning(
             "The student trains for %d steps but its stages are planned for %d: change synthesis.rounds or student.stages.*.epochs.",
@@ -245,6 +245,7 @@ def build_sections(pipeline: str, recipe: Recipe, values: Mapping[str, Value], t
             **both,
             "student": recipe.student,
             "student_steps_per_round": synthesis.student_steps_per_round,
+            "closing_rounds": synthesis.closing_rounds,
             "feed": synthesis.feed,
             "holdout": recipe.set.holdout,
             "health": recipe.health,

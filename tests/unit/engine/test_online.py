@@ -24,11 +24,18 @@ STAGE = StageConfig(objective={"name": "kd", "temperature": 4}, epochs=4, steps_
 
 
 def loop_of(
-    teacher: Classifier, store: FolderStore, session: Session, feed: str = "pool", rounds: int = 6, holdout: float = 0.25, **fake: Any
+    teacher: Classifier,
+    store: FolderStore,
+    session: Session,
+    feed: str = "pool",
+    rounds: int = 6,
+    closing: int = 0,
+    holdout: float = 0.25,
+    **fake: Any,
 ) -> OnlineDistillation:
     trainer = StudentTrainer((STAGE,), teacher, plain_student(), CPU, seed=3)
     pool = RecordedPool(store, HEADER, teacher, holdout, seed=3)
-    config = OnlineConfig(rounds=rounds, student_steps_per_round=2, feed=feed)
+    config = OnlineConfig(rounds=rounds, student_steps_per_round=2, closing_rounds=closing, feed=feed)
     synthesizer = FakeSynthesizer(teacher, **{"warmup": 2, **fake})
 
     def validate(student: Classifier) -> dict[str, float]:
@@ -149,6 +156,47 @@ def test_resumed_is_bit_equal(teacher: Classifier, store: FolderStore, session: 
     for name, value in alone.trainer.student.state_dict().items():
         assert torch.equal(value, resumed.trainer.student.state_dict()[name])
     assert (resumed.selection.best_epoch, resumed.selection.best_score) == (alone.selection.best_epoch, alone.selection.best_score)
+
+
+def test_in_closing_rounds_the_student_alone_goes_on_with_all_images(teacher: Classifier, store: FolderStore, session: Session) -> None:
+    loop = loop_of(teacher, store, session, rounds=4, closing=2)
+    seen: list[torch.Tensor] = []
+    original = loop.trainer._step
+    loop.trainer._step = lambda batch, stage: (seen.append(batch.images), original(batch, stage))[1]  # type: ignore[method-assign]
+    numbers = loop.run()
+    assert (loop.trainer.steps, loop.trainer.epochs, len(session.history)) == (8, 4, 6)
+    assert len(loop.pool.train.images) == 4 * 18 == numbers["synthesis/pool"]
+    assert [any(name.startswith("synthesis/") for name in told) for told in session.history] == [True] * 4 + [False] * 2
+    assert [set(told) >= {"student/rate", "holdout/agreement"} for told in session.history[4:]] == [True] * 2
+    assert numbers["student/rate"] == session.history[-1]["student/rate"] < session.history[3]["student/rate"]
+    shards = [{image.numpy().tobytes() for image in part} for part in loop.pool.train.images.split(18)]
+    closing = {image.numpy().tobytes() for batch in seen[-4:] for image in (batch * 255).round().to(torch.uint8)}
+    assert all(closing & shard for shard in shards)
+
+
+def test_a_run_stopped_in_a_closing_round_is_bit_equal(teacher: Classifier, store: FolderStore, session: Session) -> None:
+    class Stop(Exception):
+        pass
+
+    alone = loop_of(teacher, store.below("alone"), Session(session.checkpoints, session.progress), rounds=4, closing=2)
+    alone.session.checkpoints = type(session.checkpoints)(store.below("other"))
+    expected = alone.run()
+    killed = loop_of(teacher, store.below("set"), session, rounds=4, closing=2)
+    original = killed.trainer._step
+
+    def step(batch: Any, stage: StageConfig) -> Any:
+        if killed.session.done == 5:
+            raise Stop
+        return original(batch, stage)
+
+    killed.trainer._step = step  # type: ignore[method-assign]
+    with pytest.raises(Stop):
+        killed.run()
+    resumed = loop_of(teacher, store.below("set"), Session(session.checkpoints, session.progress), rounds=4, closing=2)
+    assert resumed.run() == expected
+    assert resumed.pool.publish().sha256 == alone.pool.publish().sha256
+    for name, value in alone.trainer.student.state_dict().items():
+        assert torch.equal(value, resumed.trainer.student.state_dict()[name])
 
 
 def test_a_damaged_shard_stops_a_resume(teacher: Classifier, store: FolderStore, session: Session) -> None:

@@ -83,6 +83,12 @@ def test_cost_online_leaves_out_the_warm_up() -> None:
     assert estimate_cost(load_recipe("fast_dfkd/digits", overrides)) == Cost(images=120, student_steps=56)
 
 
+def test_closing_rounds_cost_steps_and_no_images() -> None:
+    overrides = {"synthesis.rounds": 12, "synthesis.config.warmup": 4, "synthesis.config.batch": 10, "synthesis.student_steps_per_round": 7}
+    overrides["synthesis.closing_rounds"] = 3
+    assert estimate_cost(load_recipe("fast_dfkd/digits", overrides)) == Cost(images=120, student_steps=77)
+
+
 @pytest.mark.parametrize(("feed", "images"), [("round", 80 + 4), ("fresh", 12 + 6 * 20 + 50 * 30)])
 def test_cost_online_counts_what_the_student_is_shown_and_what_is_held_out(feed: str, images: int) -> None:
     overrides = {"synthesis.rounds": 12, "synthesis.config.warmup": 4, "synthesis.config.batch": 10, "synthesis.student_steps_per_round": 7}

@@ -53,7 +53,8 @@ def test_every_step_gets_its_section(teacher: dict[str, str], pipeline: str) -> 
 def test_the_recipe_reaches_the_sections(teacher: dict[str, str]) -> None:
     section = DistillSection.parse(plan(ONLINE, teacher, run_overrides={"set.holdout": 0.1})["distill"])
     written = load_document("fast_dfkd/digits")["synthesis"]
-    names = ("method", "rounds", "student_steps_per_round", "feed", "checkpoint_every")
+    names = ("method", "rounds", "student_steps_per_round", "feed", "checkpoint_every", "closing_rounds")
+    written = {"closing_rounds": 0, **written}
     assert {name: getattr(section, name) for name in names} == {name: written[name] for name in names}
     assert section.holdout == 0.1
     assert section.method_config["label_weight"] == 4.0
