@@ -29,7 +29,7 @@ STUDENT = {
     "stages": [
         {
             "objective": {"name": "kd", "temperature": 4},
-            "epochs": 5,
+            "epochs": 7,
             "steps_per_epoch": 3,
             "batch": 16,
             "augment": {"crop_padding": 1, "flip": True},
@@ -48,7 +48,7 @@ class Ground:
     common: dict[str, Any] = field(default_factory=dict)
 
     def online(self, out: Path) -> list[tuple[str, dict[str, Any]]]:
-        """FastDFKD, two warm-up rounds."""
+        """FastDFKD, two warm-up rounds, two closing ones."""
         config = {"generator": {"name": "generator", **GENERATOR}, "batch": 24, "steps": 2, "warmup": 2, "reset_after": 2}
         section = {
             **self.common,
@@ -58,6 +58,7 @@ class Ground:
             "checkpoint_every": 1,
             "student": STUDENT,
             "student_steps_per_round": 3,
+            "closing_rounds": 2,
             "feed": "pool",
             "holdout": 0.1,
         }

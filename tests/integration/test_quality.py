@@ -20,6 +20,7 @@ TINY = [
     "fast_dfkd:synthesis.config.steps=1",
     "fast_dfkd:synthesis.config.warmup=0",
     "fast_dfkd:synthesis.student_steps_per_round=2",
+    "fast_dfkd:synthesis.closing_rounds=0",
     "ls_gdfd:synthesis.config.steps_per_round=1",
     "ls_gdfd:set.size=20",
     "set.holdout=0.25",

@@ -2,9 +2,9 @@
 
 import logging
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from distillery.config import Config
 from distillery.data.pool import ImagePool
@@ -35,6 +35,12 @@ class OnlineConfig(Config):
     student_steps_per_round: int = Field(ge=1)
     closing_rounds: int = Field(default=0, ge=0)
     feed: Literal["pool", "round", "fresh"] = "pool"
+
+    @model_validator(mode="after")
+    def _images_to_close_with(self) -> Self:
+        if self.closing_rounds and self.feed != "pool":
+            raise ValueError(f"{self.closing_rounds} closing rounds bring no images, so feed the pool and not {self.feed!r}, or give 0")
+        return self
 
     @property
     def total(self) -> int:
@@ -68,7 +74,7 @@ class OnlineDistillation:
         """Play all rounds; those that a killed run had finished are not played again.
 
         Returns:
-            The numbers of the synthesizer's last round, those of the student as its own last round left them.
+            The synthesizer's numbers of its last round, the student's of the very last one.
 
         Raises:
             ConfigError: a term went bad (names round or step and the term), or no round was ever ready for the student.
@@ -79,11 +85,15 @@ class OnlineDistillation:
         total = self.config.total
         self.trainer.tick = lambda: self.session.tick("online: round", f"student {self.trainer.step_of()}", total)
         while self.session.done < total:
-            self.session.note("online: round", total, self._round() if self.session.done < self.config.rounds else self._play_student())
+            self.session.note("online: round", total, self._round() if self.session.done < self.config.rounds else self._close())
             if self.session.is_due(total):
                 self.session.save(self._state())
+        self._check_ready()
         self._check_plan()
-        return {**self.session.history[self.config.rounds - 1], **self.session.history[-1]}
+        made = self.session.history[self.config.rounds - 1]
+        if not self.config.closing_rounds:
+            return made
+        return {name: value for name, value in made.items() if name.startswith("synthesis/")} | self.session.history[-1]
 
     def _round(self) -> dict[str, float]:
         """The synthesizer learns, its images join the pool, the student trains."""
@@ -93,6 +103,11 @@ class OnlineDistillation:
             numbers = round_numbers(learned, self.session.history)
             numbers |= self._collect(learned)
         return numbers | self._play_student() if learned.ready else numbers
+
+    def _close(self) -> dict[str, float]:
+        """A round without new images."""
+        self._check_ready()
+        return self._play_student()
 
     def _play_student(self) -> dict[str, float]:
         """The student's part of a round."""
@@ -135,9 +150,11 @@ class OnlineDistillation:
         self.selection.offer(self.trainer.epochs, scores, self.trainer.student)
         return {f"holdout/{name}": value for name, value in scores.items()}
 
-    def _check_plan(self) -> None:
+    def _check_ready(self) -> None:
         if not self.trainer.steps:
             raise ConfigError(f"rounds = {self.config.rounds} ended before the student could train: give more, or a shorter warm-up.")
+
+    def _check_plan(self) -> None:
         planned = sum(stage.epochs for stage in self.trainer.stages)
         if self.trainer.epochs != planned:
             logger.warning("The student's plan has %d epochs, but the rounds made %d of them.", planned, self.trainer.epochs)

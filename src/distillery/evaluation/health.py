@@ -73,6 +73,11 @@ class HealthReport(Config):
     config: HealthConfig
     findings: tuple[str, ...] = ()
 
+    @property
+    def asks_classes(self) -> bool:
+        """Whether the distance within a class says something: the logits of a class point one way in any good set."""
+        return self.features != LOGITS and self.sampled >= 2 * len(self.counts)
+
 
 def measure_health(counts: Sequence[int], logits: Tensor, features: Features, config: HealthConfig) -> HealthReport:
     """Measure a set.
@@ -162,9 +167,7 @@ def _image_findings(report: HealthReport) -> list[str]:
             f"The images look alike to the teacher: the mean cosine distance between two is {diversity.distance:.3f}, "
             f"below {config.min_distance:g}."
         )
-    # logits of one class point one way in any good set
-    measured = report.features != LOGITS and report.sampled >= 2 * len(report.counts)
-    if measured and diversity.class_distance < config.min_class_distance:
+    if report.asks_classes and diversity.class_distance < config.min_class_distance:
         found.append(
             f"The images of a class look alike to the teacher: the mean cosine distance between two is {diversity.class_distance:.3f}, "
             f"below {config.min_class_distance:g}."

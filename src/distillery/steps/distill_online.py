@@ -35,8 +35,8 @@ def run(
         student_path: folder of the student's bundle to write: the last epoch's, and `best/` below it where images are held out.
 
     Returns:
-        Loss terms and held-out scores of the last round, `rounds`, `epochs`, `best_epoch` and `best_agreement`; `health/`
-        numbers of the pool.
+        The synthesizer's loss terms of its last round, the student's and its held-out scores of the very last one, `rounds`,
+        `closing_rounds`, `epochs`, `best_epoch` and `best_agreement`; `health/` numbers of the pool.
 
     Raises:
         ConfigError: settings that are not allowed, a teacher that the method cannot use, a term that went bad, or a collapsed
@@ -64,7 +64,8 @@ def run(
             health = reviewer.keep(set_path)
             epochs = loop.trainer.epochs
             best = save_student(bench, student_path, loop.trainer.student, loop.selection, parsed.student.architecture)
-        done = bench.finish(outputs, {**numbers, **health, **best, "rounds": float(parsed.rounds), "epochs": float(epochs)})
+        lengths = {"rounds": float(parsed.rounds), "closing_rounds": float(parsed.closing_rounds), "epochs": float(epochs)}
+        done = bench.finish(outputs, {**numbers, **health, **best, **lengths})
         loop.selection.drop_snapshots()
         return done
 

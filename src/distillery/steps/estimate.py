@@ -160,7 +160,8 @@ def _training(recipe: Recipe, measured: Calibration, online: bool) -> list[Part]
             drawn = cost.student_steps * measured.draw.seconds
             parts.append(Part("drawing for the student", cost.student_steps, (drawn, drawn), _how("a batch", measured.draw)))
             held_out = rounds * int(recipe.synthesis.config.get("batch", 0)) * recipe.set.holdout
-        held_out /= 2  # it grows with the pool
+        beside, after = recipe.trained_rounds, recipe.synthesis.closing_rounds
+        held_out *= (beside / 2 + after) / (beside + after)  # it grows with the pool, and no more in closing rounds
     else:
         training = recipe.set.size - round(held_out)
         sized = [stage.sized(training) for stage in recipe.student.stages]

@@ -207,14 +207,15 @@ def check_data(uri: str, info: BundleInfo) -> None:
 
 
 def warn_schedule(recipe: Recipe) -> None:
-    """Say so where the student's stages are not exactly as long as its training beside the generator: their rates would not fit."""
+    """Say so where the student's stages are not as long as its training beside the generator and after it: their rates would not fit."""
     if recipe.method.coupling == "offline":
         return
     planned = sum(stage.epochs * stage.steps_per_epoch for stage in recipe.student.stages)
     trained = recipe.online_steps
     if planned != trained:
         logger.warning(
-            "The student trains for %d steps but its stages are planned for %d: change synthesis.rounds or student.stages.*.epochs.",
+            "The student trains for %d steps but its stages are planned for %d: change synthesis.rounds, synthesis.closing_rounds or "
+            "student.stages.*.epochs.",
             trained,
             planned,
         )

@@ -174,6 +174,22 @@ def test_in_closing_rounds_the_student_alone_goes_on_with_all_images(teacher: Cl
     assert all(closing & shard for shard in shards)
 
 
+def test_scores_of_an_earlier_student_are_not_told_as_the_last(teacher: Classifier, store: FolderStore, session: Session) -> None:
+    loop = loop_of(teacher, store, session, rounds=4, closing=1)
+    loop.trainer.stages = (STAGE.model_copy(update={"epochs": 2, "steps_per_epoch": 4}),)
+    numbers = loop.run()
+    assert "holdout/agreement" in session.history[3]
+    assert "holdout/agreement" not in numbers
+    assert {"synthesis/pool", "student/rate"} <= set(numbers)
+
+
+def test_closing_rounds_need_images_that_the_student_saw(teacher: Classifier, store: FolderStore, session: Session) -> None:
+    with pytest.raises(ConfigError, match="rounds = 2 ended before the student could train"):
+        loop_of(teacher, store, session, rounds=2, closing=2).run()
+    with pytest.raises(ValueError, match="2 closing rounds bring no images, so feed the pool and not 'fresh'"):
+        OnlineConfig(rounds=4, student_steps_per_round=2, closing_rounds=2, feed="fresh")
+
+
 def test_a_run_stopped_in_a_closing_round_is_bit_equal(teacher: Classifier, store: FolderStore, session: Session) -> None:
     class Stop(Exception):
         pass

@@ -81,6 +81,12 @@ def test_images_that_are_new_each_step_are_drawn_labelled_and_kept() -> None:
     assert parts(found)["checks"] == (40, (40 * held_out / 2 * 0.001,) * 2)
 
 
+def test_closing_rounds_check_on_all_that_is_held_out() -> None:
+    found = parts(of("fast_dfkd/digits", **{"synthesis.closing_rounds": 120}))
+    assert found["student"] == (3200, (1600.0, 1600.0))
+    assert found["checks"][1][0] == pytest.approx(40 * 3072 * 0.05 * (20 + 120) / 160 * 0.001)
+
+
 def test_an_offline_run_multiplied_out() -> None:
     stage = {"student.stages.0.epochs": 10, "student.stages.0.steps_per_epoch": 93, "student.stages.0.batch": 64}
     found = of("ls_gdfd/digits", **{"set.max_oversampling": 4.0, "set.holdout": 0.0, **stage})

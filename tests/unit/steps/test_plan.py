@@ -51,12 +51,12 @@ def test_every_step_gets_its_section(teacher: dict[str, str], pipeline: str) -> 
 
 
 def test_the_recipe_reaches_the_sections(teacher: dict[str, str]) -> None:
-    section = DistillSection.parse(plan(ONLINE, teacher, run_overrides={"set.holdout": 0.1})["distill"])
+    overrides = {"set.holdout": 0.1, "synthesis.closing_rounds": 3}
+    section = DistillSection.parse(plan(ONLINE, teacher, run_overrides=overrides)["distill"])
     written = load_document("fast_dfkd/digits")["synthesis"]
-    names = ("method", "rounds", "student_steps_per_round", "feed", "checkpoint_every", "closing_rounds")
-    written = {"closing_rounds": 0, **written}
+    names = ("method", "rounds", "student_steps_per_round", "feed", "checkpoint_every")
     assert {name: getattr(section, name) for name in names} == {name: written[name] for name in names}
-    assert section.holdout == 0.1
+    assert (section.holdout, section.closing_rounds) == (0.1, 3)
     assert section.method_config["label_weight"] == 4.0
     assert section.student.architecture == Architecture(name="resnet8", arguments={"base_width": 16})
     assert MaterializeSection.parse(plan(OFFLINE, teacher)["materialize"]).set.size == 6000
@@ -232,6 +232,9 @@ def test_a_schedule_of_another_length_warns(teacher: dict[str, str], caplog: pyt
         plan(ONLINE, teacher, gen_rounds=20, run_overrides={"synthesis.config.warmup": 10, "synthesis.student_steps_per_round": 20})
     planned = load_document("fast_dfkd/digits")["about"]["student_steps"]
     assert f"trains for 200 steps but its stages are planned for {planned}" in caplog.text
+    with caplog.at_level(logging.WARNING, logger="distillery.steps.plan"):
+        plan(ONLINE, teacher, run_overrides={"synthesis.closing_rounds": 3})
+    assert f"trains for {planned + 60} steps but its stages are planned for {planned}" in caplog.text
 
 
 def test_planning_draws_nothing_from_the_global_stream(teacher: dict[str, str]) -> None:

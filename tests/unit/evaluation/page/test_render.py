@@ -119,6 +119,15 @@ def test_findings_about_the_set_stand_at_the_top() -> None:
     assert "All images are alike." not in render(healthy)
 
 
+@pytest.mark.parametrize(("features", "limit"), [("network.head", "≥ 0.02"), ("logits", "not asked")])
+def test_a_check_that_was_not_asked_has_no_limit(features: str, limit: str) -> None:
+    data = made_up_page()
+    assert data.health is not None
+    page = render(data.model_copy(update={"health": data.health.model_copy(update={"features": features, "sampled": 400})}))
+    (row,) = re.findall(r"<tr>(?:(?!</tr>).)*The same within a class.*?</tr>", page)
+    assert limit in row
+
+
 def test_without_labels_nothing_is_called_right() -> None:
     page = render(PAGES["no labels"])
     assert "No test images were given" in page
