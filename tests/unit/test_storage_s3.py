@@ -160,7 +160,7 @@ def test_a_server_that_is_not_there_is_an_error_within_seconds(store: S3Store, m
     began = time.monotonic()
     with pytest.raises(StoreError, match=rf"Cannot read 'key' from .*127\.0\.0\.1:{port} cannot be reached; check AWS_ENDPOINT_URL_S3"):
         store.read("key")
-    assert time.monotonic() - began < 20  # and not the minutes of boto3's own patience
+    assert time.monotonic() - began < 5
     config = make_client().meta.config
     assert config.connect_timeout * config.retries["total_max_attempts"] < 20  # nor does one that swallows packets take minutes
 

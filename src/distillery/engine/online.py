@@ -91,8 +91,6 @@ class OnlineDistillation:
         self._check_ready()
         self._check_plan()
         made = self.session.history[self.config.rounds - 1]
-        if not self.config.closing_rounds:
-            return made
         return {name: value for name, value in made.items() if name.startswith("synthesis/")} | self.session.history[-1]
 
     def _round(self) -> dict[str, float]:
