@@ -19,7 +19,7 @@ export GOMP_SPINCOUNT ?= 2000
 # Two test processes of one thread each are faster on two cores than one process of two threads.
 WORKERS ?= 2
 
-.PHONY: help setup lock demo seeds bench demo-split results test check mutants goldens compile clean
+.PHONY: help setup lock demo seeds bench demo-split results test soak check mutants goldens compile clean
 
 help: ## Say what each target does
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 14
@@ -68,6 +68,9 @@ results: $(STAMP) ## Write docs/results.md from the files in benchmarks/results
 
 test: $(STAMP) ## Every test, in two processes
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(WORKERS) --dist worksteal $(PYTEST)
+
+soak: $(STAMP) ## What takes too long for make test: every byte of small files flipped, all toy networks; no time limit
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(WORKERS) --dist worksteal -m soak --timeout 0 $(PYTEST)
 
 check: $(STAMP) ## Lint, format, types, import contracts, house rules, goldens: under 2 minutes
 	$(BIN)/ruff check .

@@ -10,6 +10,17 @@ settings.register_profile("same", derandomize=True, deadline=None)  # what passe
 settings.load_profile("same")
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave tests marked soak out, also beside an `-m` of the user's, unless `-m` speaks of them or they are named by their id."""
+    if "soak" in config.option.markexpr:
+        return
+    named = tuple(argument.partition("::")[2] for argument in config.args if "::" in argument)
+    left_out = [item for item in items if item.get_closest_marker("soak") and not item.nodeid.partition("::")[2].startswith(named)]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
+
+
 @pytest.fixture(autouse=True)
 def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
