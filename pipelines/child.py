@@ -17,6 +17,8 @@ from typing import Any
 
 import yaml
 
+from distillery.redaction import redact_output
+
 _STARTED = re.compile(r"^Executing task \S*'([\w-]+)'")
 _ENDED = re.compile(r"^Task \S*'([\w-]+)'\S* finished with status \S*(SUCCESS|FAILURE)")
 _TERMINAL = re.compile(r"\x1b\[\d*m")
@@ -65,6 +67,7 @@ class Watch(logging.Filter):
 
 def main() -> None:
     """Run the requested pipeline; exit 0 if every step succeeded, 1 if one failed."""
+    redact_output()
     request = json.loads(Path(sys.argv[1]).read_bytes())
     watch = Watch(int(sys.argv[2]))
     for number in (signal.SIGTERM, signal.SIGINT):

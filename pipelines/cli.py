@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from distillery.errors import ConfigError, DistilleryError
+from distillery.redaction import redact_output
 from distillery_kfp.pipelines.commands.audit import audit_student
 from distillery_kfp.pipelines.commands.compare import compare
 from distillery_kfp.pipelines.commands.export import export_images
@@ -39,6 +40,7 @@ Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N; auto is cu
 
 def main() -> None:
     """Run the command; an error that the user can mend is one line on stderr and exit code 1."""
+    redact_output()
     try:
         app()
     except DistilleryError as error:

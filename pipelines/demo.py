@@ -18,6 +18,7 @@ from distillery.evaluation.predict import predict
 from distillery.evaluation.report import EvaluationReport, load_report
 from distillery.models.bundle import count_parameters
 from distillery.recipes.loader import load_recipe
+from distillery.redaction import redact_output
 from distillery.runtime import resolve_runtime
 from distillery_kfp.pipelines.digits import TeacherTraining, make_teacher
 from distillery_kfp.pipelines.display import duration
@@ -68,6 +69,7 @@ class Row:
 
 def main() -> None:
     """Run the demo; an error that the user can mend is one line on stderr and exit code 1."""
+    redact_output()
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
     console = Console() if sys.stdout.isatty() else Console(width=120)
     try:

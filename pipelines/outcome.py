@@ -6,6 +6,7 @@ from pathlib import Path
 from rich.console import Console
 
 from distillery.evaluation.report import load_report, table
+from distillery.redaction import redact
 from distillery_kfp.pipelines.display import duration
 from distillery_kfp.pipelines.local import RunResult
 
@@ -13,7 +14,7 @@ from distillery_kfp.pipelines.local import RunResult
 def show_result(console: Console, result: RunResult) -> None:
     """Print the evaluation, then one line a thing that can be picked up."""
     console.print(table(load_report(result.report)))
-    uri = result.tracking_uri
+    uri = redact(result.tracking_uri)
     mlflow = f"mlflow ui --backend-store-uri {uri}" if uri.startswith("sqlite:") else uri
     places = {
         "student": result.student_uri if "://" in result.student_uri else _short(result.student),

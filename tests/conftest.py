@@ -1,6 +1,9 @@
 """What every test may rely on: fixed seeds, one thread, and an environment without Distillery's or MLflow's variables."""
 
 import os
+import signal
+from contextlib import suppress
+from types import FrameType
 
 import pytest
 import torch
@@ -19,6 +22,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if left_out:
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if item not in left_out]
+
+
+def pytest_configure() -> None:
+    """Let SIGTERM and SIGINT end the suite: Python's own handlers would leave them to the step under test, as one failed test."""
+    with suppress(ValueError):  # not the main thread
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, _interrupt)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt(signal.Signals(number).name)
 
 
 @pytest.fixture(autouse=True)

@@ -10,9 +10,14 @@ Each message is one sentence that names the value, what is allowed and what to d
 only: anything else is our own bug and shows its traceback.
 """
 
+from distillery.redaction import redact
+
 
 class DistilleryError(Exception):
-    """Root of the errors that a user can cause."""
+    """Root of the errors that a user can cause; a password in its sentence is hidden when it is made, wherever it is shown later."""
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*(redact(part) if isinstance(part, str) else part for part in args))
 
 
 class ConfigError(DistilleryError, ValueError):

@@ -23,6 +23,7 @@ from distillery.errors import ConfigError, DistilleryError, StoreError
 from distillery.models.catalog import check_own_sources
 from distillery.provenance import Provenance, code_version, sha256_bytes
 from distillery.recipes.schema import Section
+from distillery.redaction import redact_output
 from distillery.runtime import Runtime, resolve_runtime
 from distillery.steps.lineage import StepRecord, kept_at, run_identity, write_record
 from distillery.steps.openings import Work, lock_of, mark_opened
@@ -35,6 +36,9 @@ logger = logging.getLogger(__name__)
 
 _OBJECTS_BETWEEN_COLLECTIONS = 50_000
 """Python's 700 searches for garbage hundreds of times while torch and MLflow are imported, about 0.7 s of each step's start."""
+
+_UNHANDLED = {signal.SIGTERM: signal.SIG_DFL, signal.SIGINT: signal.default_int_handler}
+"""How Python starts: a signal that is handled otherwise belongs to whoever handles it."""
 
 STATE_FORMAT = 1
 """Raise it when what a loop saves or how it draws random numbers changes: checkpoints of the old format are then never met."""
@@ -184,12 +188,14 @@ def key_of(step: str, code: str, section: Mapping[str, Any], hardware: Mapping[s
 def reporting(step: str) -> Iterator[None]:
     """Stop cleanly on signals, and leave the sentence of a failure where `distillery run` finds it.
 
-    SIGTERM exits 143 and SIGINT 130, both by SystemExit, so that open files and locks are let go. The sentence of a DistilleryError is
-    written to `<workspace>/errors/<step>.json` and the error goes on. Usable as a decorator; may be nested.
+    SIGTERM exits 143 and SIGINT 130, both by SystemExit, so that open files and locks are let go; a signal that whoever calls the step
+    handles already (a notebook, a server, a test runner) stays theirs. The sentence of a DistilleryError is written to
+    `<workspace>/errors/<step>.json` and the error goes on. Nothing that is logged names a password. Usable as a decorator; may be nested.
 
     Args:
         step: name of the step's module.
     """
+    redact_output()
     if not logging.getLogger().handlers:
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     path = workspace() / "errors" / f"{step}.json"
@@ -239,8 +245,9 @@ def step_runtime(section: Section) -> Runtime:
 
 
 def _listen() -> dict[int, Any]:
+    free = [number for number, handler in _UNHANDLED.items() if signal.getsignal(number) is handler]
     try:
-        return {number: signal.signal(number, _stop) for number in (signal.SIGTERM, signal.SIGINT)}
+        return {number: signal.signal(number, _stop) for number in free}
     except ValueError:  # not the main thread: whoever runs us there handles signals
         return {}
 

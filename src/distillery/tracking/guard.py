@@ -5,6 +5,8 @@ import threading
 import time
 from collections.abc import Callable
 
+from distillery.redaction import redact
+
 log = logging.getLogger(__name__)
 
 REJECTIONS = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_ALREADY_EXISTS", "RESOURCE_DOES_NOT_EXIST", "INVALID_STATE")
@@ -89,6 +91,6 @@ def within(call: Callable[[], None], seconds: float) -> Exception | None:
 
 
 def first_line(error: Exception) -> str:
-    """The first line of an error's text that says what happened, shortened to 200 characters."""
+    """The first line of an error's text that says what happened, without passwords, shortened to 200 characters."""
     lines = [line for line in str(error).strip().splitlines() if not line.startswith("(raised as a result")]  # SQLAlchemy's preface
-    return (lines[0] if lines else type(error).__name__)[:200]
+    return redact(lines[0] if lines else type(error).__name__)[:200]  # before it is cut, which could split a password

@@ -7,7 +7,6 @@ raises.
 import json
 import logging
 import os
-import re
 import shutil
 import tempfile
 import time
@@ -20,6 +19,7 @@ from typing import Any
 
 from distillery.environment import environment
 from distillery.errors import DistilleryError, MissingResourceError, StoreError
+from distillery.redaction import redact
 from distillery.tracking.flatten import flatten, json_bytes, metric_names, relative_name
 from distillery.tracking.guard import Guard, first_line, within
 from distillery.tracking.null import NullTracker
@@ -122,9 +122,8 @@ class MlflowTracker:
         except DistilleryError:
             raise
         except Exception as error:
-            reason = redact(first_line(error), self._uri)
             raise StoreError(
-                f"The student was not registered as {config.model_name!r}, because MLflow at {redact(self._uri)} failed ({reason}): "
+                f"The student was not registered as {config.model_name!r}, because MLflow at {self._uri} failed ({first_line(error)}): "
                 "bring it up, or unset MLFLOW_TRACKING_URI to go without a registry, and run the step again."
             ) from error
 
@@ -346,7 +345,7 @@ def fetch_version(uri: str, name: str, number: str, folder: Path) -> Path:
 
         fetched = Path(download_artifacts(f"models:/{name}/{number}", dst_path=str(folder), tracking_uri=uri, registry_uri=uri))
     if not any(fetched.iterdir()):  # so it is where they lie in a folder of another machine
-        raise MissingResourceError(f"MLflow at {redact(uri)} has no files of the version {name}:{number}: look where its artifacts lie.")
+        raise MissingResourceError(f"MLflow at {uri} has no files of the version {name}:{number}: look where its artifacts lie.")
     return fetched
 
 
@@ -358,15 +357,10 @@ def _asking(uri: str, what: str) -> Iterator[None]:
             yield
     except Exception as error:
         if getattr(error, "error_code", "") in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
-            raise MissingResourceError(f"MLflow at {redact(uri)} does not have {what}: check name, number and alias.") from error
-        said = redact(first_line(error), uri)
-        raise StoreError(f"MLflow at {redact(uri)} does not give {what} ({said}): bring it up, or check MLFLOW_TRACKING_URI.") from error
-
-
-def redact(text: str, uri: str = "") -> str:
-    """A text without the user and password of any address in it; `uri` is left out of it first."""
-    cleaned = text.replace(uri, redact(uri)) if uri else text
-    return re.sub(r"://[^/@\s]*@", "://", cleaned)
+            raise MissingResourceError(f"MLflow at {uri} does not have {what}: check name, number and alias.") from error
+        raise StoreError(
+            f"MLflow at {uri} does not give {what} ({first_line(error)}): bring it up, or check MLFLOW_TRACKING_URI."
+        ) from error
 
 
 def _guard(uri: str, advice: str) -> Guard:

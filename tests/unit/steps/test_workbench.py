@@ -2,10 +2,13 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,6 +17,7 @@ from distillery.models.catalog import Architecture, own_sources
 from distillery.recipes.schema import Section
 from distillery.steps.workbench import reporting, workbench
 
+ROOT = Path(__file__).parents[3]
 SECTION = Section(seed=1, code_version="c", teacher_sha256="t", precision="float32")
 INPUTS = {"teacher": "t"}
 
@@ -128,8 +132,51 @@ def test_signals_end_a_step_with_their_status_and_without_a_traceback(number: in
         assert b"Traceback" not in step.stderr.read()
 
 
+@pytest.fixture
+def handlers() -> Iterator[None]:
+    """The handlers that Python starts with, for a while."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("handlers")
 def test_handlers_are_put_back() -> None:
-    before = signal.getsignal(signal.SIGTERM)
+    for _ in range(2):
+        with reporting("materialize"), pytest.raises(SystemExit, match="143"):
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == (signal.SIG_DFL, signal.default_int_handler)
+
+
+@pytest.mark.usefixtures("handlers")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("theirs", [signal.SIG_IGN, lambda number, frame: None], ids=["ignored", "handled"])
+def test_a_signal_that_the_caller_handles_stays_theirs(number: int, theirs: Any) -> None:
+    signal.signal(number, theirs)
+    with reporting("materialize"), reporting("plan"):
+        os.kill(os.getpid(), number)  # would be a SystemExit of the step
+        assert signal.getsignal(number) is theirs
+
+
+SUITE = """
+import os, signal
+from distillery.steps.workbench import reporting
+def test_one():
     with reporting("materialize"):
-        assert signal.getsignal(signal.SIGTERM) is not before
-    assert signal.getsignal(signal.SIGTERM) is before
+        os.kill(os.getpid(), signal.SIGTERM)
+def test_two():
+    open("ran on", "w").close()
+"""
+
+
+def test_a_signal_ends_the_suite_and_not_the_step_under_test(tmp_path: Path) -> None:
+    shutil.copy(ROOT / "tests" / "conftest.py", tmp_path)
+    (tmp_path / "test_suite.py").write_text(SUITE)
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "."]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 2, done.stdout  # interrupted
+    assert "SIGTERM" in done.stdout
+    assert not (tmp_path / "ran on").exists()
