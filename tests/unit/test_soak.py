@@ -1,6 +1,5 @@
 """Tests marked soak run when they are asked for, and at no other time."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,9 +18,9 @@ class Item:
 
 
 @pytest.fixture
-def hook(request: pytest.FixtureRequest) -> Iterator[Any]:
+def hook(request: pytest.FixtureRequest) -> Any:
     ours = str(ROOT / "tests/conftest.py")
-    yield next(plugin for plugin in request.config.pluginmanager.get_plugins() if getattr(plugin, "__file__", None) == ours)
+    return next(plugin for plugin in request.config.pluginmanager.get_plugins() if getattr(plugin, "__file__", None) == ours)
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from distillery.config import Config
 from distillery.errors import CheckpointMismatchError, ConfigError, MissingResourceError, StoreError
 from distillery.models.catalog import Architecture, build_network
+from distillery.models.versions import Weights
 from distillery.provenance import Provenance, check_format, dump_json, load_json, sha256_bytes, stamp
 from distillery.storage import open_store
 from distillery.types import Classifier, ImageSpec
@@ -144,7 +145,7 @@ def load_classifier(folder: Path, expected_sha256: str = "") -> Classifier:
     tensors = _verified(_read(folder, WEIGHTS), info, str(folder / WEIGHTS))
     network = build_network(info.architecture, info.spec, info.num_classes)
     try:
-        network.load_state_dict(tensors)
+        network.load_state_dict(Weights.written_by(network, tensors))
     except RuntimeError as error:
         raise CheckpointMismatchError(
             f"The weights of {str(folder)!r} do not fit {info.architecture.name} as this code builds it: import the teacher again."

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from distillery.errors import ConfigError, MissingResourceError, StoreError
 from distillery.models.catalog import Architecture, build_network
+from distillery.models.versions import Weights
 from distillery.types import Classifier, ImageSpec
 
 _ENVELOPES = ("state_dict", "model_state_dict", "model", "net", "network")  # keys that training scripts put their weights under
@@ -41,13 +42,13 @@ def import_checkpoint(path: Path, architecture: Architecture, spec: ImageSpec, c
     classifier = Classifier(network, spec, class_names)
     weights = _match_prefixes(read_weights(path), network)
     _check_fit(weights, network, path, architecture, len(class_names))
-    network.load_state_dict({**_counters(network), **weights})
+    network.load_state_dict(weights.completed(_counters(network)))
     try_classifier(classifier.eval(), architecture)
     return classifier
 
 
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """Tensors of a checkpoint by name, out of their envelope, on the CPU.
+def read_weights(path: Path) -> Weights:
+    """Tensors of a checkpoint by name, out of their envelope, on the CPU, with the versions of their modules where it has them.
 
     Raises:
         MissingResourceError: there is no such file.
@@ -58,7 +59,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         raise MissingResourceError(f"There is no checkpoint {str(path)!r}: give a safetensors file or one of torch.save.")
     if path.suffix == ".safetensors":
         try:
-            return load_file(path)
+            return Weights(load_file(path))
         except (SafetensorError, OSError) as error:
             raise StoreError(f"{str(path)!r} cannot be read as safetensors ({_one_line(error)}): download or save it again.") from error
     return _unwrap(_load_pickle(path), path)
@@ -105,7 +106,7 @@ def _load_pickle(path: Path) -> object:
         ) from error
 
 
-def _unwrap(value: object, path: Path) -> dict[str, Tensor]:
+def _unwrap(value: object, path: Path) -> Weights:
     while isinstance(value, Mapping):
         inner = next((value[key] for key in _ENVELOPES if isinstance(value.get(key), Mapping)), None)
         if inner is None:
@@ -113,21 +114,22 @@ def _unwrap(value: object, path: Path) -> dict[str, Tensor]:
         value = inner
     if not isinstance(value, Mapping):
         raise ConfigError(f"{str(path)!r} holds a {type(value).__name__}, not a dict of weights: save model.state_dict() and import that.")
-    weights = {str(key): item for key, item in value.items() if isinstance(item, Tensor)}
+    weights = Weights.of(value)
     if not weights:
         keys = _list([str(key) for key in value])
         raise ConfigError(f"{str(path)!r} holds no tensors under {keys}: put the weights under state_dict or model, or at the top.")
     return weights
 
 
-def _match_prefixes(weights: dict[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
+def _match_prefixes(weights: Weights, network: nn.Module) -> Weights:
     """Strip what wrappers put before the names, unless the network itself has such names."""
     expected = set(network.state_dict())
-    weights = {key: item for key, item in weights.items() if key != "n_averaged" or key in expected}  # torch's AveragedModel counts
+    if "n_averaged" not in expected:
+        weights.pop("n_averaged", None)  # torch's AveragedModel counts
     while weights.keys() - expected:
-        stripped = {key.replace("_orig_mod.", ""): item for key, item in weights.items()}
+        stripped = weights.renamed(lambda name: name.replace("_orig_mod.", ""))
         if all(key.startswith("module.") for key in stripped):
-            stripped = {key.removeprefix("module."): item for key, item in stripped.items()}
+            stripped = stripped.renamed(lambda name: name.removeprefix("module."))
         if stripped.keys() == weights.keys() or len(stripped) != len(weights):
             break
         weights = stripped

@@ -16,6 +16,7 @@ from distillery.evaluation.predict import predict
 from distillery.methods.catalog import find_method, methods_without
 from distillery.models.bundle import fetch_bundle, load_classifier, read_bundle, save_classifier
 from distillery.models.catalog import Architecture, build_network
+from distillery.models.versions import Weights
 from distillery.provenance import sha256_file
 from distillery.recipes.schema import Section
 from distillery.runtime import Runtime
@@ -150,7 +151,7 @@ def save_student(bench: Workbench, folder: Path, student: Classifier, selection:
     if selection.best():
         others["best"] = selection.best()
     for name, weights in others.items():
-        student.load_state_dict(weights)
+        student.load_state_dict(Weights.written_by(student, weights))
         save_classifier(folder / name, student, architecture, bench.provenance)
     if not selection.best():
         return {}
