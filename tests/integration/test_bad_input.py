@@ -15,6 +15,8 @@ import pytest
 from PIL import Image
 
 from chains import EXPECTS, OVERRIDES, SHARED, Chain, changed, flip, make_teacher
+from distillery.errors import StoreError
+from distillery.steps import register
 from distillery.storage.s3 import S3Store, make_client
 from s3_servers import Ceph, environment, free_port
 
@@ -211,17 +213,43 @@ def test_a_bucket_that_refuses_or_is_silent(
     assert not (desk.folder / "elsewhere").exists()
 
 
-def test_mlflow_that_is_silent_or_cannot_be_written_at_registration(desk: Desk) -> None:
-    unregistered = desk.folder / "unregistered"
+def silent(desk: Desk) -> str:
+    return "http://127.0.0.1:9"
+
+
+def below_a_file(desk: Desk) -> str:
     (desk.folder / "a file").write_text("")
-    read_only = desk.folder / "read-only.db"
-    shutil.copy(desk.folder / "mlflow.db", read_only)
-    uris = ("http://127.0.0.1:9", f"sqlite:///{desk.folder}/a file/mlflow.db", f"sqlite:///file:{read_only}?mode=ro&uri=true")
-    for uri in uris:
-        sentence = desk.refused(*desk.run(unregistered), MLFLOW_TRACKING_URI=uri)
-        assert "The student was not registered as 'distillery-student'" in sentence
-        assert not (unregistered / "students").exists()
-    (record,) = unregistered.glob("runs/*/run.json")  # the first run did the work; the others found it, and left no record
+    return f"sqlite:///{desk.folder}/a file/mlflow.db"
+
+
+def read_only(desk: Desk) -> str:
+    copy = desk.folder / "read-only.db"
+    shutil.copy(desk.folder / "mlflow.db", copy)
+    return f"sqlite:///file:{copy}?mode=ro&uri=true"
+
+
+IMPATIENT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
+UNREGISTERED = "The student was not registered as 'distillery-student'"
+
+
+@pytest.mark.parametrize("uri", [silent, below_a_file, read_only])
+def test_mlflow_that_does_not_take_the_student(uri: Callable[[Desk], str], desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {**IMPATIENT, "MLFLOW_TRACKING_URI": uri(desk)}.items():
+        monkeypatch.setenv(name, value)
+    out, section = desk.folder / desk.chain.run, {**desk.chain.sections["registration"], "salt": uri.__name__}
+    before = desk.tree()
+    with desk.chain.environment(), pytest.raises(StoreError, match=UNREGISTERED):
+        register.run(section, out / "student", out / "report.json", desk.folder / "no registration.json")
+    assert not (desk.folder / "no registration.json").exists()
+    assert {name for name in desk.tree() if "result.json" in name} == {name for name in before if "result.json" in name}
+
+
+def test_a_run_whose_student_is_not_registered_goes_on_once_mlflow_is_up(desk: Desk) -> None:
+    unregistered = desk.folder / "unregistered"
+    sentence = desk.refused(*desk.run(unregistered), MLFLOW_TRACKING_URI=silent(desk), **IMPATIENT)
+    assert UNREGISTERED in sentence
+    assert not (unregistered / "students").exists()
+    (record,) = unregistered.glob("runs/*/run.json")
     assert json.loads(record.read_bytes())["state"]["name"] == "failed"
     results = {path: path.stat().st_mtime_ns for path in unregistered.glob("checkpoints/*/*/result.json")}
     done = desk.call(*desk.run(unregistered))

@@ -38,6 +38,7 @@ def client(mlflow_uri: str) -> Any:
 
 @pytest.fixture
 def dead_server(monkeypatch: pytest.MonkeyPatch) -> str:
-    """A tracking URI where nobody listens, in the environment."""
+    """A tracking URI where nobody listens, in the environment, and a client that does not insist."""
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", DEAD)
     return DEAD
