@@ -3,11 +3,11 @@
 from collections.abc import Mapping
 from typing import Any
 
-import yaml
 from rich.console import Console
 from rich.table import Table
 
 from distillery.methods.catalog import METHODS
+from distillery.plain_yaml import write_yaml
 from distillery.recipes.loader import list_recipes, load_document, recipe_name
 from distillery.recipes.parameters import PIPELINES
 
@@ -49,9 +49,7 @@ def show_recipe(console: Console, name: str) -> None:
     for key, value in facts.items():
         console.print(f"  {key:<14}{value}", highlight=False, soft_wrap=True, markup=False)
     console.print("\nIts values; any of them can be replaced by --set section.key=value:\n", highlight=False)
-    console.print(
-        yaml.safe_dump(document, sort_keys=False, default_flow_style=None, width=120), highlight=False, markup=False, soft_wrap=True
-    )
+    console.print(write_yaml(document, default_flow_style=None, width=120), highlight=False, markup=False, soft_wrap=True)
 
 
 def show_methods(console: Console) -> None:

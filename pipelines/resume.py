@@ -6,9 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from distillery.errors import ConfigError, DistilleryError, StoreError
+from distillery.plain_yaml import write_yaml
 from distillery.provenance import code_version
 from distillery.recipes.loader import is_own_file
 from distillery.recipes.parameters import parameters_of, read_parameters
@@ -92,6 +91,6 @@ def _recipe(run: Run, pipeline: str, values: Mapping[str, Any], workdir: Path) -
         return source, dict(values["run_overrides"]), form
     kept = workdir / "resumed" / run.id / f"{Path(source).stem if is_own_file(source) else run.recipe.replace('/', '-')}.yaml"
     kept.parent.mkdir(parents=True, exist_ok=True)
-    kept.write_text(yaml.safe_dump(run.config, sort_keys=False))
+    kept.write_text(write_yaml(run.config), encoding="utf-8")
     logger.warning("%s no longer says what run %s was planned with: its recipe is taken from its record.", source, run.id)
     return str(kept), {}, {}

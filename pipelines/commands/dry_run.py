@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING
 
+from distillery.plain_yaml import write_yaml
 from distillery_kfp.pipelines.commands.stores import console, size
 
 if TYPE_CHECKING:
@@ -31,7 +32,6 @@ def show_estimate(request: "RunRequest") -> None:
 
 
 def _show(request: "RunRequest", pipeline: str, found: "Estimate") -> None:
-    import yaml
     from rich.table import Table
 
     screen = console()
@@ -39,7 +39,7 @@ def _show(request: "RunRequest", pipeline: str, found: "Estimate") -> None:
     config.pop("about")
     for line in (
         f"{request.recipe}: {pipeline}, seed {request.seed}; its resolved values:\n",
-        yaml.safe_dump(config, sort_keys=False, default_flow_style=None, width=120),
+        write_yaml(config, default_flow_style=None, width=120),
     ):
         screen.print(line, highlight=False, markup=False, soft_wrap=True)
     table = Table(box=None, header_style="bold", pad_edge=False, title="Estimated time on this machine", title_justify="left")

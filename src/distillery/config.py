@@ -70,6 +70,8 @@ def _sentence(cls: type[BaseModel], error: ErrorDetails, where: str) -> str:
         return f"Unknown key {path!r}; allowed here: {', '.join(allowed)}{hint}"
     if error["type"] == "missing":
         return f"{path} is missing: give it a value."
+    if error["type"] == "string_type":
+        return f"{path} = {error['input']!r} is not allowed: give a text; what YAML reads as a number, true, false or null needs quotes."
     reason = error["msg"].removeprefix("Value error, ").removesuffix(".")
     return f"{path or cls.__name__} = {error['input']!r} is not allowed: {reason[:1].lower()}{reason[1:]}."
 

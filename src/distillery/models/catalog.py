@@ -4,6 +4,7 @@ Importing this file imports no torch: listing names and parsing a recipe stay fa
 """
 
 import inspect
+import math
 import re
 import sys
 from collections.abc import Callable, Mapping
@@ -295,6 +296,8 @@ def _restore_integers(value: Any, where: str) -> Any:
     """Undo what Kubeflow does to integers, so that 16 and 16.0 are one architecture with one hash."""
     if value is None:
         raise ValueError(f"argument {where!r} is null, which does not survive the way through a pipeline: leave it out")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"argument {where!r} is {value}, which no pipeline's JSON can hold: give a finite number")
     if isinstance(value, float) and value.is_integer():
         return int(value)
     if isinstance(value, dict):

@@ -1,7 +1,6 @@
 """Recipes by name or from the user's own file: `extends`, overrides, and a listing that imports no torch."""
 
 import copy
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,24 +9,13 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from distillery.errors import ConfigError, MissingResourceError
+from distillery.plain_yaml import read_yaml
 
 if TYPE_CHECKING:
     from distillery.recipes.schema import Recipe
 
 PRESETS = Path(__file__).parent
-
-
-def _yaml_loader() -> Any:
-    """A safe loader for which on, off, yes and no are words: `reset: off` must not become False."""
-    base: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    boolean = "tag:yaml.org,2002:bool"
-    kept = {first: [row for row in rows if row[0] != boolean] for first, rows in base.yaml_implicit_resolvers.items()}
-    loader: Any = type("RecipeLoader", (base,), {"yaml_implicit_resolvers": kept})
-    loader.add_implicit_resolver(boolean, re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
-    return loader
-
-
-_YAML = _yaml_loader()
+_CHOICES = {"student.architecture": ("name", "arguments"), "synthesis": ("method", "config")}  # place -> what names it, what belongs to it
 
 
 @dataclass(frozen=True)
@@ -102,8 +90,12 @@ def load_recipe(source: str, overrides: Mapping[str, Any] | None = None) -> "Rec
     return Recipe.resolve(apply_overrides(load_document(source), overrides or {}))
 
 
-def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:
+def parse_assignments(assignments: Sequence[str], flag: str = "--set") -> dict[str, Any]:
     """Texts like `synthesis.config.steps=10` as a dict of dotted keys, each value read as YAML.
+
+    Args:
+        assignments: as they stood on the command line.
+        flag: what stood before them, for messages.
 
     Raises:
         ConfigError: a text without `=`, or a value that is no YAML.
@@ -112,11 +104,11 @@ def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:
     for text in assignments:
         key, sign, value = text.partition("=")
         if not sign or not key.strip():
-            raise ConfigError(f"--set {text!r} is not an assignment: write section.key=value.")
+            raise ConfigError(f"{flag} {text!r} is not an assignment: write {'section.' if flag == '--set' else ''}key=value.")
         try:
-            overrides[key.strip()] = yaml.load(value, Loader=_YAML)
+            overrides[key.strip()] = read_yaml(value)
         except yaml.YAMLError:
-            raise ConfigError(f"The value {value!r} in --set {text!r} is not YAML: put quotes around it.") from None
+            raise ConfigError(f"The value {value!r} in {flag} {text!r} is not YAML: put quotes around it.") from None
     return overrides
 
 
@@ -126,28 +118,47 @@ def apply_overrides(document: Mapping[str, Any], overrides: Mapping[str, Any]) -
     Args:
         document: a recipe's raw mapping; it stays as it is.
         overrides: keys are dotted paths (`student.stages.0.epochs`), a number picks an element of a list; a value that is a mapping is
-            merged into what stands there.
+            merged into what stands there. All of them are one change: another architecture or method, see `merge`, comes with the
+            arguments or settings that stand beside its name, in whatever order.
 
     Raises:
         ConfigError: a path that runs through a plain value or to a list element that is not there.
     """
-    result = copy.deepcopy(dict(document))
+    result, change = copy.deepcopy(dict(document)), dict[str, Any]()
     for path, value in overrides.items():
         nested: Any = value
         for part in reversed(str(path).split(".")):
             nested = {part: nested}
-        merge(result, nested)
+        _merge(change, nested)
+    merge(result, change)
     return result
 
 
-def merge(base: dict[str, Any], changes: Mapping[Any, Any], where: str = "") -> None:
+def merge(base: dict[str, Any], changes: Mapping[Any, Any]) -> None:
     """Merge `changes` into `base` in place: mappings deeply, a mapping with numbers as keys into a list's elements, all else replaced.
+
+    Where they name another student architecture or another method, the old one's arguments or settings are dropped first: they would
+    not fit it.
 
     Raises:
         ConfigError: see `apply_overrides`.
     """
+    for place, (name, owned) in _CHOICES.items():
+        old, new = _find(base, place), _find(changes, place)
+        if isinstance(old, dict) and isinstance(new, Mapping) and name in old and new.get(name, old[name]) != old[name]:
+            old.pop(owned, None)
+    _merge(base, changes)
+
+
+def _find(document: Any, place: str) -> Any:
+    for part in place.split("."):
+        document = document.get(part) if isinstance(document, Mapping) else None
+    return document
+
+
+def _merge(base: dict[str, Any], changes: Mapping[Any, Any], where: str = "") -> None:
     for key, value in changes.items():
-        path = f"{where}.{key}" if where else str(key)
+        path = ".".join(part for part in (where, str(key)) if part)
         present = base.get(str(key))
         if not isinstance(value, Mapping):
             base[str(key)] = copy.deepcopy(value)
@@ -155,7 +166,7 @@ def merge(base: dict[str, Any], changes: Mapping[Any, Any], where: str = "") -> 
             _merge_list(present, value, path)
         elif present is None or isinstance(present, Mapping):
             base[str(key)] = dict(present or {})
-            merge(base[str(key)], value, path)
+            _merge(base[str(key)], value, path)
         else:
             raise ConfigError(f"{path} = {present!r} is a plain value and holds no key {next(iter(value), '')!r}: set {path} itself.")
 
@@ -166,7 +177,7 @@ def _merge_list(present: list[Any], changes: Mapping[Any, Any], where: str) -> N
         if not 0 <= index < len(present):
             raise ConfigError(f"{where}.{key} does not exist: {where} is a list of {len(present)}, counted from 0.")
         holder = {"": present[index]}
-        merge(holder, {"": value}, f"{where}.{key}")
+        _merge(holder, {"": value}, f"{where}.{key}")
         present[index] = holder[""]
 
 
@@ -203,11 +214,11 @@ def _read(source: str) -> dict[str, Any]:
             raise ConfigError(_unknown(source))
         text = path.read_bytes()
     try:
-        document = yaml.load(text, Loader=_YAML)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        mark = getattr(error, "problem_mark", None)
+        document = read_yaml(text)
+    except yaml.YAMLError as error:
+        mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
         place = f" (line {mark.line + 1})" if mark else ""
-        raise ConfigError(f"The recipe {source!r} is not YAML{place}: correct the file.") from None
+        raise ConfigError(f"The recipe {source!r} is not YAML{place}: {problem + ', ' if problem else ''}correct the file.") from None
     if not isinstance(document, dict):
         raise ConfigError(f"The recipe {source!r} holds no mapping of sections: start from a preset, e.g. `extends: fast_dfkd/digits`.")
     return document

@@ -45,7 +45,7 @@ _TABLE = (
     Parameter("eval_data_uri", "", "Labelled test images; empty measures agreement on held-out synthetic images."),
     Parameter("gen_rounds", 0, "Rounds of the method.", "synthesis.rounds"),
     Parameter("synth_size", 0, "Images of the synthetic set.", "set.size", pipeline=_OFFLINE),
-    Parameter("student_architecture", "", "Student network, such as resnet18 or wrn_16_1.", "student.architecture"),
+    Parameter("student_architecture", "", "Student network, such as resnet18 or wrn_16_1.", "student.architecture.name"),
     Parameter("mlflow_model_name", "", "Name in the model registry.", "registration.model_name"),
 )
 _FIRST_RECIPE = {_OFFLINE: "ls_gdfd/digits", _ONLINE: "fast_dfkd/digits"}

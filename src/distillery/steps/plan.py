@@ -89,11 +89,7 @@ def resolve_recipe(pipeline: str, values: Mapping[str, Value]) -> Recipe:
     """
     rows = parameters_of(pipeline).values()
     fields = {row.path: values[row.name] for row in rows if row.path and values[row.name]}
-    architecture = fields.pop("student.architecture", "")
     document = apply_overrides(load_document(recipe_source(values)), fields)
-    if architecture:  # another network's arguments would not fit this one, so it replaces instead of merging
-        document = apply_overrides(document, {"student": {"architecture": ""}})
-        document["student"]["architecture"] = {"name": architecture}
     overrides = values["run_overrides"]
     assert isinstance(overrides, dict)
     return Recipe.resolve(apply_overrides(document, overrides))

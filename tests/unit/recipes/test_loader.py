@@ -6,6 +6,8 @@ from typing import Any
 import pytest
 
 from distillery.errors import ConfigError, MissingResourceError
+from distillery.methods.catalog import find_method
+from distillery.plain_yaml import write_yaml
 from distillery.recipes.loader import (
     apply_overrides,
     list_recipes,
@@ -132,6 +134,9 @@ def test_an_element_may_be_a_list_or_a_value() -> None:
         ({"synthesis.rounds": "many"}, "synthesis.rounds = 'many' is not allowed"),
         ({"synthesis.config.steps": 1.5}, r"synthesis.config.steps = 1.5 is not allowed"),
         ({"set": 3}, "set = 3 is not allowed"),
+        ({"registration.model_name": 2024}, "registration.model_name = 2024 is not allowed: give a text.*needs quotes"),
+        ({"student.stages.0.batch.x": 3}, r"^student\.stages\.0\.batch = 64 is a plain value"),
+        ({"student.architecture.arguments.eps": float("inf")}, "argument 'eps' is inf.*give a finite number"),
         ({"set.holdout": 0.9}, "set.holdout = 0.9 is not allowed"),
         ({"synthesis.rounds": 10, "synthesis.config.warmup": 10}, "synthesis.rounds = 10 is not allowed: FastDFKD warms up for 10 rounds"),
         ({"synthesis.student_steps_per_round": 0}, "synthesis.student_steps_per_round is missing"),
@@ -163,6 +168,10 @@ def test_unreadable_files(tmp_path: Path) -> None:
         load_document(str(tmp_path / "none.yaml"))
     for text, message in (
         ("a: b: c", r"not YAML \(line 1\)"),
+        ("a: 1\nb: 2\na: 3", r"not YAML \(line 3\): the key 'a' stands there twice, correct the file"),
+        ("a: &x {b: *x}", r"not YAML \(line 1\)"),
+        ("a: !!python/name:os.system ''", r"not YAML \(line 1\)"),
+        ("[" * 3000 + "]" * 3000, "not YAML"),
         ("- 1", "no mapping"),
         ("extends: [a]", "extends = "),
         (b"\xff", "not YAML"),
@@ -172,10 +181,53 @@ def test_unreadable_files(tmp_path: Path) -> None:
             load_document(str(tmp_path / "bad.yaml"))
 
 
-@pytest.mark.parametrize("text", ["synthesis.rounds", "=3", "a=[1"])
+@pytest.mark.parametrize("text", ["synthesis.rounds", "=3", "a=[1", f"a={'9' * 5000}", "a={b: 1, b: 2}", "a=\udcff"])
 def test_bad_assignments(text: str) -> None:
-    with pytest.raises(ConfigError, match="--set"):
-        parse_assignments([text])
+    for flag in ("--set", "--argument"):
+        with pytest.raises(ConfigError, match=flag):
+            parse_assignments([text], flag)
+
+
+def test_numbers_are_read_alike_on_the_command_line_and_in_a_file(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text(
+        "extends: fast_dfkd/digits\nstudent: {architecture: {name: mine:net, arguments: {eps: 1e-5, when: 12:30, no: 017}}}"
+    )
+    in_file = load_recipe(str(tmp_path / "mine.yaml")).student.architecture.arguments
+    assignments = parse_assignments([f"student.architecture.{text}" for text in ("name=mine:net", "arguments={eps: 1e-5, when: 12:30}")])
+    on_line = load_recipe("fast_dfkd/digits", {**assignments, "student.architecture.arguments.no": 17}).student.architecture.arguments
+    assert in_file == on_line == {"eps": 1e-05, "when": "12:30", "no": 17}
+
+
+DOORS = {
+    "dotted": {"student.architecture.name": "lenet5", "student.architecture.arguments.batch_norm": True},
+    "arguments first": {"student.architecture.arguments.batch_norm": True, "student.architecture.name": "lenet5"},
+    "one mapping": {"student.architecture": {"name": "lenet5", "arguments": {"batch_norm": True}}},
+    "nested": {"student": {"architecture": {"name": "lenet5", "arguments": {"batch_norm": True}}}},
+    "mixed": {"student": {"architecture": {"arguments": {"batch_norm": True}}}, "student.architecture.name": "lenet5"},
+}
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_another_architecture_comes_with_its_own_arguments_only(tmp_path: Path, door: str) -> None:
+    assert load_recipe("fast_dfkd/digits", DOORS[door]).student.architecture.arguments == {"batch_norm": True}
+    document = {"extends": "fast_dfkd/digits", **apply_overrides({}, DOORS[door])}
+    (tmp_path / "mine.yaml").write_text(write_yaml(document))
+    assert load_recipe(str(tmp_path / "mine.yaml")).student.architecture.arguments == {"batch_norm": True}
+
+
+def test_the_same_architecture_keeps_its_arguments() -> None:
+    merged = load_recipe("fast_dfkd/digits", {"student.architecture.name": "resnet8", "student.architecture.arguments.shortcut": "B"})
+    assert merged.student.architecture.arguments == {"base_width": 16, "shortcut": "B"}
+    changed = load_recipe("fast_dfkd/digits", {"student.architecture.name": "resnet20"})
+    assert changed.student.architecture.arguments == {}
+    assert changed.student.stages == merged.student.stages
+
+
+def test_another_method_comes_with_its_own_settings_only() -> None:
+    recipe = load_recipe("fast_dfkd/digits", {"synthesis.config.batch": 32, "synthesis.method": "ls_gdfd"})
+    settings = find_method("ls_gdfd").load()[1].parse({"batch": 32})
+    assert recipe.synthesis.config == settings.to_json()
+    assert recipe.synthesis.rounds == 48
 
 
 def test_a_text_with_an_equals_sign_stays_whole() -> None:

@@ -71,6 +71,14 @@ def test_fields_of_the_form_replace_and_overrides_come_last(teacher: dict[str, s
     assert sections["registration"]["registration"]["model_name"] == "mine"
 
 
+def test_the_forms_student_takes_its_arguments_from_the_overrides_alone(teacher: dict[str, str]) -> None:
+    overrides = {"student.architecture.arguments.batch_norm": True}
+    sections = plan(ONLINE, teacher, student_architecture="lenet5", run_overrides=overrides)
+    assert sections["distill"]["student"]["architecture"] == {"name": "lenet5", "arguments": {"batch_norm": True}}
+    named = plan(ONLINE, teacher, run_overrides={"student.architecture.name": "lenet5"})
+    assert named["distill"]["student"]["architecture"] == {"name": "lenet5", "arguments": {}}
+
+
 def test_equal_plans_are_equal_whatever_run_they_belong_to(teacher: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KFP_RUN_ID", "first")
     first = plan(ONLINE, teacher)

@@ -10,6 +10,7 @@ from distillery.config import Config
 from distillery.evaluation.health import HealthReport
 from distillery.evaluation.page.pictures import Sample
 from distillery.evaluation.report import EvaluationReport
+from distillery.plain_yaml import write_yaml
 from distillery.tracking.history import History
 
 
@@ -139,9 +140,6 @@ def _assignments(values: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def _as_yaml(value: Any) -> str:
-    import yaml
-
     if isinstance(value, float) and value.is_integer():  # integers cross Kubeflow's borders as floats
         value = int(value)
-    text: str = yaml.safe_dump(value, default_flow_style=True, width=10_000, allow_unicode=True)
-    return text.removesuffix("\n").removesuffix("\n...")
+    return write_yaml(value, default_flow_style=True, width=10_000).removesuffix("\n").removesuffix("\n...")

@@ -4,7 +4,6 @@ from importlib import resources
 from typing import Any
 
 import jinja2
-import yaml
 from markupsafe import Markup
 
 from distillery.evaluation.page import words
@@ -12,6 +11,7 @@ from distillery.evaluation.page.charts import Scale, Series, column_chart, key, 
 from distillery.evaluation.page.data import PageData
 from distillery.evaluation.page.pictures import heat_map
 from distillery.evaluation.report import EvaluationReport, SnapshotScore
+from distillery.plain_yaml import write_yaml
 from distillery.tracking.history import History
 
 LARGEST = 3_000_000
@@ -47,7 +47,7 @@ def render(data: PageData) -> str:
         reliability=reliability(data.report),
         classes=by_class(data.report),
         spread=spread(data),
-        config=yaml.safe_dump(data.config, sort_keys=False, allow_unicode=True, width=100)[:_CONFIG_CHARACTERS] if data.config else "",
+        config=write_yaml(data.config, width=100)[:_CONFIG_CHARACTERS] if data.config else "",
     )
     assert len(page.encode()) < LARGEST, "a page outgrew its bound"
     return page
