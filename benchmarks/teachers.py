@@ -107,7 +107,7 @@ def _train_epoch(
     for step, (images, chosen) in enumerate(pool.draw(training.batch, steps, order, with_indices=True)):
         for group in optimizer.param_groups:
             group["lr"] = training.rate * one_cycle((epoch * steps + step) / (training.epochs * steps), training.rise)
-        view = augment(images, training.augment, shifts).contiguous(memory_format=torch.channels_last)
+        view = classifier.arrange(augment(images, training.augment, shifts))
         with runtime.autocast():
             logits = classifier(view)
         loss = functional.cross_entropy(logits.float(), labels[chosen])

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from distillery.errors import ConfigError
+from distillery.types import Classifier
 
 # mallopt's numbers for the two settings, from malloc.h, and the largest block that they may be set to
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _KEPT_BYTES = -1, -3, 2**31 - 1
@@ -35,13 +36,15 @@ class Runtime:
         return nullcontext()
 
     def place(self, module: M) -> M:
-        """Move a module to the device, its 4-d weights in channels-last order.
+        """Move a module to the device, its 4-d weights in channels-last order; those of a contiguous classifier in plain order.
 
         Raises:
             ConfigError: a convolution whose CPU kernel corrupts memory.
         """
         if self.device.type == "cpu":
             _refuse_corrupting(module)
+        if isinstance(module, Classifier) and module.memory_format == "contiguous":
+            return _straighten(module.to(device=self.device))
         placed: M = module.to(device=self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         return placed
 
@@ -99,6 +102,13 @@ def _refuse_corrupting(module: nn.Module) -> None:
                 f"The layer {path!r} is a 1x1 convolution of stride {max(part.stride)} on {part.in_channels} channels, whose backward pass "
                 "corrupts memory on CPUs: give it 8 channels or more, or take every second pixel before a convolution of stride 1."
             )
+
+
+def _straighten(module: M) -> M:
+    """Give every tensor of a module the plain order: a copy even where torch calls it contiguous, since strides of a size of 1 are free."""
+    for tensor in (*module.parameters(), *module.buffers()):
+        tensor.data = tensor.data.clone(memory_format=torch.contiguous_format)
+    return module
 
 
 def has_native_bfloat16(device: torch.device) -> bool:

@@ -169,7 +169,7 @@ class StudentTrainer:
 
     def _step(self, batch: Batch, stage: StageConfig) -> tuple[tuple[str, ...], Tensor]:
         images = augment(batch.images.to(self.runtime.device), stage.augment, self._augment)
-        images = images.contiguous(memory_format=torch.channels_last)
+        images = self.student.arrange(images)
         with self.runtime.autocast():
             terms = self._objective.terms(self.teacher, self.student, Batch(images, batch.labels))
         values = torch.stack([full_precision(term) for term in terms.values()])

@@ -18,5 +18,5 @@ def teacher_logits(teacher: Classifier, images: Tensor) -> Tensor:
         images: on any device; the logits are on the teacher's.
     """
     device = teacher.mean.device
-    parts = [teacher(dequantize(part.to(device)).contiguous(memory_format=torch.channels_last)).float() for part in images.split(_BATCH)]
+    parts = [teacher(teacher.arrange(dequantize(part.to(device)))).float() for part in images.split(_BATCH)]
     return torch.cat(parts) if parts else torch.empty(0, teacher.num_classes, device=device)

@@ -38,7 +38,7 @@ def predict(classifier: Classifier, images: Tensor, batch: int = 256, progress: 
     with eval_mode(classifier), _exact(device):
         for start in range(0, len(images), batch):
             pixels = images[start : start + batch].to(device).float() / 255
-            parts.append(classifier(pixels.contiguous(memory_format=torch.channels_last)).float().cpu())
+            parts.append(classifier(classifier.arrange(pixels)).float().cpu())
             if progress:
                 progress(min(start + batch, len(images)), len(images))
     logits = torch.cat(parts)

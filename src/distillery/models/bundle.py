@@ -20,11 +20,11 @@ from distillery.models.catalog import Architecture, build_network
 from distillery.models.versions import Weights
 from distillery.provenance import Provenance, check_format, dump_json, load_json, sha256_bytes, stamp
 from distillery.storage import open_store
-from distillery.types import Classifier, ImageSpec
+from distillery.types import Classifier, ImageSpec, MemoryFormat
 
 FORMAT = "distillery-bundle"
-VERSION = 2
-"""1 has no `document_sha256`, and is read as before."""
+VERSION = 3
+"""1 has no `document_sha256` and 2 no `memory_format`; both are read as before."""
 WEIGHTS = "weights.safetensors"
 DOCUMENT = "bundle.json"
 
@@ -43,6 +43,7 @@ class BundleInfo(Config):
         has_batchnorm: whether it keeps BatchNorm2d statistics, which methods that match moments need.
         weights_sha256: of weights.safetensors.
         weights_bytes: size of weights.safetensors.
+        memory_format: order in memory of the images that it takes.
     """
 
     architecture: Architecture
@@ -52,6 +53,7 @@ class BundleInfo(Config):
     has_batchnorm: bool
     weights_sha256: str = Field(pattern="^[0-9a-f]{64}$")
     weights_bytes: int = Field(ge=0)
+    memory_format: MemoryFormat = "channels_last"
 
     @property
     def num_classes(self) -> int:
@@ -94,6 +96,7 @@ def save_classifier(folder: Path, classifier: Classifier, architecture: Architec
         has_batchnorm=count_batchnorm(classifier.network) > 0,
         weights_sha256=sha256_bytes(weights),
         weights_bytes=len(weights),
+        memory_format=classifier.memory_format,
     )
     document = seal(stamp(FORMAT, VERSION, provenance, info.to_json()))
     publish(folder, {WEIGHTS: weights, DOCUMENT: document})
@@ -150,7 +153,7 @@ def load_classifier(folder: Path, expected_sha256: str = "") -> Classifier:
         raise CheckpointMismatchError(
             f"The weights of {str(folder)!r} do not fit {info.architecture.name} as this code builds it: import the teacher again."
         ) from error
-    return Classifier(network, info.spec, info.class_names)
+    return Classifier(network, info.spec, info.class_names, info.memory_format)
 
 
 def fetch_bundle(uri: str, folder: Path) -> Path:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from distillery.errors import ConfigError, MissingResourceError, StoreError
 from distillery.models.catalog import Architecture, build_network
+from distillery.models.trial import settle
 from distillery.models.versions import Weights
 from distillery.types import Classifier, ImageSpec
 
@@ -21,7 +22,7 @@ _LISTED = 4  # names quoted in a message before it says how many more
 
 
 def import_checkpoint(path: Path, architecture: Architecture, spec: ImageSpec, class_names: tuple[str, ...]) -> Classifier:
-    """Read a foreign checkpoint into a classifier and try it on two images.
+    """Read a foreign checkpoint into a classifier and try it as the steps will run it.
 
     Args:
         path: a safetensors file, or a file of torch.save that holds tensors in plain dicts; the weights may stand under state_dict, model
@@ -43,7 +44,7 @@ def import_checkpoint(path: Path, architecture: Architecture, spec: ImageSpec, c
     weights = _match_prefixes(read_weights(path), network)
     _check_fit(weights, network, path, architecture, len(class_names))
     network.load_state_dict(weights.completed(_counters(network)))
-    try_classifier(classifier.eval(), architecture)
+    settle(classifier.eval(), architecture.name)
     return classifier
 
 
@@ -63,29 +64,6 @@ def read_weights(path: Path) -> Weights:
         except (SafetensorError, OSError) as error:
             raise StoreError(f"{str(path)!r} cannot be read as safetensors ({_one_line(error)}): download or save it again.") from error
     return _unwrap(_load_pickle(path), path)
-
-
-def try_classifier(classifier: Classifier, architecture: Architecture) -> None:
-    """Run two images through a classifier.
-
-    Raises:
-        ConfigError: it fails, or gives anything but finite logits (2, K).
-    """
-    images = torch.rand(2, *classifier.spec.shape, generator=torch.Generator().manual_seed(0))
-    size = "x".join(str(side) for side in classifier.spec.shape)
-    try:
-        with torch.no_grad():
-            logits = classifier(images)
-    except Exception as error:  # a foreign network may raise anything
-        raise ConfigError(
-            f"{architecture.name} fails on images of {size} ({type(error).__name__}: {_one_line(error)}): check channels, height and width."
-        ) from error
-    expected = (2, classifier.num_classes)
-    if not isinstance(logits, Tensor) or tuple(logits.shape) != expected:
-        found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        raise ConfigError(f"{architecture.name} gives {found} for 2 images of {size}, not logits of {expected}: check the class names.")
-    if not torch.isfinite(logits).all():
-        raise ConfigError(f"{architecture.name} gives logits that are not finite: the checkpoint is damaged or belongs to another network.")
 
 
 def _load_pickle(path: Path) -> object:

@@ -16,6 +16,7 @@ from distillery.evaluation.predict import predict
 from distillery.methods.catalog import find_method, methods_without
 from distillery.models.bundle import fetch_bundle, load_classifier, read_bundle, save_classifier
 from distillery.models.catalog import Architecture, build_network
+from distillery.models.trial import try_architecture
 from distillery.models.versions import Weights
 from distillery.provenance import sha256_file
 from distillery.recipes.schema import Section
@@ -25,7 +26,7 @@ from distillery.statistics.moments import load_moments
 from distillery.statistics.taps import batchnorm_paths
 from distillery.steps.workbench import Workbench, workspace
 from distillery.synthesis.protocol import Ingredients, Synthesizer
-from distillery.types import Classifier
+from distillery.types import Classifier, MemoryFormat
 
 
 @dataclass(frozen=True)
@@ -112,10 +113,17 @@ def open_teacher(section: Section, uri: str) -> Teacher:
 
 
 def build_student(architecture: Architecture, teacher: Classifier, runtime: Runtime, seed: int) -> Classifier:
-    """A fresh student for the teacher's images and classes, on the device, drawn from the run's own stream."""
+    """A fresh student for the teacher's images and classes, on the device, drawn from the run's own stream.
+
+    Raises:
+        ConfigError: one that cannot be run or trained here; a foreign one is tried on another copy first.
+    """
+    order: MemoryFormat = "channels_last"
+    if ":" in architecture.name:
+        order = try_architecture(architecture, teacher.spec, teacher.num_classes, runtime)
     with seeded(seed, "student"):
         network = build_network(architecture, teacher.spec, teacher.num_classes)
-    return runtime.place(Classifier(network, teacher.spec, teacher.class_names))
+    return runtime.place(Classifier(network, teacher.spec, teacher.class_names, order))
 
 
 def scoring(held_out: Callable[[], tuple[Tensor, Tensor]]) -> Validate:

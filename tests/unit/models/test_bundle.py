@@ -55,7 +55,7 @@ def test_document_says_everything(tmp_path: Path) -> None:
     sha256 = save_classifier(tmp_path / "b", _classifier(), WRN, ORIGIN)
     document = json.loads((tmp_path / "b" / "bundle.json").read_bytes())
     assert document["format"] == "distillery-bundle"
-    assert document["version"] == 2
+    assert document["version"] == 3
     assert document["provenance"]["inputs"] == {"checkpoint": "0" * 64}
     info, found = read_bundle(tmp_path / "b")
     assert found == sha256
@@ -114,10 +114,10 @@ def _edit(folder: Path, **fields: object) -> None:
 
 def test_newer_version_and_other_format_are_refused(tmp_path: Path) -> None:
     save_classifier(tmp_path / "b", _classifier(), WRN, ORIGIN)
-    _edit(tmp_path / "b", version=3)
-    with pytest.raises(CheckpointMismatchError, match="version 3"):
+    _edit(tmp_path / "b", version=4)
+    with pytest.raises(CheckpointMismatchError, match="version 4"):
         load_classifier(tmp_path / "b")
-    _edit(tmp_path / "b", version=2, format="distillery-set")
+    _edit(tmp_path / "b", version=3, format="distillery-set")
     with pytest.raises(CheckpointMismatchError, match="distillery-bundle"):
         read_bundle(tmp_path / "b")
 
@@ -288,3 +288,24 @@ def test_remote_bundle_is_copied_once_and_verified(tmp_path: Path, monkeypatch: 
 def test_unsupported_uri_is_a_config_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="gopher"):
         fetch_bundle("gopher://bucket/teacher", tmp_path)
+
+
+def test_the_order_in_memory_travels_with_the_bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bundle, "build_network", lambda *_: nn.Sequential(nn.Flatten(), nn.Linear(64, 3)))
+    classifier = Classifier(bundle.build_network(), SPEC, ("a", "b", "c"), "contiguous")  # type: ignore[call-arg]
+    save_classifier(tmp_path / "b", classifier, Architecture(name="mine:flat"), ORIGIN)
+    assert read_bundle(tmp_path / "b")[0].memory_format == "contiguous"
+    assert load_classifier(tmp_path / "b").memory_format == "contiguous"
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_older_bundles_are_read_as_before(tmp_path: Path, version: int) -> None:
+    classifier = _classifier()
+    save_classifier(tmp_path / "b", classifier, WRN, ORIGIN)
+    document = json.loads((tmp_path / "b" / "bundle.json").read_bytes())
+    del document["memory_format"], document["document_sha256"]
+    data = {**document, "version": version}
+    (tmp_path / "b" / "bundle.json").write_bytes(dump_json(data) if version == 1 else bundle.seal(data))
+    loaded = load_classifier(tmp_path / "b")
+    assert loaded.memory_format == "channels_last"
+    assert all(torch.equal(value, classifier.state_dict()[name]) for name, value in loaded.state_dict().items())

@@ -1,0 +1,247 @@
+"""A network tried as the steps run it: order of images in memory, precision, batch sizes, gradients, train mode."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from distillery.errors import ConfigError
+from distillery.foreign_code import guarded
+from distillery.models.catalog import Architecture, build_network
+from distillery.runtime import Runtime
+from distillery.seeding import seeded
+from distillery.types import Classifier, ImageSpec, MemoryFormat
+
+FLOAT32 = Runtime(torch.device("cpu"), "float32", 1)
+_BATCHES = (2, 1, 3)
+_CLOSE = 1e-3  # of the largest logit; another order of summation stays far below
+
+
+class Trial(NamedTuple):
+    """What a network did in eval mode with the same images in batches of one, two and three.
+
+    Attributes:
+        memory_format: the order of images in memory that suits it.
+        logits: by batch size, float32 on the CPU; those of n images are of the first n `probe_images`.
+        blocked: why no gradient reaches the images, as a clause; "" where one does.
+        random: whether the same images got other logits when they were shown again.
+        written: names of buffers that a forward pass changed, though it was in eval mode.
+        bfloat16: the sentence of its failure under autocast; "" where it was not tried or did not fail.
+    """
+
+    memory_format: MemoryFormat
+    logits: dict[int, Tensor]
+    blocked: str = ""
+    random: bool = False
+    written: tuple[str, ...] = ()
+    bfloat16: str = ""
+
+
+def probe_images(shape: tuple[int, int, int], n: int = max(_BATCHES)) -> Tensor:
+    """Images (n, C, H, W) in [0, 1], in turn smooth patches and noise, because noise alone looks all the same to many networks.
+
+    Args:
+        shape: (C, H, W).
+        n: how many.
+    """
+    draws = torch.Generator().manual_seed(0)
+    noise = torch.rand(n, *shape, generator=draws)
+    patches = nn.functional.interpolate(torch.rand(n, shape[0], 4, 4, generator=draws), size=shape[1:], mode="bilinear")
+    return torch.where((torch.arange(n) % 2 == 0).view(-1, 1, 1, 1), patches, noise)
+
+
+def settle(classifier: Classifier, name: str, runtime: Runtime = FLOAT32, train: bool = False) -> Trial:
+    """Run a classifier and decide its `memory_format`: contiguous where it fails, blocks gradients or answers otherwise on channels-last.
+
+    Args:
+        classifier: it stands on the runtime's device in that order afterwards; weights, buffers and modes are as they were.
+        name: of its architecture, for messages.
+        runtime: bfloat16 is tried where its precision says so, after float32, in which labels and reports are always made.
+        train: whether it is a student, whose train mode and gradients of weights are tried too.
+
+    Raises:
+        ConfigError: it fails in either order, gives anything but finite logits (N, K), or is a student that cannot be trained.
+    """
+    before, modes = (
+        {key: value.clone() for key, value in _state(classifier).items()},
+        [(part, part.training) for part in classifier.modules()],
+    )
+    try:
+        plain = _try(classifier, "contiguous", name, runtime, train)
+        written = _restore(classifier, before)
+        fast = _try(classifier, "channels_last", name, runtime, train)
+        if isinstance(plain, ConfigError):
+            raise plain
+        chosen = plain if isinstance(fast, ConfigError) or not _agree(fast, plain) else fast
+        _place(classifier, chosen.memory_format, name, runtime)
+        failed = "" if chosen.blocked else _try_bfloat16(classifier, name, runtime, train)
+    finally:
+        _restore(classifier, before)
+        for part, training in modes:
+            part.training = training
+    return chosen._replace(written=() if train else written, bfloat16=failed)
+
+
+def try_architecture(architecture: Architecture, spec: ImageSpec, num_classes: int, runtime: Runtime = FLOAT32) -> MemoryFormat:
+    """Build a student and run it as training and evaluation will; ours without memory for weights, so that it costs next to nothing.
+
+    Args:
+        architecture: the student's.
+        spec: images of their true size.
+        num_classes: K.
+        runtime: what it will train on.
+
+    Returns:
+        The order of images in memory that suits it.
+
+    Raises:
+        ConfigError: it cannot be built, run or trained so.
+    """
+    names = tuple(map(str, range(num_classes)))
+    if ":" in architecture.name:  # a foreign factory may not know the meta device
+        with seeded(0, "trial"):
+            classifier = Classifier(build_network(architecture, spec, num_classes), spec, names)
+        found = settle(classifier, architecture.name, runtime, train=True)
+        if found.bfloat16:
+            raise ConfigError(found.bfloat16)
+        return found.memory_format
+    with torch.device("meta"):
+        classifier = Classifier(build_network(architecture, spec, num_classes), spec, names)
+        images = torch.empty(max(_BATCHES), *spec.shape)
+    for n in _BATCHES:
+        _forward(classifier.eval(), architecture.name, images[:n])
+    _train(classifier, architecture.name, images)
+    return "channels_last"
+
+
+def _try(classifier: Classifier, order: MemoryFormat, name: str, runtime: Runtime, train: bool) -> Trial | ConfigError:
+    try:
+        _place(classifier, order, name, runtime)
+        images = probe_images(classifier.spec.shape).to(runtime.device)
+        logits: dict[int, Tensor] = {}
+        with seeded(0, "trial"), torch.no_grad():
+            for n in _BATCHES:
+                logits[n] = _forward(classifier.eval(), name, images[:n]).float().cpu()
+        blocked, again = _to_images(classifier, name, images[:2])
+        if train:
+            _train(classifier, name, images)
+    except ConfigError as error:
+        return error
+    return Trial(order, logits, blocked, random=not torch.allclose(again, logits[2], rtol=0, atol=_CLOSE * _largest(again)))
+
+
+def _place(classifier: Classifier, order: MemoryFormat, name: str, runtime: Runtime) -> None:
+    classifier.memory_format = order
+    with guarded(f"{name} cannot be put on {runtime.device.type}", "keep its weights in parameters and buffers of up to 4 dimensions"):
+        runtime.place(classifier)
+
+
+def _try_bfloat16(classifier: Classifier, name: str, runtime: Runtime, train: bool) -> str:
+    """Why it fails where the steps autocast to bfloat16; "" where they do not, or it does not."""
+    if runtime.precision == "float32":
+        return ""
+    images = probe_images(classifier.spec.shape).to(runtime.device)
+    try:
+        with runtime.autocast():
+            failed, _ = _to_images(classifier.eval(), name, images[:2])
+            if train:
+                _train(classifier, name, images)
+    except ConfigError as error:
+        failed = str(error)
+    return f"Under autocast to bfloat16 {failed.rstrip('.')}; set precision: float32 in the recipe." if failed else ""
+
+
+def _forward(classifier: Classifier, name: str, images: Tensor) -> Tensor:
+    """Logits (N, K), checked; the network is called by itself, so that its failure is told in the words of a trial."""
+    n, size = len(images), "x".join(str(side) for side in images.shape[1:])
+    mode = " in train mode" if classifier.training else ""
+    apart = f" in a batch of {n}, though not of {_BATCHES[0]}" if n != _BATCHES[0] else ""
+    advice = "make it independent of the batch size" if apart else "check channels, height and width"
+    with guarded(f"{name} fails on images of {size}{mode}{apart}", advice):
+        logits = classifier.network(classifier.prepare(classifier.arrange(images)))
+    expected = (n, classifier.num_classes)
+    if not isinstance(logits, Tensor):
+        raise ConfigError(
+            f"{name} gives {type(logits).__name__} for {n} images of {size}{mode}, not logits of {expected}: wrap it in a module that "
+            "returns the logits alone, or switch other outputs off (googlenet, inception_v3 of torchvision: argument aux_logits=false)."
+        )
+    if tuple(logits.shape) != expected:
+        advice = "keep the dimension of the batch, flatten(1) instead of squeeze()" if apart else "check the class names"
+        raise ConfigError(f"{name} gives {tuple(logits.shape)} for {n} images of {size}{mode}, not logits of {expected}: {advice}.")
+    if not logits.is_floating_point():
+        raise ConfigError(f"{name} gives logits of {logits.dtype}{mode}, not of floating point: return them before argmax or rounding.")
+    if logits.device.type != "meta" and not torch.isfinite(logits).all():
+        raise ConfigError(f"{name} gives logits that are not finite{mode}: the checkpoint is damaged or belongs to another network.")
+    return logits
+
+
+def _to_images(classifier: Classifier, name: str, images: Tensor) -> tuple[str, Tensor]:
+    """Why no gradient reaches the images, "" where one does; and their logits."""
+    images = classifier.arrange(images).detach().requires_grad_()
+    with seeded(1, "trial"):
+        logits = _forward(classifier, name, images)
+    shown = logits.detach().float().cpu()
+    if not logits.requires_grad:
+        return "it cuts its logits off (no_grad, detach or a conversion within forward)", shown
+    try:
+        with guarded(f"{name} fails as gradients go back to its images", "take out what changes tensors in place"):
+            (gradient,) = torch.autograd.grad(_projected(logits), images, allow_unused=True)
+    except ConfigError as error:
+        return str(error).rstrip("."), shown
+    if gradient is None or not gradient.any():
+        return "no gradient comes through (rounding, a conversion to integers or detach within forward)", shown
+    return "" if gradient.isfinite().all() else "its gradients are not finite", shown
+
+
+def _train(classifier: Classifier, name: str, images: Tensor) -> None:
+    """A step of a student without its optimizer: forward in train mode, back to the weights."""
+    images = images[: _BATCHES[0]]
+    weights = [parameter for parameter in classifier.parameters() if parameter.requires_grad]
+    logits = _forward(classifier.train(), name, images)
+    if not logits.requires_grad:
+        raise ConfigError(
+            f"{name} cuts its logits off from its weights in train mode (no_grad or detach within forward): it cannot be trained."
+        )
+    with guarded(f"{name} fails as gradients go back to its weights", "take out what changes tensors in place"):
+        gradients = torch.autograd.grad(_projected(logits), weights, allow_unused=True)
+    found = [gradient for gradient in gradients if gradient is not None]
+    if not found:
+        raise ConfigError(f"No gradient reaches any weight of {name} in train mode: it cannot be trained.")
+    if not all(gradient.device.type == "meta" or bool(gradient.isfinite().all()) for gradient in found):
+        raise ConfigError(
+            f"{name} has gradients of weights that are not finite on random images: choose another student or initialisation."
+        )
+
+
+def _projected(logits: Tensor) -> Tensor:
+    """A scalar that all logits enter with weights of their own: plain sums are constant where rows sum to 1."""
+    logits = logits.float()
+    return (logits * torch.linspace(-1, 1, logits.numel(), device=logits.device).view_as(logits).sin()).sum()
+
+
+def _agree(fast: Trial, plain: Trial) -> bool:
+    """Whether channels-last does what contiguous images do."""
+    if fast.blocked and not plain.blocked:
+        return False
+    if fast.random or plain.random:
+        return True
+    return all(torch.allclose(fast.logits[n], plain.logits[n], rtol=0, atol=_CLOSE * _largest(plain.logits[n])) for n in _BATCHES)
+
+
+def _largest(logits: Tensor) -> float:
+    return float(logits.abs().max())
+
+
+def _state(classifier: Classifier) -> dict[str, Tensor]:
+    """Weights and buffers by name."""
+    return {key: value for key, value in classifier.state_dict().items() if isinstance(value, Tensor)}
+
+
+@torch.no_grad()
+def _restore(classifier: Classifier, before: Mapping[str, Tensor]) -> tuple[str, ...]:
+    """Put weights and buffers back; the names of those that had changed."""
+    changed = {key: value for key, value in _state(classifier).items() if not torch.equal(value, before[key].to(value.device))}
+    for key, value in changed.items():
+        value.copy_(before[key])
+    return tuple(changed)
