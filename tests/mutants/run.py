@@ -93,6 +93,13 @@ MUTANTS = (
         "tests/contract/test_methods.py",
     ),
     Mutant(
+        "epochs compared on the images of their own time",
+        "src/distillery/engine/selection.py",
+        "judged = [self._brought_up(kept, student, score.images, anew=True) for kept in contenders.values()]",
+        "judged = list(contenders.values())",
+        "tests/unit/engine/test_selection.py",
+    ),
+    Mutant(
         "a manifest published before its shards are complete",
         "src/distillery/data/store.py",
         "if there.get(entry.key) != entry.bytes:",

@@ -7,7 +7,7 @@ from typing import Any
 from distillery.engine.feeds import Feed
 from distillery.engine.fit import StudentTrainer
 from distillery.engine.selection import Selection
-from distillery.engine.session import Session, Validate
+from distillery.engine.session import Session
 from distillery.engine.terms import round_numbers
 from distillery.synthesis.protocol import Synthesizer
 
@@ -45,9 +45,8 @@ class StudentFit:
     Attributes:
         trainer: holds the student; its plan ends the training.
         feed: where batches come from.
-        selection: keeps the best student and snapshots.
+        selection: judges the student after each epoch, keeps the best ones and snapshots.
         session: checkpoints hold `trainer` and `selection`, one an epoch.
-        validate: scores the student after each epoch; None where nothing is held out.
         synthesizer: whose random stream the feed draws from, so that checkpoints hold it too; None where images lie ready.
     """
 
@@ -55,7 +54,6 @@ class StudentFit:
     feed: Feed
     selection: Selection
     session: Session
-    validate: Validate | None = None
     synthesizer: Synthesizer | None = None
 
     def run(self) -> dict[str, float]:
@@ -77,11 +75,13 @@ class StudentFit:
             with session.clock.part("student"):
                 numbers = {f"student/{name}": value for name, value in trainer.train(trainer.steps_left, self.feed).items()}
             with session.clock.part("check"):
-                scores = self.validate(trainer.student) if self.validate else {}
-            self.selection.offer(trainer.epochs, scores, trainer.student)
+                scores = self.selection.look(trainer.epochs, trainer.student)
             session.note("student: epoch", total, {**numbers, **{f"holdout/{name}": value for name, value in scores.items()}})
             if session.is_due(total):
                 session.save(self._state())
+                self.selection.sweep()
+        with session.clock.part("check"):
+            self.selection.conclude(trainer.epochs, trainer.student)
         return session.history[-1]
 
     def _state(self) -> dict[str, Any]:

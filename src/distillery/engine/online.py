@@ -12,7 +12,7 @@ from distillery.engine.feeds import FreshFeed, PoolFeed
 from distillery.engine.fit import StudentTrainer
 from distillery.engine.recorded import RecordedPool
 from distillery.engine.selection import Selection
-from distillery.engine.session import Session, Validate
+from distillery.engine.session import Session
 from distillery.engine.terms import round_numbers
 from distillery.errors import ConfigError
 from distillery.synthesis.protocol import Round, Synthesizer
@@ -57,9 +57,8 @@ class OnlineDistillation:
         synthesizer: fresh.
         trainer: holds the student. Its epochs count student steps, so its schedule stands still during warm-up.
         pool: takes the images of each round.
-        selection: keeps the best student and snapshots.
+        selection: judges the student whenever an epoch ends, keeps the best ones and snapshots.
         session: checkpoints hold all of these, the pool by the names of its shards.
-        validate: scores the student whenever an epoch ends; None where nothing is held out.
     """
 
     config: OnlineConfig
@@ -68,7 +67,6 @@ class OnlineDistillation:
     pool: RecordedPool
     selection: Selection
     session: Session
-    validate: Validate | None = None
 
     def run(self) -> dict[str, float]:
         """Play all rounds; those that a killed run had finished are not played again.
@@ -88,8 +86,11 @@ class OnlineDistillation:
             self.session.note("online: round", total, self._round() if self.session.done < self.config.rounds else self._close())
             if self.session.is_due(total):
                 self.session.save(self._state())
+                self.selection.sweep()
         self._check_ready()
         self._check_plan()
+        with self.session.clock.part("check"):
+            self.selection.conclude(self.trainer.epochs, self.trainer.student)
         made = self.session.history[self.config.rounds - 1]
         return {name: value for name, value in made.items() if name.startswith("synthesis/")} | self.session.history[-1]
 
@@ -114,7 +115,8 @@ class OnlineDistillation:
             numbers = self._train()
         if self.trainer.epochs > before:
             with clock.part("check"):
-                numbers |= self._validate()
+                scores = self.selection.look(self.trainer.epochs, self.trainer.student)
+            numbers |= {f"holdout/{name}": value for name, value in scores.items()}
         return numbers
 
     def _collect(self, learned: Round) -> dict[str, float]:
@@ -142,11 +144,6 @@ class OnlineDistillation:
             terms = self.trainer.train(config.student_steps_per_round, PoolFeed(pool))
         numbers = {f"student/{name}": value for name, value in terms.items()}
         return numbers | {f"synthesis/{name}": value for name, value in added.items()}
-
-    def _validate(self) -> dict[str, float]:
-        scores = self.validate(self.trainer.student) if self.validate and len(self.pool.held_out) else {}
-        self.selection.offer(self.trainer.epochs, scores, self.trainer.student)
-        return {f"holdout/{name}": value for name, value in scores.items()}
 
     def _check_ready(self) -> None:
         if not self.trainer.steps:

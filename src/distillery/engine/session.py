@@ -11,10 +11,6 @@ from distillery.engine.progress import Progress
 from distillery.errors import DistilleryError
 from distillery.storage import Store
 from distillery.tracking.history import Stopwatch, read_history, write_history
-from distillery.types import Classifier
-
-Validate = Callable[[Classifier], dict[str, float]]
-"""Scores a student; the engine keeps the best by the number called `agreement`."""
 
 Review = Callable[[Store, Sequence[ShardEntry]], None]
 """Looks at the shards of a set before it is published, and raises where it must not be."""

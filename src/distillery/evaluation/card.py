@@ -11,7 +11,7 @@ from distillery.data.store import SetManifest
 from distillery.errors import CheckpointMismatchError
 from distillery.evaluation.health import HealthReport, load_health
 from distillery.evaluation.loading import how_to_load
-from distillery.evaluation.report import EvaluationReport, ModelReport, load_report
+from distillery.evaluation.report import EvaluationReport, ModelReport, SnapshotScore, load_report
 from distillery.methods.catalog import METHODS
 from distillery.models.bundle import DOCUMENT, BundleInfo, read_bundle
 from distillery.provenance import Provenance, load_json, sha256_bytes
@@ -231,9 +231,17 @@ def _measured(report: EvaluationReport | None) -> list[str]:
         rows.append(("expected calibration error", *(f"{m.calibration.ece:.4f}" for m in both)))
     rows.append(("same class as the teacher", "", _share(report.agreement.agreed, report.agreement.total)))
     rows.append(("KL(teacher, student), nats", "", f"{report.agreement.kl:.4f}"))
+    for best in report.best:
+        right = f"; top-1 {_share(best.correct, best.total)}" if best.total else ""
+        rows.append((_best_epoch(best), "", f"same class as the teacher {best.agreement:.2%}{right}"))
     rows += _cost_rows(both)
     head = f"On {report.images:,} images ({report.source}); shares with their 95 % interval (Wilson)."
     return [head, "", *_table(("", f"teacher {_text(report.teacher.name)}".strip(), f"student {_text(report.student.name)}".strip()), rows)]
+
+
+def _best_epoch(best: SnapshotScore) -> str:
+    number = f" ({best.epoch:,})" if best.epoch else ""
+    return f"its best epoch{number}, chosen on {f'{best.chosen_on:,} ' if best.chosen_on else ''}held-out synthetic images"
 
 
 def _cost_rows(both: tuple[ModelReport, ModelReport]) -> Iterator[Sequence[str]]:

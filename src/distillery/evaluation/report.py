@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from pydantic import Field
 from rich.table import Table
@@ -42,6 +42,18 @@ class EvaluationConfig(Config):
     calibration_bins: int = Field(default=15, ge=1, le=1000)
 
 
+class Chosen(NamedTuple):
+    """How a training chose its best epoch, as far as it is known.
+
+    Attributes:
+        epoch: after which the student stood there; 0 where it is not known.
+        images: held-out synthetic images that all epochs in question were compared on; 0 where it is not known.
+    """
+
+    epoch: int = 0
+    images: int = 0
+
+
 @dataclass(frozen=True)
 class Candidate:
     """A model to measure.
@@ -52,6 +64,7 @@ class Candidate:
         sha256: its bundle, empty where it has none.
         weights_bytes: size of its weights file, 0 where it has none.
         snapshots: other states of its weights that a training kept, each loaded when it is measured.
+        chosen: how the training came to the one called `best`.
     """
 
     classifier: Classifier
@@ -59,6 +72,7 @@ class Candidate:
     sha256: str = ""
     weights_bytes: int = 0
     snapshots: Mapping[str, Callable[[], Classifier]] = field(default_factory=dict)
+    chosen: Chosen = Chosen()
 
 
 @dataclass(frozen=True)
@@ -106,12 +120,16 @@ class SnapshotScore(Config):
         agreement: with the teacher.
         correct: images named right; 0 without labels.
         total: labelled images.
+        epoch: of `best`, after which the student stood there; 0 where it is not known.
+        chosen_on: of `best`, held-out synthetic images that the epochs were compared on; 0 where it is not known.
     """
 
     name: str
     agreement: float
     correct: int = Field(default=0, ge=0)
     total: int = Field(default=0, ge=0)
+    epoch: int = Field(default=0, ge=0)
+    chosen_on: int = Field(default=0, ge=0)
 
 
 class EvaluationReport(Config):
@@ -226,7 +244,8 @@ def table(report: EvaluationReport) -> Table:
     shown.add_row("agrees with the teacher", "", f"{report.agreement.rate:.2%} ({report.agreement.agreed}/{report.agreement.total})")
     for score in report.best:
         top1 = f", top-1 {score.correct / score.total:.2%} ({score.correct}/{score.total})" if score.total else ""
-        shown.add_row("best epoch by held-out images", "", f"agrees {score.agreement:.2%}{top1}")
+        number, on = (f", {score.epoch:,}," if score.epoch else ""), (f"{score.chosen_on:,} " if score.chosen_on else "")
+        shown.add_row(f"best epoch{number} by {on}held-out images", "", f"agrees {score.agreement:.2%}{top1}")
     shown.add_row("KL(teacher || student)", "", f"{report.agreement.kl:.4f}")
     shown.add_row("parameters", *(f"{m.cost.parameters:,}" for m in models))
     shown.add_row("MFLOPs an image", *(f"{m.cost.flops / 1e6:,.1f}" for m in models))
@@ -283,11 +302,12 @@ def _score_snapshots(student: Candidate, teacher_logits: Tensor, data: Evaluatio
     for name, load in student.snapshots.items():
         logits = predict(load().to(student.classifier.mean.device), data.images, batch)
         agreement = Agreement.measure(teacher_logits, logits).rate
-        if data.labels is None:
-            scores.append(SnapshotScore(name=name, agreement=agreement))
-        else:
+        epoch, images = student.chosen if name == BEST else Chosen()
+        score = SnapshotScore(name=name, agreement=agreement, epoch=epoch, chosen_on=images)
+        if data.labels is not None:
             correct = int((logits.argmax(1) == data.labels.cpu()).sum())
-            scores.append(SnapshotScore(name=name, agreement=agreement, correct=correct, total=len(logits)))
+            score = score.model_copy(update={"correct": correct, "total": len(logits)})
+        scores.append(score)
     return tuple(scores)
 
 

@@ -1,6 +1,6 @@
 """What the training steps put together from their inputs: a verified teacher, a method, a student, a way to score it."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,8 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from distillery.config import Config
-from distillery.engine.selection import Selection
-from distillery.engine.session import Validate
+from distillery.engine.selection import Judge, Score, Selection
 from distillery.errors import ConfigError
 from distillery.evaluation.agreement import Agreement
 from distillery.evaluation.predict import predict
@@ -126,19 +125,21 @@ def build_student(architecture: Architecture, teacher: Classifier, runtime: Runt
     return runtime.place(Classifier(network, teacher.spec, teacher.class_names, order))
 
 
-def scoring(held_out: Callable[[], tuple[Tensor, Tensor]]) -> Validate:
-    """A validation on held-out images: agreement with the teacher, and KL.
+def judging(held_out: Callable[[], tuple[Tensor, Tensor]]) -> Judge:
+    """A judge by held-out images: agreement with the teacher, and KL.
 
     Args:
         held_out: gives uint8 images and the teacher's logits, asked again each time because the images of an online run grow.
     """
 
-    def validate(student: Classifier) -> dict[str, float]:
-        images, logits = held_out()
+    def judge(student: Classifier, start: int) -> Score:
+        images, logits = (part[start:] for part in held_out())
+        if not len(images):
+            return Score()
         found = Agreement.measure(logits, predict(student, images))
-        return {"agreement": found.rate, "kl": found.kl}
+        return Score(found.total, found.agreed, found.kl * found.total)
 
-    return validate
+    return judge
 
 
 def save_student(bench: Workbench, folder: Path, student: Classifier, selection: Selection, architecture: Architecture) -> dict[str, float]:
@@ -152,15 +153,23 @@ def save_student(bench: Workbench, folder: Path, student: Classifier, selection:
         architecture: what it was built from.
 
     Returns:
-        `best_epoch` and `best_agreement`, where anything was held out.
+        Where anything was held out: `best_epoch`, its `best_agreement` and `best_kl` there, `best_images`, how many images that was, and
+        `best_compared`, how many students were judged on them.
     """
     save_classifier(folder, student, architecture, bench.provenance)
-    others = {f"epochs/{epoch:06d}": selection.snapshot(epoch) for epoch in selection.snapshots}
-    if selection.best():
-        others["best"] = selection.best()
-    for name, weights in others.items():
+    best = selection.best
+    for name, weights in _others(selection):
         student.load_state_dict(Weights.written_by(student, weights))
         save_classifier(folder / name, student, architecture, bench.provenance)
-    if not selection.best():
+    if not best:
         return {}
-    return {"best_epoch": float(selection.best_epoch), "best_agreement": selection.best_score}
+    numbers = {"epoch": best.epoch, "agreement": best.score.agreement, "kl": best.score.kl, "images": best.score.images}
+    return {f"best_{name}": float(value) for name, value in {**numbers, "compared": best.compared}.items()}
+
+
+def _others(selection: Selection) -> Iterator[tuple[str, dict[str, Tensor]]]:
+    """Folder and weights of every student that is published beside the last one, one at a time."""
+    for kept in selection.snapshots:
+        yield f"epochs/{kept.epoch:06d}", selection.weights(kept)
+    if selection.best:
+        yield "best", selection.best.weights

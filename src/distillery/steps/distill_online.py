@@ -11,7 +11,7 @@ from distillery.engine.recorded import RecordedPool
 from distillery.engine.selection import Selection
 from distillery.engine.session import Session
 from distillery.recipes.schema import DistillSection
-from distillery.steps.assembly import PlannedMethod, Teacher, build_student, open_teacher, save_student, scoring
+from distillery.steps.assembly import PlannedMethod, Teacher, build_student, judging, open_teacher, save_student
 from distillery.steps.materialize import hand_on, open_set_store, set_header, show_set
 from distillery.steps.review import Reviewer
 from distillery.steps.workbench import Workbench, reporting, workbench
@@ -36,7 +36,7 @@ def run(
 
     Returns:
         The synthesizer's loss terms of its last round, the student's and its held-out scores of the very last one, `rounds`,
-        `closing_rounds`, `epochs`, `best_epoch` and `best_agreement`; `health/` numbers of the pool.
+        `closing_rounds`, `epochs`, what `save_student` returns, and `health/` numbers of the pool.
 
     Raises:
         ConfigError: settings that are not allowed, a teacher that the method cannot use, a term that went bad, or a collapsed
@@ -66,7 +66,7 @@ def run(
             best = save_student(bench, student_path, loop.trainer.student, loop.selection, parsed.student.architecture)
         lengths = {"rounds": float(parsed.rounds), "closing_rounds": float(parsed.closing_rounds), "epochs": float(epochs)}
         done = bench.finish(outputs, {**numbers, **health, **best, **lengths})
-        loop.selection.drop_snapshots()
+        loop.selection.drop_files()
         return done
 
 
@@ -88,7 +88,6 @@ def prepare(bench: Workbench, section: DistillSection, plan: PlannedMethod, teac
         synthesizer,
         trainer,
         pool,
-        Selection(bench.checkpoints.store, section.student.keep_epochs),
+        Selection(bench.checkpoints.store, judging(lambda: (pool.held_out.images, pool.held_out_logits())), section.student.keep_epochs),
         Session(bench.checkpoints, bench.progress, bench.tracker.metrics, section.checkpoint_every, clock=bench.clock),
-        scoring(lambda: (pool.held_out.images, pool.held_out_logits())),
     )

@@ -7,6 +7,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from distillery.data.real import load_labelled
+from distillery.engine.selection import CANDIDATES
 from distillery.errors import ConfigError
 from distillery.models.bundle import fetch_bundle, load_classifier, read_bundle
 from distillery.recipes.cost import estimate_cost
@@ -128,19 +129,19 @@ def multiply_out(
     shards = 2 * recipe.synthesis.rounds if online else -(-recipe.set.size // recipe.set.shard_images) + 1
     made = pixels + cost.images * (_LOGIT * num_classes + _ASKED) + shards * _HEADER
     snapshots = recipe.student.epochs // recipe.student.keep_epochs if recipe.student.keep_epochs else 0
+    waiting = (CANDIDATES + 1) * measured.student_bytes * bool(recipe.set.holdout)  # a new one is written before the worst goes
     students = (1 + snapshots + bool(recipe.set.holdout)) * measured.student_bytes
     ended = students + measured.synthesizer_bytes
     kept = made + students + ended + _PAGE  # a step keeps its outputs, and the student is published beside
-    working = measured.trainer_bytes + measured.student_bytes + measured.synthesizer_bytes * online
-    working = max(working, measured.synthesizer_bytes)
+    working = max(measured.trainer_bytes + measured.synthesizer_bytes * online, measured.synthesizer_bytes)
     return Estimate(
         recipe=recipe,
         images=cost.images,
         student_steps=cost.student_steps,
         parts=(*_training(recipe, measured, online), *_around(recipe, measured, tested, snapshots, steps)),
-        memory=measured.startup_bytes + measured.teacher_bytes + working + largest + pixels,
+        memory=measured.startup_bytes + measured.teacher_bytes + working + waiting + largest + pixels,
         store=kept,
-        store_peak=kept + 2 * working + snapshots * measured.student_bytes,  # a checkpoint is whole before the one before it goes
+        store_peak=kept + 2 * working + snapshots * measured.student_bytes + waiting,  # a checkpoint is whole before the one before it goes
         workspace=ended + _PAGE,
         hardware=hardware,
     )
@@ -152,6 +153,7 @@ def _training(recipe: Recipe, measured: Calibration, online: bool) -> list[Part]
     parts = [Part("synthesis", rounds, (rounds * seconds, rounds * seconds), _how("a round", measured.round))]
     cost = estimate_cost(recipe)
     held_out = cost.images * recipe.set.holdout
+    final, again = held_out, 1  # at the end the last student is judged once more
     if online:
         label = cost.images * measured.teacher_image
         parts.append(Part("labelling", cost.images, (label, label), "the teacher's forward pass of one image"))
@@ -160,6 +162,7 @@ def _training(recipe: Recipe, measured: Calibration, online: bool) -> list[Part]
             drawn = cost.student_steps * measured.draw.seconds
             parts.append(Part("drawing for the student", cost.student_steps, (drawn, drawn), _how("a batch", measured.draw)))
             held_out = rounds * int(recipe.synthesis.config.get("batch", 0)) * recipe.set.holdout
+        final, again = held_out, 1 + 2 * CANDIDATES  # the candidates on what is new, and on all of it in the end
         beside, after = recipe.trained_rounds, recipe.synthesis.closing_rounds
         held_out *= (beside / 2 + after) / (beside + after)  # it grows with the pool, and no more in closing rounds
     else:
@@ -173,7 +176,7 @@ def _training(recipe: Recipe, measured: Calibration, online: bool) -> list[Part]
     for times, timing in stages:
         parts.append(Part("student", times, (times * timing.seconds,) * 2, _how("a step", timing)))
     if held_out:
-        check = recipe.student.epochs * held_out * measured.student_image
+        check = (recipe.student.epochs * held_out + again * final) * measured.student_image
         parts.append(Part("checks", recipe.student.epochs, (check, check), "the student's forward pass of one image"))
     return parts
 

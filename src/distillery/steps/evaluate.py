@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,11 @@ from torch import Tensor
 
 from distillery.data.real import load_labelled
 from distillery.data.store import MANIFEST, SyntheticSet, open_reference, read_reference
-from distillery.errors import ConfigError
+from distillery.errors import ConfigError, DistilleryError
 from distillery.evaluation.page.render import render
 from distillery.evaluation.report import (
     Candidate,
+    Chosen,
     EvaluationConfig,
     EvaluationImages,
     EvaluationReport,
@@ -29,9 +31,9 @@ from distillery.models.bundle import DOCUMENT, fetch_bundle, load_classifier, re
 from distillery.recipes.schema import EvaluationSection
 from distillery.runtime import Runtime, resolve_runtime
 from distillery.steps.lineage import evaluation_of, page_of, run_identity
-from distillery.steps.page import Gathering
+from distillery.steps.page import Gathering, origin_of, training_of
 from distillery.steps.workbench import Workbench, reporting, workbench, workspace
-from distillery.storage import join_uri, open_store
+from distillery.storage import Store, join_uri, open_store
 from distillery.types import Classifier
 
 STEP = "evaluate"
@@ -75,6 +77,7 @@ def run(
     measured_on = "set" if data.labels is None else "eval_data"
     with workbench(STEP, parsed, {"teacher": teacher.sha256, "student": student.sha256, measured_on: digest}) as bench:
         _place(bench.runtime, teacher, student)
+        student = replace(student, chosen=_chosen(bench.store, student_path))
         report = evaluate(teacher, student, data, parsed.evaluation, bench.progress.tick)
         save_report(report_path, report, bench.provenance)
         _observe(bench, report, eval_data_uri or join_uri(read_reference(set_path).uri, MANIFEST), digest)
@@ -165,6 +168,15 @@ def _snapshots(folder: Path) -> dict[str, Callable[[], Classifier]]:
     """The states that a training kept beside the last one, each a bundle of its own, read when it is measured."""
     found = [path.parent for path in (*sorted(folder.glob("epochs/*/" + DOCUMENT)), *folder.glob("best/" + DOCUMENT))]
     return {path.relative_to(folder).as_posix(): partial(_frozen, path) for path in found}
+
+
+def _chosen(store: Store, student_path: Path) -> Chosen:
+    """How the student's best epoch was chosen, where the store still knows."""
+    try:
+        numbers = training_of(store, origin_of(student_path))
+    except DistilleryError:  # the scores do not depend on it
+        return Chosen()
+    return Chosen(int(numbers.get("best_epoch", 0)), int(numbers.get("best_images", 0)))
 
 
 def _frozen(folder: Path) -> Classifier:

@@ -114,8 +114,7 @@ class Gathering:
 
     @cached_property
     def _student(self) -> Provenance:
-        document = load_json((self.student_path / DOCUMENT).read_bytes(), "The student's bundle")
-        return Provenance.parse(document["provenance"], "provenance")
+        return origin_of(self.student_path)
 
     def _method(self, run: RunRecord) -> str:
         synthesis = run.recipe.get("synthesis", {})
@@ -126,9 +125,8 @@ class Gathering:
         return (str(resolved["device"]), str(resolved["precision"])) if {"device", "precision"} <= set(resolved) else ()
 
     def _epochs(self) -> int:
-        step = _maker(self._student)
-        done = self._attempt("training", lambda: self._checkpoints(step, self._student).finished(), None)
-        return int((done or {}).get("metrics", {}).get("epochs", 0))
+        numbers: dict[str, float] = {}
+        return int(self._attempt("training", lambda: training_of(self.store, self._student), numbers).get("epochs", 0))
 
     def _histories(self, run: RunRecord, found: SyntheticSet | None) -> dict[str, History]:
         """Of every step that trained or drew something, in the order of the run."""
@@ -139,16 +137,11 @@ class Gathering:
                 steps["train_generator"] = _generator(generator, made)
             steps[_maker(made)] = made
         steps[_maker(self._student)] = self._student
-        read = {step: read_history(self._checkpoints(step, provenance).store) for step, provenance in steps.items()}
+        read = {step: read_history(_checkpoints(self.store, step, provenance).store) for step, provenance in steps.items()}
         histories = {step: history for step, history in read.items() if history.rounds or history.after}
         if not histories:
             raise MissingResourceError("The histories of the training steps are not in this store.")
         return histories
-
-    def _checkpoints(self, step: str, provenance: Provenance) -> Checkpoints:
-        section = {name: value for name, value in provenance.config.items() if name != "resolved"}
-        key = key_of(step, provenance.code_version, section, provenance.config.get("resolved", {}), provenance.inputs)
-        return Checkpoints(self.store.below(f"checkpoints/{step}/{key}"))
 
     def _lineage(self, run: RunRecord, found: SyntheticSet | None) -> tuple[Link, ...]:
         report, made = self.report, found.manifest.provenance if found else self._student
@@ -175,8 +168,30 @@ class Gathering:
     def _synthesizer(self, found: SyntheticSet | None, made: Provenance) -> str:
         if found and found.manifest.synthesizer_sha256:
             return found.manifest.synthesizer_sha256
-        done = self._checkpoints(_maker(made), made).finished() or {}
+        done = _checkpoints(self.store, _maker(made), made).finished() or {}
         return str(done.get("outputs", {}).get("synthesizer", {}).get("synthesizer.json", ""))
+
+
+def origin_of(student_path: Path) -> Provenance:
+    """What a student's bundle says of its origin."""
+    document = load_json((student_path / DOCUMENT).read_bytes(), "The student's bundle")
+    return Provenance.parse(document["provenance"], "provenance")
+
+
+def training_of(store: Store, student: Provenance) -> dict[str, float]:
+    """The numbers of the step that trained a student; empty where that was in another store.
+
+    Raises:
+        StoreError: the step's result is damaged.
+    """
+    done = _checkpoints(store, _maker(student), student).finished() or {}
+    return dict(done.get("metrics", {}))
+
+
+def _checkpoints(store: Store, step: str, provenance: Provenance) -> Checkpoints:
+    section = {name: value for name, value in provenance.config.items() if name != "resolved"}
+    key = key_of(step, provenance.code_version, section, provenance.config.get("resolved", {}), provenance.inputs)
+    return Checkpoints(store.below(f"checkpoints/{step}/{key}"))
 
 
 def _maker(provenance: Provenance) -> str:

@@ -9,9 +9,9 @@ from distillery.data.pool import ImagePool
 from distillery.data.real import LabelledImages, load_labelled
 from distillery.data.store import SetReference, SyntheticSet, open_reference, read_reference
 from distillery.engine.feeds import Feed, FreshFeed, LabelledFeed, PoolFeed
-from distillery.engine.session import Validate
+from distillery.engine.selection import Judge
 from distillery.errors import ConfigError
-from distillery.steps.assembly import PlannedMethod, Teacher, scoring
+from distillery.steps.assembly import PlannedMethod, Teacher, judging
 from distillery.steps.materialize import show_set
 from distillery.steps.workbench import Workbench
 from distillery.synthesis.bundle import SynthesizerState, load_synthesizer, read_synthesizer
@@ -27,13 +27,13 @@ class Supply:
         feed: gives the batches.
         images: in one pass over it; 0 where it has no end, so that an epoch's steps have to be given.
         synthesizer: whose random stream the feed draws from; it belongs to the checkpoint.
-        validate: scores the student on what is held out; None where nothing is.
+        judge: scores the student on what is held out; None where nothing is.
     """
 
     feed: Feed
     images: int
     synthesizer: Synthesizer | None = None
-    validate: Validate | None = None
+    judge: Judge | None = None
 
 
 class Source(Protocol):
@@ -92,13 +92,13 @@ class SetSource:
             raise ConfigError(f"The set {self.synthetic.store.uri!r} has no images to train on: materialize a larger one.")
         pool = ImagePool(teacher.classifier.spec, bench.runtime.device, capacity=len(images))
         pool.append(images)
-        return Supply(PoolFeed(pool), len(images), validate=self._validation())
+        return Supply(PoolFeed(pool), len(images), judge=self._judge())
 
-    def _validation(self) -> Validate | None:
+    def _judge(self) -> Judge | None:
         held_out = self.synthetic.load("holdout")
         if not len(held_out.images):
             return None
-        return scoring(lambda: (held_out.images, held_out.teacher_logits))
+        return judging(lambda: (held_out.images, held_out.teacher_logits))
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,8 @@ def run(
         data_uri: labelled images to train on, with their labels.
 
     Returns:
-        Loss terms and held-out scores of the last epoch, `epochs`, `best_epoch` and `best_agreement`; only a set has held-out images.
+        Loss terms and held-out scores of the last epoch, `epochs`, and what `save_student` returns; only a set has
+        held-out images.
 
     Raises:
         ConfigError: settings that are not allowed, not exactly one source, an empty set, data that does not fit the teacher, or a
@@ -71,7 +72,7 @@ def run(
         with bench.clock.part("io"):
             best = save_student(bench, student_path, fit.trainer.student, fit.selection, parsed.student.architecture)
         done = bench.finish(outputs, {**numbers, **best, "epochs": float(parsed.student.epochs)})
-        fit.selection.drop_snapshots()
+        fit.selection.drop_files()
         return done
 
 
@@ -83,6 +84,6 @@ def prepare(bench: Workbench, config: StudentConfig, teacher: Teacher, source: S
         supply = source.open(bench, teacher, student)
     stages = tuple(stage.sized(supply.images) for stage in config.stages) if supply.images else config.stages
     trainer = StudentTrainer(stages, runtime.place(teacher.classifier), student, runtime, seed)
-    selection = Selection(bench.checkpoints.store, config.keep_epochs)
+    selection = Selection(bench.checkpoints.store, supply.judge, config.keep_epochs)
     session = Session(bench.checkpoints, bench.progress, bench.tracker.metrics, clock=bench.clock)
-    return StudentFit(trainer, supply.feed, selection, session, supply.validate, supply.synthesizer)
+    return StudentFit(trainer, supply.feed, selection, session, supply.synthesizer)

@@ -40,7 +40,7 @@ _OBJECTS_BETWEEN_COLLECTIONS = 50_000
 _UNHANDLED = {signal.SIGTERM: signal.SIG_DFL, signal.SIGINT: signal.default_int_handler}
 """How Python starts: a signal that is handled otherwise belongs to whoever handles it."""
 
-STATE_FORMAT = 1
+STATE_FORMAT = 2
 """Raise it when what a loop saves or how it draws random numbers changes: checkpoints of the old format are then never met."""
 
 

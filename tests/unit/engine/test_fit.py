@@ -14,7 +14,7 @@ from distillery.engine.checkpoint import Checkpoints
 from distillery.engine.feeds import Feed, FreshFeed, LabelledFeed, PoolFeed
 from distillery.engine.fit import StudentTrainer
 from distillery.engine.offline import StudentFit, train_synthesizer
-from distillery.engine.selection import Selection
+from distillery.engine.selection import Score, Selection
 from distillery.engine.session import Session
 from distillery.errors import ConfigError
 from distillery.optim.schedules import ScheduleConfig
@@ -205,22 +205,24 @@ def test_labelled_feed_keeps_images_and_labels_together(teacher: Classifier) -> 
 
 
 def fit_of(teacher: Classifier, session: Session, scores: list[float] | None = None) -> StudentFit:
-    validate = None if scores is None else (lambda student: {"agreement": scores.pop(0)})
-    selection = Selection(session.checkpoints.store, keep_epochs=2)
-    return StudentFit(trainer_of(teacher), PoolFeed(pool_of()), selection, session, validate)
+    judge = None if scores is None else (lambda student, start: Score(10, round(10 * scores.pop(0)), 1.0))
+    selection = Selection(session.checkpoints.store, judge, keep_epochs=2)
+    return StudentFit(trainer_of(teacher), PoolFeed(pool_of()), selection, session)
 
 
 def test_fit_keeps_the_best_the_last_and_snapshots(teacher: Classifier, session: Session) -> None:
-    fit = fit_of(teacher, session, [0.5, 0.9, 0.7, 0.9])
+    fit = fit_of(teacher, session, [0.5, 0.9, 0.7, 0.8, 0.8])  # the last one is judged once more at the end
     numbers = fit.run()
-    assert numbers["holdout/agreement"] == 0.9
-    assert (fit.selection.best_epoch, fit.selection.best_score) == (2, 0.9), "of equal scores the earlier epoch stands"
-    assert fit.selection.snapshots == [2, 4]
-    second = fit.selection.snapshot(2)
-    best, last = fit.selection.best(), fit.trainer.student.state_dict()
-    assert all(torch.equal(second[name], best[name]) for name in best)
-    assert any(not torch.equal(best[name], last[name]) for name in best)
-    assert all(torch.equal(fit.selection.snapshot(4)[name], last[name]) for name in last)
+    best, snapshots = fit.selection.best, fit.selection.snapshots
+    assert numbers["holdout/agreement"] == 0.8
+    assert best is not None
+    assert (best.epoch, best.score, best.compared) == (2, Score(10, 9, 1.0), 4)
+    assert [kept.epoch for kept in snapshots] == [2, 4]
+    second, fourth = (fit.selection.weights(kept) for kept in snapshots)
+    last = fit.trainer.student.state_dict()
+    assert all(torch.equal(second[name], best.weights[name]) for name in best.weights)
+    assert any(not torch.equal(best.weights[name], last[name]) for name in best.weights)
+    assert all(torch.equal(fourth[name], last[name]) for name in last)
 
 
 def test_fit_learns_and_a_finished_one_is_not_trained_again(teacher: Classifier, session: Session) -> None:

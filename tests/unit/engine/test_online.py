@@ -10,7 +10,7 @@ from distillery.data.store import SetHeader, SyntheticSet
 from distillery.engine.fit import StudentTrainer
 from distillery.engine.online import OnlineConfig, OnlineDistillation
 from distillery.engine.recorded import RecordedPool
-from distillery.engine.selection import Selection
+from distillery.engine.selection import Score, Selection
 from distillery.engine.session import Session
 from distillery.errors import ConfigError, StoreError
 from distillery.provenance import Provenance
@@ -38,12 +38,13 @@ def loop_of(
     config = OnlineConfig(rounds=rounds, student_steps_per_round=2, closing_rounds=closing, feed=feed)
     synthesizer = FakeSynthesizer(teacher, **{"warmup": 2, **fake})
 
-    def validate(student: Classifier) -> dict[str, float]:
+    def judge(student: Classifier, start: int) -> Score:
+        images, answers = pool.held_out.images[start:], pool.held_out_logits()[start:].argmax(1)
         with torch.no_grad():
-            agreed = student(pool.held_out.images.float() / 255).argmax(1) == pool.held_out_logits().argmax(1)
-        return {"agreement": float(agreed.float().mean())}
+            agreed = student(images.float() / 255).argmax(1) == answers
+        return Score(len(images), int(agreed.sum()))
 
-    return OnlineDistillation(config, synthesizer, trainer, pool, Selection(session.checkpoints.store), session, validate)
+    return OnlineDistillation(config, synthesizer, trainer, pool, Selection(session.checkpoints.store, judge), session)
 
 
 def test_the_published_set_is_the_pool_as_trained_on(teacher: Classifier, store: FolderStore, session: Session) -> None:
@@ -155,7 +156,12 @@ def test_resumed_is_bit_equal(teacher: Classifier, store: FolderStore, session: 
     assert resumed.pool.publish().sha256 == alone.pool.publish().sha256
     for name, value in alone.trainer.student.state_dict().items():
         assert torch.equal(value, resumed.trainer.student.state_dict()[name])
-    assert (resumed.selection.best_epoch, resumed.selection.best_score) == (alone.selection.best_epoch, alone.selection.best_score)
+    best, expected_best = resumed.selection.best, alone.selection.best
+    assert best is not None
+    assert expected_best is not None
+    assert (best.epoch, best.score, best.compared) == (expected_best.epoch, expected_best.score, expected_best.compared)
+    assert all(torch.equal(value, expected_best.weights[name]) for name, value in best.weights.items())
+    assert resumed.selection.candidates == alone.selection.candidates
 
 
 def test_in_closing_rounds_the_student_alone_goes_on_with_all_images(teacher: Classifier, store: FolderStore, session: Session) -> None:

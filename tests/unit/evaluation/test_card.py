@@ -14,7 +14,15 @@ from distillery.evaluation.accuracy import ClassAccuracy
 from distillery.evaluation.card import CardSources, interval, model_card, open_sources
 from distillery.evaluation.features import Features
 from distillery.evaluation.health import HealthConfig, measure_health, save_health
-from distillery.evaluation.report import Candidate, EvaluationConfig, EvaluationImages, EvaluationReport, evaluate, save_report
+from distillery.evaluation.report import (
+    Candidate,
+    EvaluationConfig,
+    EvaluationImages,
+    EvaluationReport,
+    SnapshotScore,
+    evaluate,
+    save_report,
+)
 from distillery.models.bundle import read_bundle, save_classifier
 from distillery.models.catalog import build_network
 from distillery.provenance import Provenance
@@ -96,6 +104,17 @@ def test_numbers_stand_beside_the_teachers_with_n(whole: CardSources) -> None:
     assert "top-5" not in card
     assert f"| same class as the teacher |  | {report.agreement.rate:.2%} ({report.agreement.agreed} of 37;" in card
     assert "| weights file | 9,000 bytes | 4,000 bytes |" in card
+
+
+def test_the_best_epoch_says_on_how_many_images_it_was_chosen(whole: CardSources) -> None:
+    assert whole.report is not None
+    assert "best epoch" not in model_card(whole)
+    best = SnapshotScore(name="best", agreement=0.5, correct=9, total=37, epoch=1367, chosen_on=1280)
+    card = model_card(replace(whole, report=whole.report.model_copy(update={"snapshots": (best,)})))
+    assert "| its best epoch (1,367), chosen on 1,280 held-out synthetic images |  | same class as the teacher 50.00%; top-1 24.32%" in card
+    unknown = best.model_copy(update={"epoch": 0, "chosen_on": 0})
+    card = model_card(replace(whole, report=whole.report.model_copy(update={"snapshots": (unknown,)})))
+    assert "| its best epoch, chosen on held-out synthetic images |" in card
 
 
 def test_limits_come_from_the_data(whole: CardSources) -> None:

@@ -1,5 +1,6 @@
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from distillery.evaluation.cost import LatencyConfig
 from distillery.evaluation.predict import predict
 from distillery.evaluation.report import (
     Candidate,
+    Chosen,
     EvaluationConfig,
     EvaluationImages,
     EvaluationReport,
@@ -200,6 +202,18 @@ def test_last_and_best_epoch_are_both_reported(labelled: bool) -> None:
     assert (f"({correct}/30)" in shown) is labelled
     if labelled:
         assert metrics["best/top1"] == correct / 30
+
+
+def test_the_best_epoch_says_which_it_was_and_on_how_many_images_it_was_chosen() -> None:
+    images, labels = make_images()
+    snapshots = {"epochs/000002": lambda: make_classifier(5), "best": lambda: make_classifier(5)}
+    data = EvaluationImages(images, labels, "test set")
+    known = Candidate(make_classifier(3), "small", snapshots=snapshots, chosen=Chosen(1367, 1280))
+    found = evaluate(Candidate(make_classifier(8)), known, data, SILENT)
+    assert [(score.epoch, score.chosen_on) for score in found.snapshots] == [(0, 0), (1367, 1280)]
+    assert "best epoch, 1,367, by 1,280 held-out images" in render(found)
+    unknown = evaluate(Candidate(make_classifier(8)), replace(known, chosen=Chosen()), data, SILENT)
+    assert "best epoch by held-out images" in render(unknown)
 
 
 def test_five_classes_have_no_top5_and_silence_has_no_latency() -> None:

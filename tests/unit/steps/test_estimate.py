@@ -45,6 +45,9 @@ MEASURED = Calibration(
 )
 
 
+AGAIN = 5 + 5 + 1  # five candidates on the images that are new, the same on all of them in the end, and the last student
+
+
 def parts(found: Estimate) -> dict[str, tuple[int, tuple[float, float]]]:
     return {part.name: (part.times, tuple(pytest.approx(value) for value in part.seconds)) for part in found.parts}  # type: ignore[misc]
 
@@ -61,15 +64,16 @@ def test_an_online_run_multiplied_out() -> None:
         "synthesis": (48, (96.0, 96.0)),
         "labelling": (3072, (6.144, 6.144)),
         "student": (800, (400.0, 400.0)),
-        "checks": (40, (40 * 3072 * 0.05 / 2 * 0.001,) * 2),
+        "checks": (40, ((40 / 2 + AGAIN) * 3072 * 0.05 * 0.001,) * 2),
         "evaluation": (100, (0.4, 0.4)),
         "starting steps": (5, (15.0, 15.0)),
     }
     pixels = 3072 * 64
-    assert found.memory == 10_000 + 700 + (400 + 200 + 300) + 5000 + pixels
+    waiting = (5 + 1) * 200  # candidates for the best epoch, and one more while the worst is still there
+    assert found.memory == 10_000 + 700 + (400 + 300) + waiting + 5000 + pixels
     made = pixels + 3072 * (4 * 4 + 8) + 96 * 2048
     assert found.store == made + 2 * 2 * 200 + 300 + 3 * 2**20
-    assert found.store_peak == found.store + 2 * 900
+    assert found.store_peak == found.store + 2 * 700 + waiting
 
 
 def test_images_that_are_new_each_step_are_drawn_labelled_and_kept() -> None:
@@ -78,13 +82,13 @@ def test_images_that_are_new_each_step_are_drawn_labelled_and_kept() -> None:
     assert found.images == round(held_out) + 800 * 32
     assert parts(found)["drawing for the student"] == (800, (200.0, 200.0))
     assert parts(found)["labelling"] == (found.images, (found.images * 0.002,) * 2)
-    assert parts(found)["checks"] == (40, (40 * held_out / 2 * 0.001,) * 2)
+    assert parts(found)["checks"] == (40, ((40 / 2 + AGAIN) * held_out * 0.001,) * 2)
 
 
 def test_closing_rounds_check_on_all_that_is_held_out() -> None:
     found = parts(of("fast_dfkd/digits", **{"synthesis.closing_rounds": 120}))
     assert found["student"] == (3200, (1600.0, 1600.0))
-    assert found["checks"][1][0] == pytest.approx(40 * 3072 * 0.05 * (20 + 120) / 160 * 0.001)
+    assert found["checks"][1][0] == pytest.approx((40 * (20 + 120) / 160 + AGAIN) * 3072 * 0.05 * 0.001)
 
 
 def test_an_offline_run_multiplied_out() -> None:

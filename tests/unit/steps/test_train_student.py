@@ -13,12 +13,13 @@ from distillery.data.store import SetHeader, SetWriter, write_reference
 from distillery.engine.feeds import FreshFeed, LabelledFeed, PoolFeed
 from distillery.engine.fit import StudentTrainer
 from distillery.errors import CheckpointMismatchError, ConfigError
+from distillery.evaluation.report import load_report
 from distillery.methods.catalog import find_method
 from distillery.models.bundle import load_classifier, read_bundle, save_classifier
 from distillery.provenance import Provenance
 from distillery.statistics.extract import global_moments
 from distillery.statistics.moments import save_moments
-from distillery.steps import train_student
+from distillery.steps import evaluate, train_student
 from distillery.steps.assembly import PlannedMethod
 from distillery.storage import FolderStore
 from distillery.synthesis.bundle import SynthesizerState, save_synthesizer
@@ -109,6 +110,25 @@ def test_each_source_feeds_the_student_and_enters_its_key(
     assert desk.run(source, "again") == numbers
     assert len(fed) == 3, "finished work is taken"
     assert read_bundle(desk.folder / "again")[1] == read_bundle(desk.folder / "student")[1]
+
+
+def test_the_best_epoch_is_told_with_its_scores_and_to_whoever_evaluates_it(desk: Desk) -> None:
+    numbers = desk.run("set")
+    assert set(numbers) >= {"best_epoch", "best_agreement", "best_kl", "best_images", "best_compared"}
+    assert numbers["best_compared"] == numbers["epochs"] == 3, "every epoch is a candidate, the last is one of them"
+    held_out = int(numbers["best_images"])
+    assert held_out == 10
+    store = FolderStore(desk.folder / "work" / "store")
+    assert not [key for key in store.list("checkpoints") if "/snapshots/" in key], "candidates go once the student is published"
+    folder = desk.folder / "student"
+    report, page = desk.folder / "report.json", desk.folder / "page.html"
+    common = {"seed": 1, "code_version": "1", "teacher_sha256": desk.sha256, "evaluation": {"latency": False}}
+    evaluate.run(common, str(desk.teacher), folder, desk.set, "", report, page)
+    (best,) = load_report(report).best
+    assert (best.epoch, best.chosen_on) == (numbers["best_epoch"], held_out)
+    assert f"chosen on {held_out} images kept back" in page.read_text()
+    if numbers["best_epoch"] == numbers["epochs"]:
+        assert read_bundle(folder)[1] == read_bundle(folder / "best")[1]
 
 
 def test_real_labels_are_what_the_hard_term_is_measured_on(desk: Desk) -> None:

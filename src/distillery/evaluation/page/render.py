@@ -56,6 +56,7 @@ def render(data: PageData) -> str:
 _WORDS = (
     "axis_number",
     "behind",
+    "best_state",
     "between",
     "count",
     "duration",
@@ -120,11 +121,9 @@ def learning_curves(data: PageData) -> list[dict[str, Any]]:
             alt = f"Agreement with the teacher on held-out synthetic images: from {first} to {last} in {unit} {points[-1][0]:.0f}."
             series = [Series("agreement", points)]
             chart = line_chart(series, alt, unit, words.axis_percent, _share_scale(series))
-            best = max(points, key=lambda point: point[1])
-            note = (
-                f"{last} at the end, {words.percent(best[1])} at best, in {unit} {best[0]:.0f}. "
-                "Measured on synthetic images that were held back; they are often harder than real ones."
-            )
+            # points of an online run are on ever more images, so the highest of them is not the best student
+            grown = " They grew with the rounds, so two rounds are not measured on the same ones." if step == "distill_online" else ""
+            note = f"{last} at the end, on synthetic images that were held back; they are often harder than real ones.{grown}"
             charts.append({"title": "Agreement with the teacher", "chart": chart, "note": note, "key": []})
     snapshots = [score for score in data.report.snapshots if _epoch(score)]
     if snapshots:

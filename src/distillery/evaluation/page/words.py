@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 
-from distillery.evaluation.report import EvaluationReport, ModelReport
+from distillery.evaluation.report import EvaluationReport, ModelReport, SnapshotScore
 
 _SPACE = "\N{NO-BREAK SPACE}"
 _SIGMAS = 1.96
@@ -161,6 +161,12 @@ def behind(report: EvaluationReport) -> str:
     if abs(points) < 0.05:
         return "level"
     return f"{abs(points):.1f} point{'s' * (f'{abs(points):.1f}' != '1.0')} {'behind' if points > 0 else 'ahead'}"
+
+
+def best_state(score: SnapshotScore) -> str:
+    """What the best epoch is called: after which epoch, and on how many images it was chosen, as far as that is known."""
+    number = f", after epoch {count(score.epoch)}" if score.epoch else ""
+    return f"Best state{number}, chosen on {images(score.chosen_on) + ' kept back' if score.chosen_on else 'images kept back'}"
 
 
 def confused(names: Sequence[str], confusion: Sequence[Sequence[int]], most: int = 5) -> list[tuple[str, str, int]]:

@@ -5,7 +5,8 @@ from html.parser import HTMLParser
 import pytest
 
 from distillery.evaluation.page.data import PageData, RunRecord, SetFacts
-from distillery.evaluation.page.render import LARGEST, comparison, gradient_chart, render
+from distillery.evaluation.page.render import LARGEST, comparison, gradient_chart, learning_curves, render
+from distillery.evaluation.report import SnapshotScore
 from distillery.tracking.history import Entry, History
 from page_data import made_up_history, made_up_page, made_up_report
 
@@ -91,6 +92,22 @@ def test_numbers_stand_in_the_page_as_they_stand_in_the_report() -> None:
         ("student.cost.parameters", float(data.report.student.cost.parameters)),
     ):
         assert f'<data value="{value}" data-path="{path}">' in page
+
+
+def test_the_best_state_says_on_how_many_images_it_was_chosen() -> None:
+    report = made_up_report(("cat", "dog", "owl"))
+    best = SnapshotScore(name="best", agreement=0.5, correct=9, total=60, epoch=1367, chosen_on=1280)
+    page = render(made_up_page(report=report.model_copy(update={"snapshots": (best,)})))
+    assert "Best state, after epoch 1,367, chosen on 1,280 images kept back" in page
+    unknown = best.model_copy(update={"epoch": 0, "chosen_on": 0})
+    assert "Best state, chosen on images kept back<" in render(made_up_page(report=report.model_copy(update={"snapshots": (unknown,)})))
+
+
+def test_rounds_on_ever_more_images_are_not_compared() -> None:
+    online, offline = (learning_curves(made_up_page(histories={step: made_up_history()})) for step in ("distill_online", "train_student"))
+    assert "two rounds are not measured on the same ones" in online[0]["note"]
+    assert "not measured on the same ones" not in offline[0]["note"]
+    assert not any("at best" in chart[0]["note"] for chart in (online, offline))
 
 
 def test_hostile_class_names_do_nothing() -> None:
