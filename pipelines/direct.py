@@ -77,7 +77,7 @@ class DirectRun:
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         store = self.store or str(self.folder / "store")
-        with environment({"DISTILLERY_STORE": store, "DISTILLERY_WORKDIR": str(self.folder / "work")}):
+        with environment({"DISTILLERY_STORE": store, "DISTILLERY_FOLDER_STORE": "1", "DISTILLERY_WORKDIR": str(self.folder / "work")}):
             self._plan()
             teacher = str(self.teacher)
             self._step("statistics", extract_statistics.run, teacher, self.statistics)

@@ -217,6 +217,7 @@ class _Run:
         chosen = {
             "DISTILLERY_STORE": self.store.uri,
             "DISTILLERY_WORKDIR": str(self.request.workdir),
+            "DISTILLERY_FOLDER_STORE": "1",
             "KFP_RUN_ID": self.id,
             "TMPDIR": str(self.root / "tmp"),
             "PYTHONUNBUFFERED": "1",

@@ -8,9 +8,9 @@ from typing import Any
 
 from distillery.errors import ConfigError, DistilleryError, StoreError
 from distillery.plain_yaml import write_yaml
-from distillery.provenance import code_version
 from distillery.recipes.loader import is_own_file
 from distillery.recipes.parameters import parameters_of, read_parameters
+from distillery.steps.keys import SECTIONS, step_versions
 from distillery.steps.plan import recipe_source, resolve_recipe
 from distillery.steps.runs import Run
 from distillery_kfp.pipelines.local import RunRequest
@@ -42,8 +42,8 @@ def request_of(run: Run, store: str, workdir: Path, teacher: str = "", data: str
     pipeline = str(run.document["pipeline"])
     values = read_parameters(pipeline, run.parameters)
     source, overrides, form = _recipe(run, pipeline, values, workdir)
-    if run.code_version != code_version():
-        logger.warning("Run %s was planned by other code (%s): finished steps are done again.", run.id, run.code_version[:12])
+    if others := _other_code(run):
+        logger.warning("Run %s was planned by other code: what it has of %s is done again.", run.id, ", ".join(others))
     return RunRequest(
         recipe=source,
         teacher=teacher or str(values["teacher_uri"]),
@@ -59,6 +59,13 @@ def request_of(run: Run, store: str, workdir: Path, teacher: str = "", data: str
         form=form,
         run_id=run.id,
     )
+
+
+def _other_code(run: Run) -> list[str]:
+    """The steps whose code is another than when the run was planned; all of them where torch is."""
+    planned, now = run.document.get("step_versions", {}), step_versions()
+    steps = [step for step, section in SECTIONS.items() if section in run.document.get("sections", {})]
+    return [step for step in steps if planned.get("torch") != now["torch"] or planned.get(step) != now[step]]
 
 
 def workspace_of(run: Run, otherwise: Path) -> Path:

@@ -38,7 +38,7 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 @pytest.fixture(autouse=True)
 def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
-        if name.startswith(("DISTILLERY_", "MLFLOW_", "KFP_", "AWS_", "S3_")) and name != "DISTILLERY_REQUIRE_INTEGRATION":
+        if name.startswith(("DISTILLERY_", "MLFLOW_", "KFP_", "AWS_", "S3_", "KUBERNETES_")) and name != "DISTILLERY_REQUIRE_INTEGRATION":
             monkeypatch.delenv(name)
     torch.manual_seed(0)
 

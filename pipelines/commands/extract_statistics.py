@@ -28,7 +28,7 @@ def extract_statistics(
 
     The images stay where they are: the file holds a mean and a variance for each channel, and for each class how many images it had.
     """
-    from distillery.models.catalog import own_sources
+    from distillery.models.catalog import code_of_others
     from distillery.provenance import code_version, sha256_file
     from distillery.recipes.schema import StatisticsSection
     from distillery.steps.extract_statistics import run
@@ -38,13 +38,14 @@ def extract_statistics(
     out, folder = out.expanduser().absolute(), workdir_of(str(out), workdir)
     check_writable(out.parent, "--out")
     check_writable(folder, "--workdir")
-    with environment({"DISTILLERY_WORKDIR": str(folder), "DISTILLERY_DEVICE": device, "DISTILLERY_THREADS": str(threads or "")}):
+    chosen = {"DISTILLERY_WORKDIR": str(folder), "DISTILLERY_DEVICE": device, "DISTILLERY_THREADS": str(threads or "")}
+    with environment({**chosen, "DISTILLERY_FOLDER_STORE": "1"}):
         found = open_teacher(teacher, "")
         section = StatisticsSection(
             seed=0,
             code_version=code_version(),
             teacher_sha256=found.sha256,
-            sources=own_sources(found.info.architecture),
+            **code_of_others(found.info.architecture),
             precision="float32",
             kind="per_class" if data else "global",
         )

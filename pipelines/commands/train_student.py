@@ -54,7 +54,7 @@ def train_student(
     _check_folders(out, folder)
     live = {"synthesizer_path": synthesizer, "statistics_path": statistics}
     chosen = {"DISTILLERY_WORKDIR": str(folder), "DISTILLERY_DEVICE": device, "DISTILLERY_THREADS": str(threads or "")}
-    with environment(chosen):
+    with environment({**chosen, "DISTILLERY_FOLDER_STORE": "1"}):
         section = _plan(recipe, parse_assignments(set_ or []), teacher, seed, live=synthesizer is not None)
         out.parent.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as beside:
@@ -83,7 +83,7 @@ def _check_folders(out: Path, workdir: Path) -> None:
 
 def _plan(source: str, overrides: Mapping[str, Any], teacher_uri: str, seed: int, *, live: bool) -> dict[str, Any]:
     """The step's section, checked against the teacher as a run's plan would."""
-    from distillery.models.catalog import own_sources
+    from distillery.models.catalog import code_of_others
     from distillery.provenance import code_version
     from distillery.recipes.loader import load_recipe
     from distillery.recipes.schema import StudentSection
@@ -97,7 +97,7 @@ def _plan(source: str, overrides: Mapping[str, Any], teacher_uri: str, seed: int
         "seed": seed,
         "code_version": code_version(),
         "teacher_sha256": teacher.sha256,
-        "sources": own_sources(teacher.info.architecture, recipe.student.architecture),
+        **code_of_others(teacher.info.architecture, recipe.student.architecture),
         "precision": recipe.precision,
         "student": _sized(recipe) if live else recipe.student,
     }

@@ -11,6 +11,7 @@ from pydantic import Field
 
 from distillery.config import Config
 from distillery.errors import CheckpointMismatchError, MissingResourceError, StoreError
+from distillery.step_version import digest_parts
 
 _CHUNK = 1 << 20
 _HEADER = ("format", "version", "provenance")
@@ -24,12 +25,21 @@ class Provenance(Config):
         config: the resolved configuration section.
         seeds: seeds by the name of their stream.
         code_version: `code_version()` of the code that wrote the file.
+        step_version: `step_version()` of the step that wrote it; "" where none did.
+        packages: version of each package whose code the step ran beside ours, by name.
     """
 
     inputs: dict[str, str] = Field(default_factory=dict)
     config: dict[str, Any] = Field(default_factory=dict)
     seeds: dict[str, int] = Field(default_factory=dict)
     code_version: str
+    step_version: str = ""
+    packages: dict[str, str] = Field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """The block as plain JSON values; what only steps know is left out by everybody else."""
+        fields = super().to_json()
+        return {name: value for name, value in fields.items() if value or name not in ("step_version", "packages")}
 
 
 def sha256_bytes(data: bytes) -> str:
@@ -58,7 +68,7 @@ def sha256_file(path: Path) -> str:
 
 @cache
 def code_version() -> str:
-    """sha256 over the sources of the installed package, taken once a process: an edit never meets a stale result."""
+    """sha256 over the sources of the installed package, taken once a process; it says who wrote a file, and names no work."""
     return hash_sources(Path(__file__).parent)
 
 
@@ -67,12 +77,7 @@ def hash_sources(folder: Path) -> str:
 
     Each path and each content is preceded by its length, so that moving bytes between a name and a file changes the hash.
     """
-    digest = hashlib.sha256()
-    for name, path in sorted(_sources(folder)):
-        for part in (name.encode(), path.read_bytes()):
-            digest.update(len(part).to_bytes(8, "big"))
-            digest.update(part)
-    return digest.hexdigest()
+    return digest_parts(part for name, path in sorted(_sources(folder)) for part in (name.encode(), path.read_bytes()))
 
 
 def stamp(format: str, version: int, provenance: Provenance, fields: Mapping[str, Any]) -> dict[str, Any]:

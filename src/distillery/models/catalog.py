@@ -17,7 +17,8 @@ from pydantic import field_validator
 
 from distillery.config import Config, nearest
 from distillery.errors import CheckpointMismatchError, ConfigError
-from distillery.provenance import hash_sources, sha256_bytes, sha256_file
+from distillery.provenance import sha256_bytes
+from distillery.step_version import hash_module, hash_trees
 
 if TYPE_CHECKING:
     from torch import nn
@@ -50,6 +51,7 @@ class Row(NamedTuple):
     summary: str
 
 
+_PACKAGES = ("timm", "torchvision")
 _CIFAR = "distillery.models.classifiers.cifar_resnet:CifarResNet"
 _RESNET = "distillery.models.classifiers.resnet:ResNet"
 _WRN = "distillery.models.classifiers.wide_resnet:WideResNet"
@@ -121,15 +123,29 @@ def own_sources(*architectures: Architecture) -> dict[str, str]:
         architectures: those of other kinds have no such code.
 
     Returns:
-        Name of the top-level package or module -> sha256 of every *.py and *.yaml below the package's folder, or of the module's file
-        where it is no package. What these import from elsewhere is not covered.
+        Name of the top-level package or module -> sha256 of every *.py, without comments and docstrings, and every *.yaml below the
+        package's folder, or of the module's file where it is no package. What these import from elsewhere is not covered.
 
     Raises:
         ConfigError: no such module.
     """
     foreign = [architecture.name.partition(":") for architecture in architectures if ":" in architecture.name]
-    names = sorted({path.partition(".")[0] for path, _, _ in foreign if path not in ("torchvision", "timm")})
+    names = sorted({path.partition(".")[0] for path, _, _ in foreign if path not in _PACKAGES})
     return {name: _hash_module(name) for name in names}
+
+
+def code_of_others(*architectures: Architecture) -> dict[str, Any]:
+    """The code of others that these networks are built from, as a section names it.
+
+    Returns:
+        sources: `own_sources`. packages: those whose versions matter; a module of the user's own may build on any of them.
+
+    Raises:
+        ConfigError: no such module.
+    """
+    origins = {architecture.name.partition(":")[0] for architecture in architectures if ":" in architecture.name}
+    packages = [name for name in _PACKAGES if name in origins or origins - set(_PACKAGES)]
+    return {"sources": own_sources(*architectures), "packages": packages}
 
 
 def check_own_sources(expected: Mapping[str, str]) -> None:
@@ -181,11 +197,11 @@ def _hash_module(name: str) -> str:
     except ValueError:  # a module that was made in memory
         spec = None
     if spec is not None and spec.submodule_search_locations:
-        folders = [hash_sources(Path(folder)) for folder in spec.submodule_search_locations]
+        folders = [hash_trees(Path(folder)) for folder in spec.submodule_search_locations]
         return sha256_bytes("".join(folders).encode())
     if spec is None or not spec.has_location or spec.origin is None:
         raise ConfigError(f"The module {name!r}, named by an architecture, has no file here: install it or put its folder on PYTHONPATH.")
-    return sha256_file(Path(spec.origin))
+    return hash_module(Path(spec.origin))
 
 
 def _build_own(architecture: Architecture, spec: "ImageSpec", num_classes: int) -> "nn.Module":

@@ -1,17 +1,19 @@
 """What a recipe holds, and the section that each step gets of it; every part's settings are that part's own class."""
 
+import os
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from pydantic import Field, ValidationInfo, field_validator
 
 from distillery.config import Config
 from distillery.engine.materialize import SetConfig
-from distillery.errors import ConfigError
+from distillery.errors import CheckpointMismatchError, ConfigError
 from distillery.evaluation.health import HealthConfig
 from distillery.evaluation.report import EvaluationConfig
 from distillery.methods.catalog import Method, find_method
 from distillery.models.catalog import check_architecture
+from distillery.provenance import code_version
 from distillery.recipes.parameters import LARGEST_SEED, PIPELINES
 from distillery.runtime import Precision
 from distillery.statistics.moments import Kind
@@ -135,7 +137,9 @@ class Section(Config):
     Attributes:
         salt: a new value forces new work.
         teacher_sha256: the teacher that the plan was made for; a step refuses another.
+        code_version: of the code that planned it; a step refuses another, and no key holds it.
         sources: sha256 of the user's own modules that the step builds a network from, by name; a step refuses others.
+        packages: of others that it builds a network from; their versions, as the step finds them, enter its key.
         precision: `auto` until the step runs on its hardware.
     """
 
@@ -144,6 +148,28 @@ class Section(Config):
     code_version: str
     teacher_sha256: str
     sources: dict[str, str] = Field(default_factory=dict)
+    packages: tuple[str, ...] = ()
+
+    @classmethod
+    def parse(cls, value: object, where: str = "") -> Self:
+        """Parse a section.
+
+        Args:
+            value: as the plan handed it out.
+            where: its name.
+
+        Raises:
+            ConfigError: one sentence about the first thing that is wrong.
+            CheckpointMismatchError: it is wrong because other code planned it.
+        """
+        try:
+            return super().parse(value, where)
+        except ConfigError:
+            planned = value.get("code_version") if isinstance(value, Mapping) else None
+            if isinstance(planned, str):
+                check_code(where or cls.__name__, planned)
+            raise
+
     precision: Precision = "auto"
 
 
@@ -222,6 +248,26 @@ class RegistrationSection(Section):
 
     recipe: str
     registration: RegistrationConfig
+
+
+def check_code(of: str, planned: str) -> None:
+    """Refuse a section that other code has planned: the image of a step is not the one that plan ran in.
+
+    Args:
+        of: name of the section or of its step.
+        planned: the section's `code_version`.
+
+    Raises:
+        CheckpointMismatchError: names both.
+    """
+    if planned == code_version():
+        return
+    image = os.environ.get("DISTILLERY_IMAGE")
+    here = f"the image {image!r}" if image else "the Distillery here"
+    raise CheckpointMismatchError(
+        f"The section of {of} was planned by code {planned[:12]!r}, but {here} is code {code_version()[:12]!r}, so one is stale: "
+        "give every step the image that plan has, compile the pipeline again, and start the run again."
+    )
 
 
 SECTIONS: dict[str, dict[str, type[Section]]] = {

@@ -18,9 +18,9 @@ from distillery.models.bundle import DOCUMENT, WEIGHTS, read_bundle
 from distillery.provenance import Provenance, check_format, load_json, sha256_bytes, sha256_file
 from distillery.statistics.moments import load_moments, read_origin
 from distillery.steps.evidence import Link, agree, broken, fetch, find_link, keep, match, names
+from distillery.steps.keys import SECTIONS, is_planned, key_of
 from distillery.steps.lineage import StepRecord, evaluation_of, find_record, kept_at, parse_record, records_of
 from distillery.steps.plan import RUN_FORMAT, RUN_VERSION
-from distillery.steps.workbench import key_of
 from distillery.storage import Store, open_store
 from distillery.synthesis.bundle import DOCUMENT as SYNTHESIZER
 from distillery.synthesis.bundle import load_synthesizer, read_synthesizer
@@ -28,13 +28,6 @@ from distillery.tracking.protocol import SERVED_FILE
 from distillery.tracking.versions import Version, fetch_files, find_version, parse_reference
 
 _SHA256 = re.compile("[0-9a-f]{64}")
-_SECTIONS = {
-    "extract_statistics": "statistics",
-    "train_generator": "generator",
-    "materialize": "materialize",
-    "train_student": "student",
-    "distill_online": "distill",
-}
 
 
 def audit(subject: str, store_uri: str = "") -> tuple[Link, ...]:
@@ -350,10 +343,9 @@ class _Walk:
         if record is None:
             raise StoreError(f"no step of the run {self.run_id!r} has recorded that it wrote the {output} {sha256}".rstrip())
         if made is not None:
-            section = {name: value for name, value in made.config.items() if name != "resolved"}
-            if key_of(record.step, made.code_version, section, made.config.get("resolved", {}), made.inputs) != record.key:
+            if key_of(record.step, made) != record.key:
                 raise StoreError(f"its provenance is not that of {record.step} in the run {self.run_id!r}")
-            if section != self.run["sections"].get(_SECTIONS[record.step]):
+            if not is_planned(made, self.run["sections"].get(SECTIONS[record.step], {})):
                 raise StoreError(f"it was made with other settings than the run {self.run_id!r} planned for {record.step}")
         return record
 

@@ -20,9 +20,10 @@ from distillery.methods.catalog import METHODS
 from distillery.models.bundle import DOCUMENT
 from distillery.provenance import Provenance, check_format, code_version, load_json, sha256_file
 from distillery.recipes.schema import Section
+from distillery.step_version import step_version
+from distillery.steps.keys import key_of
 from distillery.steps.lineage import evaluation_of
 from distillery.steps.plan import RUN_FORMAT, RUN_VERSION
-from distillery.steps.workbench import key_of
 from distillery.storage import Store
 from distillery.tracking.history import History, read_history
 
@@ -189,9 +190,7 @@ def training_of(store: Store, student: Provenance) -> dict[str, float]:
 
 
 def _checkpoints(store: Store, step: str, provenance: Provenance) -> Checkpoints:
-    section = {name: value for name, value in provenance.config.items() if name != "resolved"}
-    key = key_of(step, provenance.code_version, section, provenance.config.get("resolved", {}), provenance.inputs)
-    return Checkpoints(store.below(f"checkpoints/{step}/{key}"))
+    return Checkpoints(store.below(f"checkpoints/{step}/{key_of(step, provenance)}"))
 
 
 def _maker(provenance: Provenance) -> str:
@@ -205,7 +204,7 @@ def _generator(section: Mapping[str, Any], made: Provenance) -> Provenance:
     """The provenance that the generator's step must have had, from its section and the set that was drawn with it."""
     inputs = {name: sha256 for name, sha256 in made.inputs.items() if name != "synthesizer"}
     config = {**section, "resolved": made.config.get("resolved", {})}
-    return Provenance(inputs=inputs, config=config, code_version=made.code_version)
+    return made.model_copy(update={"inputs": inputs, "config": config, "step_version": step_version("train_generator")})
 
 
 def _facts(found: SyntheticSet) -> SetFacts:

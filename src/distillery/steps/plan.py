@@ -11,16 +11,16 @@ from typing import Any
 from distillery.errors import CheckpointMismatchError, ConfigError, StoreError
 from distillery.methods.catalog import methods_without
 from distillery.models.bundle import WEIGHTS, BundleInfo, fetch_bundle, read_bundle
-from distillery.models.catalog import build_network, own_sources
+from distillery.models.catalog import build_network, code_of_others
 from distillery.provenance import Provenance, code_version, dump_json, sha256_file, stamp
 from distillery.recipes.cost import estimate_cost
 from distillery.recipes.loader import apply_overrides, is_own_file, load_document, recipe_name
 from distillery.recipes.parameters import Value, parameters_of, read_parameters
 from distillery.recipes.schema import SECTIONS, Recipe
+from distillery.steps.keys import step_versions
 from distillery.steps.runs import RUN_FORMAT as RUN_FORMAT
 from distillery.steps.runs import RUN_VERSION as RUN_VERSION
-from distillery.steps.workbench import reporting, workspace
-from distillery.storage import open_store
+from distillery.steps.workbench import open_run_store, reporting, workspace
 from distillery.tracking.protocol import open_parent
 
 logger = logging.getLogger(__name__)
@@ -51,6 +51,7 @@ def run(pipeline: str, parameters: Mapping[str, Any]) -> dict[str, dict[str, Any
         MissingResourceError: no such file or bundle.
         StoreError: a damaged bundle, or a store that cannot be written.
     """
+    open_run_store()  # before anything is fetched: a store that loses everything is refused in the first second
     values = read_parameters(pipeline, parameters)
     source = recipe_source(values)
     recipe = resolve_recipe(pipeline, values)
@@ -225,10 +226,10 @@ def build_sections(pipeline: str, recipe: Recipe, values: Mapping[str, Value], t
         "salt": values["run_salt"],
         "code_version": code_version(),
         "teacher_sha256": teacher.sha256,
-        "sources": own_sources(teacher.info.architecture),
+        **code_of_others(teacher.info.architecture),
         "precision": recipe.precision,
     }
-    both = {"sources": own_sources(teacher.info.architecture, recipe.student.architecture)}
+    both = code_of_others(teacher.info.architecture, recipe.student.architecture)
     method = {"method": synthesis.method, "method_config": synthesis.config}
     rounds = {"rounds": synthesis.rounds, "checkpoint_every": synthesis.checkpoint_every}
     parts: dict[str, dict[str, Any]] = {
@@ -267,13 +268,12 @@ def _record(
         "pipeline": pipeline,
         "parameters": dict(values),
         "sections": dict(sections),
+        "step_versions": step_versions(),
         "planned": now.isoformat(timespec="seconds"),
         "host": platform.node(),
         "image": os.environ.get("DISTILLERY_IMAGE", ""),
     }
-    folder = workspace()
-    store = open_store(os.environ.get("DISTILLERY_STORE") or str(folder / "store"))
-    store.write(f"runs/{identity}/run.json", dump_json(stamp(RUN_FORMAT, RUN_VERSION, provenance, fields)))
+    open_run_store().write(f"runs/{identity}/run.json", dump_json(stamp(RUN_FORMAT, RUN_VERSION, provenance, fields)))
     tags = {
         "pipeline": pipeline,
         "recipe": name,
@@ -281,5 +281,5 @@ def _record(
         "config_sha256": recipe.digest(),
         "code_version": code_version(),
     }
-    open_parent(f"{pipeline} {name}", folder / "tracking" / "parent", {"recipe": config, **seeds}, tags)
+    open_parent(f"{pipeline} {name}", workspace() / "tracking" / "parent", {"recipe": config, **seeds}, tags)
     logger.info("plan: %s with %s, teacher %s.", pipeline, name, teacher.sha256[:12])

@@ -258,12 +258,15 @@ def _results(store: Store, name: str, keys: Collection[str]) -> dict[str, Any]:
 
 
 def _work(document: Mapping[str, Any]) -> str:
-    """Equal for runs of which each makes the others needless; how their recipes are called does not matter."""
+    """Equal for runs of which each makes the others needless; how their recipes are called, and comments in the code, do not matter."""
+    versions = document.get("step_versions", {})
+    aside = {"recipe", "code_version"} if versions else {"recipe"}
     sections = {
-        step: {name: value for name, value in section.items() if name != "recipe"} for step, section in document.get("sections", {}).items()
+        step: {name: value for name, value in section.items() if name not in aside}
+        for step, section in document.get("sections", {}).items()
     }
     inputs = {name: document.get("parameters", {}).get(name, "") for name in ("eval_data_uri", "mlflow_model_name")}
-    return canonical_json({"sections": sections, **inputs})
+    return canonical_json({"sections": sections, "step_versions": versions, **inputs})
 
 
 def _read(store: Store, key: str) -> dict[str, Any] | None:

@@ -15,16 +15,17 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
-from distillery.config import canonical_json
 from distillery.engine.checkpoint import Checkpoints
 from distillery.engine.locks import lock
 from distillery.engine.progress import Progress
 from distillery.errors import ConfigError, DistilleryError, StoreError
 from distillery.models.catalog import check_own_sources
 from distillery.provenance import Provenance, code_version, sha256_bytes
-from distillery.recipes.schema import Section
+from distillery.recipes.schema import Section, check_code
 from distillery.redaction import redact_output
 from distillery.runtime import Runtime, resolve_runtime
+from distillery.step_version import step_version
+from distillery.steps.keys import key_of, package_versions
 from distillery.steps.lineage import StepRecord, kept_at, run_identity, write_record
 from distillery.steps.openings import Work, lock_of, mark_opened
 from distillery.storage import Store, check_key, open_store
@@ -39,9 +40,6 @@ _OBJECTS_BETWEEN_COLLECTIONS = 50_000
 
 _UNHANDLED = {signal.SIGTERM: signal.SIG_DFL, signal.SIGINT: signal.default_int_handler}
 """How Python starts: a signal that is handled otherwise belongs to whoever handles it."""
-
-STATE_FORMAT = 2
-"""Raise it when what a loop saves or how it draws random numbers changes: checkpoints of the old format are then never met."""
 
 
 @dataclass(frozen=True)
@@ -77,8 +75,7 @@ class Workbench:
     @property
     def provenance(self) -> Provenance:
         """The block for every file that this step writes."""
-        config = {**self.section.to_json(), "resolved": self.runtime.key_fields()}
-        return Provenance(inputs=dict(self.inputs), config=config, seeds={"run": self.section.seed}, code_version=code_version())
+        return _origin(self.step, self.section, self.runtime, self.inputs)
 
     def finish(self, outputs: Mapping[str, Path], metrics: Mapping[str, float]) -> dict[str, float]:
         """Keep the outputs under the key, then record the step as finished.
@@ -150,14 +147,14 @@ def workbench(step: str, section: Section, inputs: Mapping[str, str]) -> Iterato
 
     Raises:
         ConfigError: the environment asks for a device, a store or a thread count that cannot be.
-        CheckpointMismatchError: a module of the user's own is not the one that the section was made with.
+        CheckpointMismatchError: the section was made by other code than this, or a module of the user's own is another than then.
     """
     with reporting(step):
+        check_code(step, section.code_version)
         check_own_sources(section.sources)
+        folder, store = workspace(), open_run_store()
         runtime = step_runtime(section)
-        key = key_of(step, code_version(), section.to_json(), runtime.key_fields(), inputs)
-        folder = workspace()
-        store = open_store(os.environ.get("DISTILLERY_STORE") or str(folder / "store"))
+        key = key_of(step, _origin(step, section, runtime, inputs))
         name, work = f"{step}-{key[:16]}", Work(step, key)
         with lock(folder / lock_of(work), f"{step} {key[:12]}"), Progress(folder / "progress", step) as progress:
             if run := run_identity():
@@ -170,18 +167,24 @@ def workbench(step: str, section: Section, inputs: Mapping[str, str]) -> Iterato
                 yield Workbench(step, section, inputs, key, runtime, store, folder, Checkpoints(below), tracker, progress)
 
 
-def key_of(step: str, code: str, section: Mapping[str, Any], hardware: Mapping[str, str], inputs: Mapping[str, str]) -> str:
-    """The key of a step's work; all of it stands in the provenance of what the step wrote, so its checkpoints can be found again.
+def open_run_store() -> Store:
+    """The store that the environment names, else `store` in the workspace; in a pod only a bucket outlives the step.
 
-    Args:
-        step: name of the step's module.
-        code: version of the code.
-        section: the step's parsed section as JSON.
-        hardware: `Runtime.key_fields()`.
-        inputs: sha256 of every input, by name.
+    DISTILLERY_FOLDER_STORE=1 allows a folder there: commands that a person gives set it, as in a notebook, whose volume outlives its pod.
+
+    Raises:
+        ConfigError: a store that cannot be, or a folder in a pod.
     """
-    fields = {"section": dict(section), "hardware": dict(hardware), "inputs": dict(inputs)}
-    return sha256_bytes(canonical_json({"step": step, "code": code, "state": STATE_FORMAT, **fields}).encode())
+    named = os.environ.get("DISTILLERY_STORE") or ""
+    store = open_store(named or str(workspace() / "store"))
+    in_pod = os.environ.get("KUBERNETES_SERVICE_HOST") and os.environ.get("DISTILLERY_FOLDER_STORE") != "1"
+    if in_pod and not store.remote:
+        said = f"DISTILLERY_STORE = {named!r} is not allowed" if named else "DISTILLERY_STORE is not set"
+        raise ConfigError(
+            f"{said} in a pod, where a folder and all work in it is lost with the pod: give s3://bucket/prefix, in a pipeline by the "
+            "ConfigMap that names the store."
+        )
+    return store
 
 
 @contextmanager
@@ -242,6 +245,18 @@ def step_runtime(section: Section) -> Runtime:
     if not threads.isdecimal():
         raise ConfigError(f"DISTILLERY_THREADS = {threads!r} is not allowed: give a whole number, 0 for torch's choice.")
     return resolve_runtime(os.environ.get("DISTILLERY_DEVICE") or "auto", section.precision, int(threads))
+
+
+def _origin(step: str, section: Section, runtime: Runtime, inputs: Mapping[str, str]) -> Provenance:
+    """The provenance of what a step writes; the step's key is taken over it."""
+    return Provenance(
+        inputs=dict(inputs),
+        config={**section.to_json(), "resolved": runtime.key_fields()},
+        seeds={"run": section.seed},
+        code_version=code_version(),
+        step_version=step_version(step),
+        packages=package_versions(section.packages),
+    )
 
 
 def _listen() -> dict[int, Any]:

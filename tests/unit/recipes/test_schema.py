@@ -4,11 +4,12 @@ import pytest
 
 from distillery.config import Config
 from distillery.errors import ConfigError
+from distillery.provenance import code_version
 from distillery.recipes.cost import Cost, estimate_cost
 from distillery.recipes.loader import load_recipe
 from distillery.recipes.schema import SECTIONS, Section
 
-COMMON = {"seed": 3.0, "code_version": "c", "teacher_sha256": "t"}
+COMMON = {"seed": 3.0, "code_version": code_version(), "teacher_sha256": "t"}
 
 
 def test_feed_is_the_catalogs_unless_the_recipe_says_other() -> None:

@@ -12,7 +12,7 @@ from distillery.errors import CheckpointMismatchError, ConfigError, StoreError
 from distillery.evaluation.report import load_report
 from distillery.models.bundle import load_classifier, read_bundle, save_classifier
 from distillery.models.catalog import Architecture, build_network
-from distillery.provenance import Provenance
+from distillery.provenance import Provenance, code_version
 from distillery.seeding import seeded
 from distillery.steps.evaluate import confusion_of, evaluate_bundles, run
 from distillery.storage import open_store
@@ -67,7 +67,7 @@ class Bench:
         make_set(root / "set", root / "store" / "set", self.teacher_sha256, holdout)
 
     def run(self, data: str = "", **changes: Any) -> dict[str, float]:
-        common = {"seed": 0.0, "code_version": "1", "teacher_sha256": self.teacher_sha256}
+        common = {"seed": 0.0, "code_version": code_version(), "teacher_sha256": self.teacher_sha256}
         section = {**common, "evaluation": SETTINGS, **changes}
         return run(section, str(self.root / "teacher"), self.root / "student", self.root / "set", data, self.root / "report.json")
 

@@ -9,7 +9,7 @@ import torch
 from distillery.errors import CheckpointMismatchError, ConfigError, MissingResourceError
 from distillery.models.bundle import load_classifier, save_classifier
 from distillery.models.catalog import Architecture, build_network
-from distillery.provenance import Provenance, sha256_file
+from distillery.provenance import Provenance, code_version, sha256_file
 from distillery.statistics.extract import class_moments
 from distillery.statistics.moments import load_moments
 from distillery.steps.extract_statistics import run
@@ -36,7 +36,7 @@ def make_teacher(folder: Path, name: str = "wrn_10_1", **arguments: Any) -> str:
 
 
 def make_section(teacher_sha256: str, **changes: Any) -> dict[str, Any]:
-    return {"seed": 0.0, "code_version": "1", "teacher_sha256": teacher_sha256, "kind": "global", **changes}
+    return {"seed": 0.0, "code_version": code_version(), "teacher_sha256": teacher_sha256, "kind": "global", **changes}
 
 
 def test_the_file_holds_the_teachers_buffers(tmp_path: Path) -> None:

@@ -139,6 +139,8 @@ def test_an_edited_module_of_ones_own_is_other_work(
     before = plan(pipeline, teacher, **fields)
     assert plan(pipeline, teacher, **fields) == before
     (folder / "nets.py").write_text(OWN_NETS + "# edited\n")
+    assert plan(pipeline, teacher, **fields) == before
+    (folder / "nets.py").write_text(OWN_NETS + "edited = 1\n")
     after = plan(pipeline, teacher, **fields)
     changed = {section for section in after if after[section] != before[section]}
     assert changed == (set(after) if role == "teacher" else USES_STUDENT & set(after))

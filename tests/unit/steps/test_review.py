@@ -14,7 +14,7 @@ from distillery.errors import ConfigError
 from distillery.evaluation.health import load_health
 from distillery.methods.catalog import find_method
 from distillery.models.bundle import load_classifier, save_classifier
-from distillery.provenance import Provenance
+from distillery.provenance import Provenance, code_version
 from distillery.statistics.extract import global_moments
 from distillery.statistics.moments import save_moments
 from distillery.steps import distill_online, materialize
@@ -85,7 +85,7 @@ class Bench:
     def run(self, step: str, kind: type[FakeSynthesizer], strict: bool = False, **health: Any) -> dict[str, float]:
         self._monkeypatch.setattr(PlannedMethod, "build", lambda plan, teacher, runtime, seed: kind(teacher.classifier, seed))
         name = {"materialize": "ls_gdfd", "distill_online": "fast_dfkd"}[step]
-        common = {"seed": 1, "code_version": "1", "teacher_sha256": self.sha256, "precision": "float32"}
+        common = {"seed": 1, "code_version": code_version(), "teacher_sha256": self.sha256, "precision": "float32"}
         section = {**common, "method": name, "method_config": CONFIGS[name], "health": {**HEALTH, **health}}
         paths = {"statistics_path": self.statistics, "synthesizer_path": self.folder / "synthesizer", "set_path": self.folder / "set"}
         if step == "distill_online":

@@ -16,7 +16,7 @@ from distillery.errors import CheckpointMismatchError, ConfigError
 from distillery.evaluation.report import load_report
 from distillery.methods.catalog import find_method
 from distillery.models.bundle import load_classifier, read_bundle, save_classifier
-from distillery.provenance import Provenance
+from distillery.provenance import Provenance, code_version
 from distillery.statistics.extract import global_moments
 from distillery.statistics.moments import save_moments
 from distillery.steps import evaluate, train_student
@@ -64,7 +64,7 @@ class Desk:
 
     def section(self, steps_per_epoch: int = 2) -> dict[str, Any]:
         stage = {**STAGE, "steps_per_epoch": steps_per_epoch}
-        common = {"seed": 1, "code_version": "1", "teacher_sha256": self.sha256, "precision": "float32"}
+        common = {"seed": 1, "code_version": code_version(), "teacher_sha256": self.sha256, "precision": "float32"}
         return {**common, "student": {"architecture": TINY.to_json(), "stages": [stage]}}
 
     def run(self, source: str, out: str = "student", steps_per_epoch: int = 2, **more: Any) -> dict[str, float]:
@@ -122,7 +122,7 @@ def test_the_best_epoch_is_told_with_its_scores_and_to_whoever_evaluates_it(desk
     assert not [key for key in store.list("checkpoints") if "/snapshots/" in key], "candidates go once the student is published"
     folder = desk.folder / "student"
     report, page = desk.folder / "report.json", desk.folder / "page.html"
-    common = {"seed": 1, "code_version": "1", "teacher_sha256": desk.sha256, "evaluation": {"latency": False}}
+    common = {"seed": 1, "code_version": code_version(), "teacher_sha256": desk.sha256, "evaluation": {"latency": False}}
     evaluate.run(common, str(desk.teacher), folder, desk.set, "", report, page)
     (best,) = load_report(report).best
     assert (best.epoch, best.chosen_on) == (numbers["best_epoch"], held_out)

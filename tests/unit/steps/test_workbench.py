@@ -14,11 +14,12 @@ import pytest
 
 from distillery.errors import CheckpointMismatchError, ConfigError, StoreError
 from distillery.models.catalog import Architecture, own_sources
+from distillery.provenance import code_version
 from distillery.recipes.schema import Section
 from distillery.steps.workbench import reporting, workbench
 
 ROOT = Path(__file__).parents[3]
-SECTION = Section(seed=1, code_version="c", teacher_sha256="t", precision="float32")
+SECTION = Section(seed=1, code_version=code_version(), teacher_sha256="t", precision="float32")
 INPUTS = {"teacher": "t"}
 
 
@@ -112,9 +113,10 @@ def test_environment_that_cannot_be_is_one_sentence(monkeypatch: pytest.MonkeyPa
 
 WAIT = """
 import sys, time
+from distillery.provenance import code_version
 from distillery.recipes.schema import Section
 from distillery.steps.workbench import workbench
-section = Section(seed=1, code_version="c", teacher_sha256="t", precision="float32")
+section = Section(seed=1, code_version=code_version(), teacher_sha256="t", precision="float32")
 with workbench("materialize", section, {}):
     sys.stdout.write("open\\n"); sys.stdout.flush()
     time.sleep(60)
