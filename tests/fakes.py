@@ -59,6 +59,11 @@ def plain_student(seed: int = 0, dropout: float = 0.0) -> Classifier:
     return CPU.place(Classifier(network, SPEC, CLASSES))
 
 
+def taps_left(module: nn.Module) -> int:
+    """How many parts of a network still have a tap."""
+    return sum("forward" in child.__dict__ for child in module.modules())
+
+
 class FakeSynthesizer:
     """Learns one picture a class; a `Synthesizer` without a network.
 

@@ -45,6 +45,7 @@ def picture(module: nn.Module) -> dict[str, Any]:
     for key, child in module.named_modules():
         parts[f"mode/{key}"] = child.training
         parts[f"hooks/{key}"] = len(child._forward_hooks) + len(child._forward_pre_hooks) + len(child._backward_hooks)
+        parts[f"taps/{key}"] = "forward" in child.__dict__
     return copy.deepcopy(parts)
 
 

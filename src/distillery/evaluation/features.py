@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from distillery.evaluation.predict import predict
-from distillery.statistics.taps import tap_inputs
+from distillery.statistics.taps import tap_inputs, visited_path
 from distillery.types import Classifier
 
 LOGITS = "logits"
@@ -33,28 +33,26 @@ def penultimate(classifier: Classifier, images: Tensor, batch: int = 256) -> Fea
         batch: images a forward pass.
 
     Returns:
-        The input of the last linear layer with one output a class; the logits where there is no such layer, where it is not used, or
-        where its input is no vector an image.
+        The input of the linear layer with one output a class that a forward pass visits last; the logits where it visits none, or where
+        the layer's input is no vector an image.
 
     Raises:
         ConfigError: images that the classifier does not take, or logits that are not finite.
     """
-    path = deciding_layer(classifier)
-    parts, logits = [], []
-    with tap_inputs(classifier, [path] if path else []) as seen:
+    parts, logits, sources = [], [], set()
+    with tap_inputs(classifier, _may_decide(classifier)) as seen:
         for part in images.split(batch):
-            seen.clear()
             logits.append(predict(classifier, part, batch))
-            if path in seen and seen[path].dim() == 2 and len(seen[path]) == len(part):
-                parts.append(seen[path].detach().float().cpu())
-    if len(parts) < len(logits):
+            features = seen.find(seen.keys[-1]) if seen.keys else None
+            if features is not None and features.dim() == 2 and len(features) == len(part):
+                sources.add(visited_path(seen.keys[-1]))
+                parts.append(features.detach().float().cpu())
+    if len(parts) < len(logits) or len(sources) > 1:
         return Features(torch.cat(logits), LOGITS)
-    return Features(torch.cat(parts), path)
+    return Features(torch.cat(parts), sources.pop())
 
 
-def deciding_layer(classifier: Classifier) -> str:
-    """Path of the last `nn.Linear` in definition order that has one output a class, "" where there is none."""
-    paths = [
-        path for path, child in classifier.named_modules() if isinstance(child, nn.Linear) and child.out_features == classifier.num_classes
-    ]
-    return paths[-1] if paths else ""
+def _may_decide(classifier: Classifier) -> list[str]:
+    """Paths of every `nn.Linear` that has one output a class."""
+    linear = {path: child for path, child in classifier.named_modules() if isinstance(child, nn.Linear)}
+    return [path for path, child in linear.items() if child.out_features == classifier.num_classes]

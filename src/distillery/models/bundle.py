@@ -19,6 +19,7 @@ from distillery.errors import CheckpointMismatchError, ConfigError, MissingResou
 from distillery.models.catalog import Architecture, build_network
 from distillery.models.versions import Weights
 from distillery.provenance import Provenance, check_format, dump_json, load_json, sha256_bytes, stamp
+from distillery.statistics.layers import find_layers
 from distillery.storage import open_store
 from distillery.types import Classifier, ImageSpec, MemoryFormat
 
@@ -40,7 +41,7 @@ class BundleInfo(Config):
         spec: shape and normalisation of its images.
         class_names: one a class, in the order of the logits.
         parameters: how many weights it has.
-        has_batchnorm: whether it keeps BatchNorm2d statistics, which methods that match moments need.
+        has_batchnorm: whether a forward pass visits a layer with moments, see `find_layers`, which methods that match moments need.
         weights_sha256: of weights.safetensors.
         weights_bytes: size of weights.safetensors.
         memory_format: order in memory of the images that it takes.
@@ -59,11 +60,6 @@ class BundleInfo(Config):
     def num_classes(self) -> int:
         """K."""
         return len(self.class_names)
-
-
-def count_batchnorm(module: nn.Module) -> int:
-    """How many BatchNorm2d with running statistics a module has; a teacher with none is accepted, but has no moments to match."""
-    return sum(isinstance(child, nn.BatchNorm2d) and child.track_running_stats for child in module.modules())
 
 
 def count_parameters(module: nn.Module) -> int:
@@ -85,7 +81,7 @@ def save_classifier(folder: Path, classifier: Classifier, architecture: Architec
 
     Raises:
         StoreError: the folder cannot be written, or holds something else.
-        ConfigError: the network keeps state that is no tensor.
+        ConfigError: the network keeps state that is no tensor, or fails on its images.
     """
     weights = save(_tensors(classifier.network))
     info = BundleInfo(
@@ -93,7 +89,7 @@ def save_classifier(folder: Path, classifier: Classifier, architecture: Architec
         spec=classifier.spec,
         class_names=classifier.class_names,
         parameters=count_parameters(classifier.network),
-        has_batchnorm=count_batchnorm(classifier.network) > 0,
+        has_batchnorm=bool(find_layers(classifier).visits),
         weights_sha256=sha256_bytes(weights),
         weights_bytes=len(weights),
         memory_format=classifier.memory_format,

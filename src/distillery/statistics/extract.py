@@ -6,9 +6,10 @@ import torch
 from torch import Tensor
 
 from distillery.errors import ConfigError
+from distillery.statistics.layers import find_layers, statistics_of
 from distillery.statistics.modes import eval_mode
 from distillery.statistics.moments import Moments
-from distillery.statistics.taps import batchnorm_paths, tap_inputs
+from distillery.statistics.taps import tap_inputs, visited_path
 from distillery.types import Classifier
 
 
@@ -69,28 +70,27 @@ class RunningMoments:
 
 
 def global_moments(classifier: Classifier, teacher_sha256: str) -> Moments:
-    """The running statistics that every BatchNorm2d gathered while the teacher was trained; needs no data.
+    """The running statistics of every layer that a forward pass visits, gathered while the teacher was trained; needs no data.
 
     Args:
-        classifier: the teacher; it is only read.
+        classifier: the teacher; as before afterwards.
         teacher_sha256: its bundle.
 
     Returns:
-        Moments of kind global, (C,) a layer, copies of the buffers.
+        Moments of kind global, (C,) a visit, copies of the buffers; a layer that is visited twice has its own twice.
 
     Raises:
-        ConfigError: the teacher has no BatchNorm2d with running statistics.
+        ConfigError: the teacher has no layer with moments, see `find_layers`.
     """
-    modules = dict(classifier.named_modules())
-    paths = _paths(classifier)
-    mean = {path: _buffer(modules[path].running_mean) for path in paths}
-    variance = {path: _buffer(modules[path].running_var) for path in paths}
+    found = {key: _statistics(classifier, key) for key in _visits(classifier)}
+    mean = {key: value[0].detach().clone() for key, value in found.items()}
+    variance = {key: value[1].detach().clone() for key, value in found.items()}
     return Moments("global", mean, variance, teacher_sha256)
 
 
 @torch.no_grad()
 def class_moments(classifier: Classifier, images: Tensor, labels: Tensor, teacher_sha256: str, batch: int = 256) -> Moments:
-    """Moments of the input of every BatchNorm2d over the images of each class, in eval mode.
+    """Moments of the input of every layer with running statistics over the images of each class, in eval mode.
 
     Args:
         classifier: the teacher, on any device; modes, buffers and hooks are as before afterwards.
@@ -100,46 +100,48 @@ def class_moments(classifier: Classifier, images: Tensor, labels: Tensor, teache
         batch: images a forward pass; changes the result by rounding only.
 
     Returns:
-        Moments of kind per_class, (K, C) a layer in the layer's own dtype.
+        Moments of kind per_class, (K, C) a visit in the layer's own dtype.
 
     Raises:
-        ConfigError: no BatchNorm2d; no images at all; images or labels that do not fit; a class with no images or too few.
+        ConfigError: no layer with moments; no images at all; images or labels that do not fit; a class with no images or too few; a
+            layer that sees another number of maps than there are images.
     """
-    paths = _paths(classifier)
+    keys = _visits(classifier)
     if images.shape[1:] != classifier.spec.shape:  # a single channel would silently broadcast
         raise ConfigError(f"Images of shape {tuple(images.shape[1:])} do not fit the teacher: give (C, H, W) = {classifier.spec.shape}.")
     counts = _count(images, labels, classifier.class_names)
     device = classifier.mean.device
-    running: dict[str, RunningMoments] = {}
-    with eval_mode(classifier), tap_inputs(classifier, paths) as inputs:
+    running = {key: RunningMoments(len(counts), len(_statistics(classifier, key)[0]), device) for key in keys}
+    with eval_mode(classifier), tap_inputs(classifier, list(dict.fromkeys(map(visited_path, keys)))) as inputs:
         for start in range(0, len(images), batch):
             groups = labels[start : start + batch].to(device)
             classifier(images[start : start + batch].to(device).float() / 255)
-            for path in paths:
-                if path not in running:
-                    running[path] = RunningMoments(len(counts), inputs[path].shape[1], device)
-                running[path].update(inputs[path], groups)
-            inputs.clear()
-    modules = dict(classifier.named_modules())
-    mean = {path: value.mean.to(modules[path].running_mean.dtype) for path, value in running.items()}
-    variance = {path: value.variance().to(modules[path].running_var.dtype) for path, value in running.items()}
+            for key in keys:
+                if len(inputs[key]) != len(groups):
+                    found = f"{len(inputs[key])} maps of {len(groups)} images"
+                    raise ConfigError(f"The layer {key!r} sees {found}, so none is of one image's class: take global moments.")
+                running[key].update(inputs[key], groups)
+    mean = {key: value.mean.to(_statistics(classifier, key)[0].dtype) for key, value in running.items()}
+    variance = {key: value.variance().to(_statistics(classifier, key)[1].dtype) for key, value in running.items()}
     if any(value.isnan().any() for value in variance.values()):
         raise ConfigError("One image of a class has no variance in a layer with 1x1 maps: give at least 2 images of every class.")
     return Moments("per_class", mean, variance, teacher_sha256, counts)
 
 
-def _paths(classifier: Classifier) -> list[str]:
-    paths = batchnorm_paths(classifier)
-    if not paths:
+def _visits(classifier: Classifier) -> tuple[str, ...]:
+    layers = find_layers(classifier)
+    if not layers.visits:
         raise ConfigError(
-            "The teacher has no BatchNorm2d layer with running statistics, so it holds no moments: "
+            f"The teacher has no BatchNorm2d layer with running statistics{layers.exceptions()}, so it holds no moments: "
             "use a method that needs none, or a teacher with BatchNorm2d."
         )
-    return paths
+    return layers.visits
 
 
-def _buffer(value: Tensor) -> Tensor:
-    return value.detach().clone()
+def _statistics(classifier: Classifier, key: str) -> tuple[Tensor, Tensor]:
+    found = statistics_of(classifier.get_submodule(visited_path(key)))
+    assert found is not None, f"find_layers names {key}"
+    return found
 
 
 def _count(images: Tensor, labels: Tensor, class_names: Sequence[str]) -> Tensor:

@@ -21,8 +21,8 @@ from distillery.provenance import sha256_file
 from distillery.recipes.schema import Section
 from distillery.runtime import Runtime
 from distillery.seeding import seeded
+from distillery.statistics.layers import find_layers
 from distillery.statistics.moments import load_moments
-from distillery.statistics.taps import batchnorm_paths
 from distillery.steps.workbench import Workbench, workspace
 from distillery.synthesis.protocol import Ingredients, Synthesizer
 from distillery.types import Classifier, MemoryFormat
@@ -78,9 +78,10 @@ class PlannedMethod:
         """
         if not self.needs_moments:
             return {"teacher": teacher.sha256}
-        if not batchnorm_paths(teacher.classifier):
+        layers = find_layers(teacher.classifier)
+        if not layers.visits:
             raise ConfigError(
-                f"The method {self.name} needs BatchNorm statistics, but the teacher has no BatchNorm2d; "
+                f"The method {self.name} needs BatchNorm statistics, but the teacher has no BatchNorm2d{layers.exceptions()}; "
                 f"what works without: {methods_without('moments')}."
             )
         load_moments(self.statistics_path, teacher.sha256)

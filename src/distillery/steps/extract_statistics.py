@@ -7,9 +7,9 @@ from typing import Any
 
 from distillery.errors import ConfigError
 from distillery.methods.catalog import methods_without
-from distillery.models.bundle import count_batchnorm
 from distillery.recipes.schema import StatisticsSection
 from distillery.statistics.extract import class_moments, global_moments
+from distillery.statistics.layers import find_layers
 from distillery.statistics.moments import Moments, save_moments
 from distillery.steps.assembly import open_teacher
 from distillery.steps.sources import open_real
@@ -32,7 +32,8 @@ def run(section: Mapping[str, Any], teacher_uri: str, statistics_path: Path, dat
         data_uri: labelled images of every class, for moments of kind per_class; pipelines give none.
 
     Returns:
-        layers: BatchNorm2d layers read; channels: of all layers together; images: that were measured on, where there are any.
+        layers: visits of layers with running statistics, see `find_layers`; channels: of all of them together; images: that were
+            measured on, where there are any.
 
     Raises:
         CheckpointMismatchError: another teacher than the plan was made for.
@@ -66,8 +67,15 @@ def run(section: Mapping[str, Any], teacher_uri: str, statistics_path: Path, dat
 
 
 def read_moments(teacher: Classifier, teacher_sha256: str) -> Moments:
-    """Global moments of a teacher; of no layer where it has no BatchNorm2d, for methods that do without."""
-    if count_batchnorm(teacher):
+    """Global moments of a teacher; of no layer where a forward pass visits none that has any, for methods that do without."""
+    layers = find_layers(teacher)
+    if layers.visits:
+        if layers.left_out:
+            logger.warning("The file holds the moments of %d layers%s.", len(layers.visits), layers.exceptions())
         return global_moments(teacher, teacher_sha256)
-    logger.warning("The teacher has no BatchNorm2d, so the file holds no moments; what works without: %s.", methods_without("moments"))
+    logger.warning(
+        "The teacher has no BatchNorm2d%s, so the file holds no moments; what works without: %s.",
+        layers.exceptions(),
+        methods_without("moments"),
+    )
     return Moments("global", {}, {}, teacher_sha256)

@@ -10,10 +10,11 @@ import torch
 
 from distillery.data.real import LabelledImages, load_labelled
 from distillery.errors import ConfigError, MissingResourceError
-from distillery.models.bundle import count_batchnorm, count_parameters, save_classifier
+from distillery.models.bundle import count_parameters, save_classifier
 from distillery.models.catalog import Architecture
 from distillery.models.foreign import import_checkpoint
 from distillery.provenance import Provenance, code_version, sha256_file
+from distillery.statistics.layers import find_layers
 from distillery.types import Classifier, ImageSpec
 
 _BATCH = 256
@@ -39,8 +40,8 @@ def run(
         check_data: labelled images to score the teacher on; "" scores nothing. The bundle does not depend on them.
 
     Returns:
-        sha256, parameters, batchnorm (how many layers), classes; with check data also images, top1 in [0, 1], and hint: what to check
-        if top1 is near chance, else "".
+        sha256, parameters, batchnorm (how many visits of layers with moments), classes; with check data also images, top1 in [0, 1],
+        and hint: what to check if top1 is near chance, else "".
 
     Raises:
         DistilleryError: whatever is wrong with the checkpoint, the data or the folder, in one sentence. Nothing is written then.
@@ -52,9 +53,12 @@ def run(
     if data is not None:
         data.check(image_spec, len(names))
     classifier = import_checkpoint(Path(checkpoint), parsed, image_spec, names)
+    layers = find_layers(classifier)
+    if layers.left_out:
+        _log.warning(f"The teacher has {len(layers.visits)} layers with moments{layers.exceptions()}.")
     result: dict[str, Any] = {
         "parameters": count_parameters(classifier.network),
-        "batchnorm": count_batchnorm(classifier.network),
+        "batchnorm": len(layers.visits),
         "classes": len(names),
     }
     if data is not None:

@@ -159,7 +159,8 @@ def check_teacher(recipe: Recipe, info: BundleInfo) -> None:
     check_expected(recipe, info)
     if "moments" in recipe.method.required(recipe.synthesis.config) and not info.has_batchnorm:
         raise ConfigError(
-            f"{recipe.method.name} matches BatchNorm statistics, but the teacher {info.architecture.name!r} has no BatchNorm2d layer; "
+            f"{recipe.method.name} matches BatchNorm statistics, but the teacher {info.architecture.name!r} has no BatchNorm2d layer with "
+            "running statistics that a forward pass visits; "
             f"what works without: {methods_without('moments')}; choose one of them or a teacher with BatchNorm2d."
         )
 

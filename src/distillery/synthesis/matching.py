@@ -8,7 +8,7 @@ from torch import Tensor
 from distillery.errors import ConfigError
 from distillery.losses.moments import LayerMoments, batch_moments, blend, moment_distance
 from distillery.statistics.moments import Moments
-from distillery.statistics.taps import tap_inputs
+from distillery.statistics.taps import tap_inputs, visited_path
 from distillery.synthesis.protocol import Ingredients
 from distillery.types import Classifier
 
@@ -52,16 +52,26 @@ class MomentMatcher:
     def __init__(self, teacher: Classifier, moments: Moments | None, momentum: float = 0.0) -> None:
         self._teacher = teacher
         here = Moments("global", {}, {}, "") if moments is None else moments.to(teacher.mean.device)
-        self._paths = list(here.mean)
-        self._targets = [LayerMoments(here.mean[path], here.variance[path]) for path in self._paths]
+        self._keys = list(here.mean)
+        self._paths = list(dict.fromkeys(map(visited_path, self._keys)))
+        self._targets = [LayerMoments(here.mean[key], here.variance[key]) for key in self._keys]
         self._momentum = momentum
         self._past: list[LayerMoments] = []
 
     def observe(self, images: Tensor) -> tuple[Tensor, list[LayerMoments]]:
-        """Logits (N, K) of images (N, C, H, W) in [0, 1], and the batch statistics layer by layer."""
+        """Logits (N, K) of images (N, C, H, W) in [0, 1], and the batch statistics visit by visit.
+
+        Raises:
+            ConfigError: the pass visits other layers, or one of them another number of times, than the moments are of.
+        """
         with tap_inputs(self._teacher, self._paths) as seen:
             logits: Tensor = self._teacher(images)
-            return logits, [batch_moments(seen[path]) for path in self._paths]
+            if len(seen.keys) > len(self._keys):
+                raise ConfigError(
+                    f"The teacher visits {next(key for key in seen.keys if key not in self._keys)!r} beyond what its moments are of: "
+                    "extract its statistics again, and take another method where what its network runs depends on the images."
+                )
+            return logits, [batch_moments(seen[key]) for key in self._keys]
 
     def distance(self, batch: list[LayerMoments]) -> Tensor:
         """Distance of the statistics, blended with the running average where there is one, from the teacher's."""
@@ -77,12 +87,10 @@ class MomentMatcher:
         self._past = [blend(layer, past, self._momentum) for layer, past in zip(now, self._past, strict=True)] if self._past else now
 
     def state_dict(self) -> dict[str, Any]:
-        """The running average, path by path."""
-        return {path: {"mean": layer.mean, "variance": layer.variance} for path, layer in zip(self._paths, self._past, strict=False)}
+        """The running average, visit by visit."""
+        return {key: {"mean": layer.mean, "variance": layer.variance} for key, layer in zip(self._keys, self._past, strict=False)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from `state_dict()`; an empty one means that nothing was remembered yet."""
         device = self._teacher.mean.device
-        self._past = [
-            LayerMoments(state[path]["mean"].to(device), state[path]["variance"].to(device)) for path in self._paths if path in state
-        ]
+        self._past = [LayerMoments(state[key]["mean"].to(device), state[key]["variance"].to(device)) for key in self._keys if key in state]

@@ -4,9 +4,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from distillery.evaluation.features import LOGITS, deciding_layer, penultimate
+from distillery.evaluation.features import LOGITS, penultimate
 from distillery.models.catalog import Architecture, build_network
 from distillery.types import Classifier, ImageSpec
+from fakes import taps_left
 
 SPEC = ImageSpec(channels=1, height=32, width=32, mean=(0.3,), std=(0.3,))
 IMAGES = torch.randint(0, 256, (7, 1, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(3))
@@ -42,8 +43,9 @@ class Auxiliary(nn.Module):
 
 
 def test_layers_that_do_not_decide_are_passed_over() -> None:
-    assert deciding_layer(classifier(Auxiliary())) == "network.head"
-    assert penultimate(classifier(Auxiliary()), IMAGES).values.shape == (7, 5)
+    values, source = penultimate(classifier(Auxiliary()), IMAGES)
+    assert source == "network.head"
+    assert values.shape == (7, 5)
 
 
 class Tokens(nn.Module):
@@ -74,4 +76,4 @@ def test_the_classifier_is_left_as_it_was() -> None:
     penultimate(model, IMAGES)
     assert model.training
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-    assert not any(child._forward_pre_hooks for child in model.modules())
+    assert taps_left(model) == 0

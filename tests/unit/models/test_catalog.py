@@ -10,9 +10,10 @@ import torch
 
 from distillery.config import Config
 from distillery.errors import CheckpointMismatchError, ConfigError
-from distillery.models.bundle import count_batchnorm, count_parameters
+from distillery.models.bundle import count_parameters
 from distillery.models.catalog import ARCHITECTURES, Architecture, build_network, check_own_sources, own_sources
-from distillery.types import ImageSpec
+from distillery.statistics.layers import find_layers
+from distillery.types import Classifier, ImageSpec
 
 
 def _spec(channels: int = 3, height: int = 32, width: int = 32) -> ImageSpec:
@@ -21,6 +22,10 @@ def _spec(channels: int = 3, height: int = 32, width: int = 32) -> ImageSpec:
 
 def _build(name: str, spec: ImageSpec | None = None, classes: int = 10, **arguments: object) -> torch.nn.Module:
     return build_network(Architecture(name=name, arguments=arguments), spec or _spec(), classes)
+
+
+def _classifier(name: str, **arguments: object) -> Classifier:
+    return Classifier(_build(name, None, 2, **arguments), _spec(), ("a", "b"))
 
 
 # Counts of the networks' papers and of their best known implementations, 10 classes of 3x32x32.
@@ -117,13 +122,12 @@ def test_small_images_are_padded_with_zeros_as_lenet_does() -> None:
 
 
 def test_batchnorm_is_optional_in_lenet() -> None:
-    assert count_batchnorm(_build("lenet5")) == 0
-    assert count_batchnorm(_build("lenet5", batch_norm=True)) == 3
+    assert find_layers(_classifier("lenet5")).visits == ()
+    assert len(find_layers(_classifier("lenet5", batch_norm=True)).visits) == 3
 
 
 def test_wide_resnet_of_any_depth_is_parsed_from_its_name() -> None:
-    with torch.device("meta"):
-        assert count_batchnorm(_build("wrn_22_3")) == 2 * 9 + 1
+    assert len(find_layers(_classifier("wrn_22_3", base_width=8)).visits) == 2 * 9 + 1
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from distillery.errors import ConfigError
 from distillery.statistics.extract import RunningMoments, class_moments, global_moments
 from distillery.types import Classifier, ImageSpec
+from fakes import taps_left
 
 SPEC = ImageSpec(channels=2, height=6, width=5, mean=(0.4, 0.6), std=(0.2, 0.3))
 PATHS = ["network.1", "network.4"]
@@ -50,7 +51,7 @@ def slow_moments(values: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def hooks_left(classifier: Classifier) -> int:
-    return sum(len(module._forward_pre_hooks) + len(module._forward_hooks) for module in classifier.modules())
+    return sum(len(module._forward_pre_hooks) + len(module._forward_hooks) for module in classifier.modules()) + taps_left(classifier)
 
 
 def test_global_moments_are_the_buffers_and_not_views_of_them() -> None:
@@ -71,7 +72,7 @@ def test_global_moments_are_what_batchnorm_accumulates() -> None:
     layer = nn.BatchNorm2d(2, momentum=None).double()
     images = torch.rand(4, 2, 6, 5, dtype=torch.float64)
     layer(images)
-    moments = global_moments(Classifier(nn.Sequential(layer), SPEC, ("a", "b")), "abc")
+    moments = global_moments(Classifier(nn.Sequential(layer), SPEC, ("a", "b")).double(), "abc")
     mean, variance = slow_moments(images)
     torch.testing.assert_close(moments.mean["network.0"], mean)
     torch.testing.assert_close(moments.variance["network.0"], variance)
@@ -126,10 +127,17 @@ def test_measuring_leaves_no_hook_mode_or_buffer_behind(training: bool) -> None:
     assert all(torch.equal(value, state[name]) for name, value in classifier.state_dict().items())
 
 
+class OfTwo(nn.Module):
+    """Fails on more than two images."""
+
+    def forward(self, values: Tensor) -> Tensor:
+        return values.view(2, 3)
+
+
 def test_an_error_leaves_no_hook_or_mode_behind() -> None:
     classifier, (images, labels) = make_classifier().train(), make_data()
-    classifier.network[-1] = nn.Linear(6, 3)
-    with pytest.raises(RuntimeError):
+    classifier.network.append(OfTwo().train())
+    with pytest.raises(ConfigError, match="fails on images"):
         class_moments(classifier, images, labels, "")
     assert hooks_left(classifier) == 0
     assert classifier.training

@@ -1,23 +1,17 @@
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from distillery.errors import ConfigError
-from distillery.statistics.taps import batchnorm_paths, tap_inputs
+from distillery.statistics.taps import tap_inputs, visit_key, visited_path
+from fakes import taps_left
 
 
 def make_network() -> nn.Sequential:
     return nn.Sequential(
         nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Sequential(nn.BatchNorm2d(2, track_running_stats=False), nn.BatchNorm2d(2))
     )
-
-
-def count_hooks(module: nn.Module) -> int:
-    return sum(len(child._forward_pre_hooks) + len(child._forward_hooks) for child in module.modules())
-
-
-def test_only_batchnorm_with_running_statistics_counts() -> None:
-    assert batchnorm_paths(make_network()) == ["1", "2.1"]
 
 
 def test_a_tap_sees_the_input_with_its_graph() -> None:
@@ -27,21 +21,100 @@ def test_a_tap_sees_the_input_with_its_graph() -> None:
         torch.testing.assert_close(seen["1"], network[0](images))
         seen["1"].sum().backward()
     assert images.grad is not None
-    assert seen == {}
+    assert seen.keys == []
 
 
 def test_taps_are_gone_after_the_block_and_after_an_error() -> None:
     network = make_network()
     with tap_inputs(network, ["1", "2.1"]):
-        assert count_hooks(network) == 2
-    assert count_hooks(network) == 0
+        assert taps_left(network) == 3  # and one that sees where a pass begins
+    assert taps_left(network) == 0
     with pytest.raises(RuntimeError), tap_inputs(network, ["1", "2.1"]):
         network(torch.rand(2, 3, 5, 5))
-    assert count_hooks(network) == 0
+    assert taps_left(network) == 0
 
 
-def test_an_unknown_path_is_refused_and_leaves_no_hook() -> None:
+def test_an_unknown_path_is_refused_and_leaves_no_tap() -> None:
     network = make_network()
     with pytest.raises(ConfigError, match=r"no module at '9'"), tap_inputs(network, ["1", "9"]):
         pass
-    assert count_hooks(network) == 0
+    assert taps_left(network) == 0
+
+
+def test_a_forward_of_the_instance_is_put_back() -> None:
+    network = make_network()
+    own = network[1].forward
+    network[1].forward = lambda value: own(2 * value)  # as some libraries wrap what they are given
+    wrapped = network[1].forward
+    with tap_inputs(network, ["1"]) as seen:
+        network(images := torch.rand(2, 1, 5, 5))
+        torch.testing.assert_close(seen["1"], network[0](images))
+    assert network[1].__dict__["forward"] is wrapped
+
+
+class Caller(nn.Module):
+    """Calls one layer in every way that Python has."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(1)
+        self.how = how
+        if how == "altered":
+            self.norm.register_forward_pre_hook(lambda _, inputs: (inputs[0] + 1,))
+
+    def forward(self, images: Tensor) -> Tensor:
+        if self.how == "keyword":
+            return self.norm(input=images)
+        if self.how == "forward":
+            return self.norm.forward(images)
+        if self.how == "checkpoint":
+            found = checkpoint(self.norm, images, use_reentrant=False)
+            assert isinstance(found, Tensor)
+            return found
+        return self.norm(self.norm(images)) if self.how == "twice" else self.norm(images)
+
+
+@pytest.mark.parametrize("how", ["plain", "keyword", "forward", "checkpoint", "altered", "twice"])
+def test_a_tap_sees_every_way_to_call_a_module(how: str) -> None:
+    network, images = Caller(how).eval(), torch.rand(2, 1, 5, 5, requires_grad=True)
+    with tap_inputs(network, ["norm"]) as seen:
+        for _ in range(2):  # filled anew by the second pass
+            network(images)
+        assert torch.equal(seen["norm"], images + 1 if how == "altered" else images)
+        assert seen.keys == seen.visits("norm") == (["norm", "norm..2"] if how == "twice" else ["norm"])
+        (gradient,) = torch.autograd.grad(seen["norm"].square().sum(), images)
+    torch.testing.assert_close(gradient, 2 * (images + 1 if how == "altered" else images))
+
+
+def test_a_module_of_two_names_is_tapped_under_both() -> None:
+    norm = nn.BatchNorm2d(1)
+    network = nn.Sequential(norm, nn.ReLU(), norm).eval()
+    with tap_inputs(network, ["0", "2"]) as seen:
+        network(torch.rand(2, 1, 5, 5))
+        assert len(seen.visits("0")) == len(seen.visits("2")) == 2
+    assert taps_left(network) == 0
+
+
+def test_an_input_that_was_overwritten_since_is_not_given_out() -> None:
+    class Overwriting(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm = nn.BatchNorm2d(1)
+
+        def forward(self, images: Tensor) -> Tensor:
+            value = images * 2
+            return self.norm(value) + value.relu_()
+
+    network = Overwriting().eval()
+    with torch.no_grad(), tap_inputs(network, ["norm"]) as seen:
+        network(torch.rand(2, 1, 5, 5))
+        assert seen.find("norm") is None
+        with pytest.raises(ConfigError, match=r"^The layer 'norm' had no input that can still be read .*[.]$"):
+            seen["norm"]
+        with pytest.raises(ConfigError, match=r"^The layer 'norm[.][.]2' was not visited .*[.]$"):
+            seen["norm..2"]
+
+
+def test_a_visit_is_named_by_its_path() -> None:
+    assert [visit_key("a.b", number) for number in (1, 2, 11)] == ["a.b", "a.b..2", "a.b..11"]
+    assert {visited_path(visit_key("a.b", number)) for number in (1, 2, 11)} == {"a.b"}
