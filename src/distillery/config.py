@@ -73,6 +73,9 @@ def _sentence(cls: type[BaseModel], error: ErrorDetails, where: str) -> str:
     if error["type"] == "string_type":
         return f"{path} = {error['input']!r} is not allowed: give a text; what YAML reads as a number, true, false or null needs quotes."
     reason = error["msg"].removeprefix("Value error, ").removesuffix(".")
+    if error["type"] == "value_error" and isinstance(error["input"], Mapping):  # of several keys together; the reason names them
+        inner = f"{path.rpartition('.')[2]} is not allowed: "
+        return f"{path or cls.__name__} is not allowed: {reason.removeprefix(inner)}."
     return f"{path or cls.__name__} = {error['input']!r} is not allowed: {reason[:1].lower()}{reason[1:]}."
 
 

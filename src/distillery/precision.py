@@ -1,4 +1,7 @@
-"""Losses and images are computed in full precision, whatever autocast made of them."""
+"""Losses and images are computed in full precision, whatever autocast made of them; what is stored or reported, as exactly as it gets."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -7,3 +10,24 @@ from torch import Tensor
 def full_precision(values: Tensor) -> Tensor:
     """float64 as it is, everything else as float32."""
     return values if values.dtype == torch.float64 else values.float()
+
+
+@contextmanager
+def exact(device: torch.device) -> Iterator[None]:
+    """Autocast off, and on CUDA convolutions and matrix products in IEEE float32: TF32 changes the argmax of close calls.
+
+    For every number that is stored or reported: logits, moments, scores.
+
+    Args:
+        device: that the network stands on.
+    """
+    settings = (torch.backends.cudnn.conv, torch.backends.cuda.matmul)  # type: ignore[attr-defined]
+    before = [setting.fp32_precision for setting in settings]
+    try:
+        for setting in settings:
+            setting.fp32_precision = "ieee"
+        with torch.autocast(device.type, enabled=False):
+            yield
+    finally:
+        for setting, precision in zip(settings, before, strict=True):
+            setting.fp32_precision = precision

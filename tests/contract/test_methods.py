@@ -3,6 +3,7 @@
 import copy
 import io
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,12 +14,17 @@ from contract.tiny import TINY, build, changed, flatten
 from distillery.engine.terms import round_numbers
 from distillery.errors import ConfigError
 from distillery.methods.catalog import METHODS, find_method
+from distillery.provenance import code_version
+from distillery.recipes.loader import load_recipe
+from distillery.recipes.schema import GeneratorSection, Recipe
 from distillery.runtime import resolve_runtime
+from distillery.steps.assembly import PlannedMethod
 from distillery.steps.calibration import _INNER_STEPS
 from distillery.synthesis.protocol import Ingredients, Synthesizer
 from distillery.types import Classifier
 from equivalence.plain import moments_of, tiny_classifier
 
+STUDENT = {"architecture": {"name": "resnet8"}}
 pytestmark = pytest.mark.parametrize("name", METHODS)
 
 
@@ -254,6 +260,36 @@ def test_a_need_is_lifted_by_a_weight_of_zero(name: str, student: Classifier) ->
     assert method.advance(student).terms
     method.load_state_dict(through_disk(method.state_dict()))
     assert len(method.synthesize(3)) == 3
+
+
+def weights_of(name: str) -> list[str]:
+    return [field for field in find_method(name).load()[1].model_fields if field.endswith("_weight")]
+
+
+def test_settings_that_leave_nothing_to_minimise_are_refused_at_every_door(name: str) -> None:
+    off: dict[str, Any] = dict.fromkeys(weights_of(name), 0)
+    said = r"config is not allowed: .*_weight are all 0, so nothing is left to minimise: give one of them a weight above 0\.$"
+    section = {"seed": 0, "code_version": code_version(), "teacher_sha256": "t", "method": name, "rounds": 1}
+    doors: dict[str, Callable[[], object]] = {
+        "--set": lambda: load_recipe(f"{name}/digits", {f"synthesis.config.{key}": 0 for key in off}),
+        "a recipe of one's own": lambda: Recipe.resolve({"synthesis": {"method": name, "rounds": 1, "config": off}, "student": STUDENT}),
+        "a section": lambda: GeneratorSection.parse({**section, "method_config": off}),
+        "a synthesizer's bundle": lambda: PlannedMethod.parse(name, off, Path()),
+    }
+    assert len(off) >= 2
+    for door in doors.values():
+        with pytest.raises(ConfigError, match=said):
+            door()
+
+
+def test_any_one_weight_is_enough(name: str, student: Classifier) -> None:
+    cls, config = find_method(name).load()
+    for kept in weights_of(name):
+        teacher = tiny_classifier(6, seed=1).freeze()
+        settings = config.parse(TINY[name] | {weight: float(weight == kept) for weight in weights_of(name)})
+        method = cls(settings, Ingredients(teacher, resolve_runtime("cpu", "float32"), 0, moments_of(teacher)))
+        assert [f"{term}_weight" for term in method.advance(student).terms] == [kept]
+        assert len(method.synthesize(3, student=student)) == 3
 
 
 def test_a_student_is_not_needed(name: str) -> None:

@@ -205,9 +205,9 @@ class Materializer:
 
 
 def quotas(size: int, num_classes: int) -> Tensor:
-    """Images of each class, (K,) int64 with sum `size`: equal, the remainder to the first classes."""
-    share, rest = divmod(size, num_classes)
-    return torch.full((num_classes,), share) + (torch.arange(num_classes) < rest)
+    """Images of each class, (K,) int64 with sum `size`: equal, the remainder to classes spread evenly over all of them."""
+    upto = -(torch.arange(num_classes + 1) * -size).div(num_classes, rounding_mode="floor")  # ceil(k * size / K)
+    return upto.diff()
 
 
 def is_withheld(number: Tensor, classes: Tensor, share: float) -> Tensor:

@@ -1,12 +1,12 @@
 """Logits of a classifier on many images, as exact as float32 gets: every number of a report is computed from them."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from distillery.errors import ConfigError
+from distillery.precision import exact
 from distillery.statistics.modes import eval_mode
 from distillery.types import Classifier
 
@@ -35,7 +35,7 @@ def predict(classifier: Classifier, images: Tensor, batch: int = 256, progress: 
         raise ConfigError("There are no images to evaluate on: give a data set with at least one image.")
     device = classifier.mean.device
     parts = []
-    with eval_mode(classifier), _exact(device):
+    with eval_mode(classifier), exact(device):
         for start in range(0, len(images), batch):
             pixels = images[start : start + batch].to(device).float() / 255
             parts.append(classifier(classifier.arrange(pixels)).float().cpu())
@@ -46,18 +46,3 @@ def predict(classifier: Classifier, images: Tensor, batch: int = 256, progress: 
     if broken:
         raise ConfigError(f"The logits of {broken} of {len(images)} images are not finite, so nothing can be measured: train it again.")
     return logits
-
-
-@contextmanager
-def _exact(device: torch.device) -> Iterator[None]:
-    """Autocast off, and on CUDA convolutions and matrix products in IEEE float32: TF32 changes the argmax of close calls."""
-    settings = (torch.backends.cudnn.conv, torch.backends.cuda.matmul)  # type: ignore[attr-defined]
-    before = [setting.fp32_precision for setting in settings]
-    try:
-        for setting in settings:
-            setting.fp32_precision = "ieee"
-        with torch.autocast(device.type, enabled=False):
-            yield
-    finally:
-        for setting, precision in zip(settings, before, strict=True):
-            setting.fp32_precision = precision

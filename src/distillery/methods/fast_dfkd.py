@@ -5,15 +5,16 @@ Fang et al., "Up to 100x Faster Data-free Knowledge Distillation", arXiv:2112.07
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
 from distillery.config import Config
 from distillery.data.augment import AugmentConfig, augment
+from distillery.errors import ConfigError
 from distillery.losses.adversarial import decision_adversarial
 from distillery.losses.moments import LayerMoments
 from distillery.models.generators.config import GeneratorConfig
@@ -22,7 +23,7 @@ from distillery.optim.meta import add_gradients, reptile_gradient
 from distillery.optim.restore import restore_strides
 from distillery.precision import full_precision
 from distillery.seeding import seeded, stream
-from distillery.synthesis.common import check_labels, draw_labels, first_bad, gradient_norms, is_diagnosed, only_looked_at
+from distillery.synthesis.common import check_labels, check_weights, draw_labels, first_bad, gradient_norms, is_diagnosed, only_looked_at
 from distillery.synthesis.matching import build_matcher
 from distillery.synthesis.protocol import Ingredients, Round
 from distillery.types import Batch, Classifier
@@ -75,6 +76,22 @@ class FastDFKDConfig(Config):
     warmup: int = Field(default=20, ge=0)
     labels: Literal["uniform", "balanced"] = "uniform"
     augment: AugmentConfig = AugmentConfig(crop_padding=4, flip=True)
+
+    @model_validator(mode="after")
+    def _some_term(self) -> Self:
+        check_weights({name: getattr(self, name) for name in type(self).model_fields if name.endswith("_weight")})
+        if not (self.moments_weight or self.label_weight) and self.warmup > 1:
+            raise ValueError(
+                f"adversarial_weight alone is above 0, and that term begins with round {self.warmup} (warmup), so the rounds before have "
+                "nothing to minimise: give moments_weight or label_weight a weight above 0, or lower warmup to 1"
+            )
+        return self
+
+
+_LONELY = (
+    "Of FastDFKD's weights adversarial_weight alone is above 0, and that term needs a student to play against: give moments_weight or "
+    "label_weight a weight above 0, or a student."
+)
 
 
 @dataclass(frozen=True)
@@ -207,6 +224,8 @@ class FastDFKD:
         for step in range(config.steps):
             images = self._adapted(latent, labels)
             terms, moments = self._terms(augment(images, config.augment, draws), labels, student)
+            if not terms:
+                raise ConfigError(_LONELY)
             values = torch.stack(list(terms.values()))
             loss = values.sum()
             seen.append(values.detach())

@@ -6,10 +6,10 @@ Luo et al., "Large-Scale Generative Data-Free Distillation", arXiv:2012.05578.
 from collections.abc import Mapping
 from functools import reduce
 from operator import add
-from typing import Any
+from typing import Any, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 from torch.nn import functional
 
@@ -20,7 +20,7 @@ from distillery.models.generators.network import build_generator
 from distillery.optim.restore import restore_strides
 from distillery.precision import full_precision
 from distillery.seeding import seeded, stream
-from distillery.synthesis.common import check_labels, draw_labels, first_bad, gradient_norms, is_diagnosed
+from distillery.synthesis.common import check_labels, check_weights, draw_labels, first_bad, gradient_norms, is_diagnosed
 from distillery.synthesis.matching import build_matcher
 from distillery.synthesis.protocol import Ingredients, Round
 from distillery.types import Batch, Classifier
@@ -56,6 +56,11 @@ class LSGDFDConfig(Config):
     l2_weight: float = Field(default=1.5e-5, ge=0)
     moments_weight: float = Field(default=10.0, ge=0)
     jitter: int = Field(default=0, ge=0)
+
+    @model_validator(mode="after")
+    def _some_term(self) -> Self:
+        check_weights({name: getattr(self, name) for name in type(self).model_fields if name.endswith("_weight")})
+        return self
 
 
 class LSGDFD:

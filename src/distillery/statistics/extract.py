@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from distillery.errors import ConfigError
+from distillery.precision import exact
 from distillery.statistics.layers import find_layers, statistics_of
 from distillery.statistics.modes import eval_mode
 from distillery.statistics.moments import Moments
@@ -112,7 +113,8 @@ def class_moments(classifier: Classifier, images: Tensor, labels: Tensor, teache
     counts = _count(images, labels, classifier.class_names)
     device = classifier.mean.device
     running = {key: RunningMoments(len(counts), len(_statistics(classifier, key)[0]), device) for key in keys}
-    with eval_mode(classifier), tap_inputs(classifier, list(dict.fromkeys(map(visited_path, keys)))) as inputs:
+    visited = list(dict.fromkeys(map(visited_path, keys)))
+    with eval_mode(classifier), exact(device), tap_inputs(classifier, visited) as inputs:
         for start in range(0, len(images), batch):
             groups = labels[start : start + batch].to(device)
             classifier(images[start : start + batch].to(device).float() / 255)

@@ -7,11 +7,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 from torch import Tensor
 
 from distillery.data.real import load_labelled
+from distillery.data.shards import sample_shards
 from distillery.data.store import MANIFEST, SyntheticSet, open_reference, read_reference
 from distillery.errors import ConfigError, DistilleryError
 from distillery.evaluation.page.render import render
@@ -30,6 +30,7 @@ from distillery.evaluation.report import (
 from distillery.models.bundle import DOCUMENT, fetch_bundle, load_classifier, read_bundle
 from distillery.recipes.schema import EvaluationSection
 from distillery.runtime import Runtime, resolve_runtime
+from distillery.seeding import stream
 from distillery.steps.lineage import evaluation_of, page_of, run_identity
 from distillery.steps.page import Gathering, origin_of, training_of
 from distillery.steps.workbench import Workbench, reporting, workbench, workspace
@@ -154,7 +155,7 @@ def choose_images(teacher: Classifier, data_uri: str, set_path: Path, teacher_sh
     synthetic = open_reference(set_path, teacher_sha256)
     if synthetic.manifest.holdout:
         return EvaluationImages(synthetic.load("holdout").images, None, "held-out synthetic"), synthetic.digest
-    return EvaluationImages(_first_training_images(synthetic), None, "training synthetic"), synthetic.digest
+    return EvaluationImages(_some_training_images(synthetic), None, "training synthetic"), synthetic.digest
 
 
 def confusion_of(report_path: Path) -> tuple[list[str], list[list[int]]] | None:
@@ -199,15 +200,12 @@ def _test_images(teacher: Classifier, uri: str) -> tuple[EvaluationImages, str]:
     return EvaluationImages(labelled.images, labelled.labels, "test set"), labelled.digest()
 
 
-def _first_training_images(synthetic: SyntheticSet) -> Tensor:
-    parts: list[Tensor] = []
-    for shard in synthetic.shards("train"):
-        parts.append(shard.images)
-        if sum(map(len, parts)) >= MAX_TRAINING_IMAGES:
-            break
-    if not parts:
+def _some_training_images(synthetic: SyntheticSet) -> Tensor:
+    """Of the whole set: what was drawn first is of the classes that came easily, or of an online run's first rounds."""
+    entries = synthetic.entries("train")
+    if not entries:
         raise ConfigError(f"The set {synthetic.store.uri!r} holds no images to evaluate on: give eval_data_uri, or materialize a set.")
-    return torch.cat(parts)[:MAX_TRAINING_IMAGES]
+    return sample_shards(synthetic.store, entries, MAX_TRAINING_IMAGES, stream(0, "evaluation")).images
 
 
 def _observe(bench: Workbench, report: EvaluationReport, uri: str, digest: str) -> None:

@@ -44,13 +44,31 @@ def draw_labels(count: int, num_classes: int, how: str, generator: torch.Generat
     Args:
         count: how many.
         num_classes: K; labels are in [0, K).
-        how: "uniform" draws each independently; "balanced" gives each class its share, in random order.
+        how: "uniform" draws each independently; "balanced" gives each class its share in random order, and what is left over to classes
+            drawn without replacement, so that over many calls no class is asked for more than another.
         generator: the stream drawn from.
     """
     if how == "balanced":
         order = torch.randperm(count, generator=generator, device=generator.device)
+        over = count % num_classes
+        if over:
+            order[order >= count - over] = torch.randperm(num_classes, generator=generator, device=generator.device)[:over]
         return order % num_classes
     return torch.randint(num_classes, (count,), generator=generator, device=generator.device)
+
+
+def check_weights(weights: Mapping[str, float]) -> None:
+    """Refuse settings under which a method has nothing to minimise.
+
+    Args:
+        weights: of all its terms, by setting.
+
+    Raises:
+        ValueError: all are 0; for a config's validator, which makes it a ConfigError.
+    """
+    if not any(weights.values()):
+        *first, last = weights
+        raise ValueError(f"{', '.join(first)} and {last} are all 0, so nothing is left to minimise: give one of them a weight above 0")
 
 
 def check_labels(labels: Tensor, n: int, num_classes: int) -> None:

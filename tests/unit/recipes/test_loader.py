@@ -232,3 +232,17 @@ def test_another_method_comes_with_its_own_settings_only() -> None:
 
 def test_a_text_with_an_equals_sign_stays_whole() -> None:
     assert parse_assignments(["about.title=a=b"]) == {"about.title": "a=b"}
+
+
+def test_rounds_before_the_only_term_begins_are_refused() -> None:
+    alone = {"synthesis.config.moments_weight": 0, "synthesis.config.label_weight": 0}
+    with pytest.raises(ConfigError, match=r"begins with round 8 \(warmup\), so the rounds before have nothing .* or lower warmup to 1"):
+        load_recipe("fast_dfkd/digits", alone)
+    for warmup in (0, 1):
+        assert load_recipe("fast_dfkd/digits", {**alone, "synthesis.config.warmup": warmup}).synthesis.config["warmup"] == warmup
+
+
+def test_what_several_keys_forbid_together_is_said_without_the_whole_section() -> None:
+    with pytest.raises(ConfigError) as refused:
+        load_recipe("fast_dfkd/digits", {"student.stages.0.objective.soft": 0})
+    assert str(refused.value) == "student.stages.0.objective is not allowed: soft and hard are both 0: one of them must be above 0."

@@ -14,7 +14,8 @@ from distillery.models.bundle import load_classifier, read_bundle, save_classifi
 from distillery.models.catalog import Architecture, build_network
 from distillery.provenance import Provenance, code_version
 from distillery.seeding import seeded
-from distillery.steps.evaluate import confusion_of, evaluate_bundles, run
+from distillery.steps import evaluate as evaluate_module
+from distillery.steps.evaluate import choose_images, confusion_of, evaluate_bundles, run
 from distillery.storage import open_store
 from distillery.types import Classifier, ImageSpec
 from distillery_kfp.pipelines import cli
@@ -75,6 +76,27 @@ class Bench:
 @pytest.fixture
 def bench(tmp_path: Path) -> Bench:
     return Bench(tmp_path)
+
+
+def test_training_images_are_taken_from_the_whole_set_and_not_from_its_first_shards(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sha256 = make_bundle(tmp_path / "teacher", "wrn_16_1")
+    store = open_store(str(tmp_path / "store" / "set"))
+    writer = SetWriter(store, SetHeader(shape=(1, 16, 16), num_classes=4, teacher_sha256=sha256, provenance=PROVENANCE))
+    for level in (0, 1, 2):
+        writer.append(torch.full((20, 1, 16, 16), level, dtype=torch.uint8), None, torch.zeros(20, 4))
+    write_reference(tmp_path / "set", writer.publish())
+    teacher = load_classifier(tmp_path / "teacher")
+    whole, _ = choose_images(teacher, "", tmp_path / "set", sha256)
+    assert whole.images[:, 0, 0, 0].bincount().tolist() == [20, 20, 20]
+    monkeypatch.setattr(evaluate_module, "MAX_TRAINING_IMAGES", 30)
+    some, _ = choose_images(teacher, "", tmp_path / "set", sha256)
+    again, _ = choose_images(teacher, "", tmp_path / "set", sha256)
+    assert len(some.images) == 30
+    assert min(some.images[:, 0, 0, 0].bincount(minlength=3).tolist()) >= 5
+    assert torch.equal(some.images, again.images)
+    assert some.source == "training synthetic"
 
 
 def test_a_test_set_gives_accuracy_of_both(bench: Bench, tmp_path: Path) -> None:

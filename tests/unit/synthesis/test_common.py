@@ -1,5 +1,50 @@
-from distillery.synthesis.common import is_diagnosed
+import pytest
+import torch
+
+from distillery.synthesis.common import check_weights, draw_labels, is_diagnosed
 
 
 def test_the_first_rounds_are_diagnosed_and_then_ever_fewer() -> None:
     assert [number for number in range(1, 70) if is_diagnosed(number)] == [1, 2, 3, 4, 8, 16, 32, 64]
+
+
+@pytest.mark.parametrize(("count", "classes"), [(64, 100), (1, 7), (100, 7), (256, 100), (6, 4), (255, 256)])
+def test_balanced_labels_ask_for_every_class_equally_often_over_many_batches(count: int, classes: int) -> None:
+    draws, batches = torch.Generator().manual_seed(1), 4000
+    total = torch.zeros(classes)
+    for _ in range(batches):
+        counts = draw_labels(count, classes, "balanced", draws).bincount(minlength=classes)
+        assert counts.sum() == count
+        assert counts.max() - counts.min() <= 1, "each class has its share in each batch"
+        total += counts
+    share = count / classes
+    spread = (batches * (share % 1) * (1 - share % 1)) ** 0.5  # of a class's count: it gets one more, or not
+    assert (total - batches * share).abs().max() < 5 * spread
+
+
+@pytest.mark.parametrize(("count", "classes"), [(64, 4), (8, 8), (30, 10)])
+def test_balanced_labels_without_a_remainder_draw_what_they_always_drew(count: int, classes: int) -> None:
+    draws, same = torch.Generator().manual_seed(2), torch.Generator().manual_seed(2)
+    assert torch.equal(draw_labels(count, classes, "balanced", draws), torch.randperm(count, generator=same) % classes)
+    assert torch.equal(draws.get_state(), same.get_state())
+
+
+def test_balanced_labels_depend_on_the_generator_alone() -> None:
+    draws = torch.Generator().manual_seed(3)
+    draw_labels(64, 100, "balanced", draws)
+    state = draws.get_state()
+    first = draw_labels(64, 100, "balanced", draws)
+    draws.set_state(state)
+    assert torch.equal(draw_labels(64, 100, "balanced", draws), first)
+
+
+def test_balanced_labels_come_in_random_order() -> None:
+    draws = torch.Generator().manual_seed(4)
+    places = torch.stack([(draw_labels(6, 4, "balanced", draws) == 3).float() for _ in range(4000)]).mean(0)
+    assert (places - places.mean()).abs().max() < 0.05
+
+
+def test_some_weight_is_above_zero() -> None:
+    check_weights({"one": 0.0, "two": 0.1})
+    with pytest.raises(ValueError, match="one, two and three are all 0, so nothing is left to minimise: give one of them a weight above 0"):
+        check_weights(dict.fromkeys(("one", "two", "three"), 0.0))
