@@ -175,7 +175,7 @@ def build_network(architecture: Architecture, spec: "ImageSpec", num_classes: in
         num_classes: K, how many logits it gives.
 
     Returns:
-        A module that maps images to logits (N, K).
+        A module that maps images to logits (N, K), every part of it with its sizes.
 
     Raises:
         ConfigError: unknown name or argument, a size the network cannot take, timm missing, a module that cannot be imported.
@@ -188,7 +188,11 @@ def build_network(architecture: Architecture, spec: "ImageSpec", num_classes: in
         return _build_torchvision(name, architecture, spec, num_classes)
     if source == "timm":
         return _build_timm(name, architecture, spec, num_classes)
-    return _build_foreign(architecture, num_classes)
+    from distillery.models.lazy import shape_lazy_parts
+
+    network = _build_foreign(architecture, num_classes)
+    shape_lazy_parts(network, architecture.name, spec)
+    return network
 
 
 def _hash_module(name: str) -> str:

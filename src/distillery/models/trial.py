@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from distillery.errors import ConfigError
 from distillery.foreign_code import guarded
 from distillery.models.catalog import Architecture, build_network
+from distillery.models.neighbours import check_neighbours
 from distillery.runtime import Runtime
 from distillery.seeding import seeded
 from distillery.types import Classifier, ImageSpec, MemoryFormat
@@ -61,7 +62,8 @@ def settle(classifier: Classifier, name: str, runtime: Runtime = FLOAT32, train:
         train: whether it is a student, whose train mode and gradients of weights are tried too.
 
     Raises:
-        ConfigError: it fails in either order, gives anything but finite logits (N, K), or is a student that cannot be trained.
+        ConfigError: it fails in either order, gives anything but finite logits (N, K), answers for an image by what is beside it in the
+            batch, or is a student that cannot be trained.
     """
     before, modes = (
         {key: value.clone() for key, value in _state(classifier).items()},
@@ -75,6 +77,9 @@ def settle(classifier: Classifier, name: str, runtime: Runtime = FLOAT32, train:
             raise plain
         chosen = plain if isinstance(fast, ConfigError) or not _agree(fast, plain) else fast
         _place(classifier, chosen.memory_format, name, runtime)
+        if not chosen.random:
+            images = probe_images(classifier.spec.shape).to(runtime.device)
+            check_neighbours(classifier.eval(), name, images, chosen.logits[1], chosen.logits[len(images)])
         failed = "" if chosen.blocked else _try_bfloat16(classifier, name, runtime, train)
     finally:
         _restore(classifier, before)
