@@ -165,6 +165,13 @@ class Rounded(Pooled):
         return super().forward((x * 255).to(torch.uint8).float() / 255)
 
 
+class ThroughNumpy(Pooled):
+    """Leaves torch on the way, which autograd refuses."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(torch.from_numpy(x.numpy() + 0))
+
+
 class WrittenInPlace(Pooled):
     """Changes what autograd needs."""
 
@@ -254,3 +261,23 @@ class Stopped(Pooled):
 
     def forward(self, x: Tensor) -> Tensor:
         raise SystemExit(3)
+
+
+class RefusesWeights(Pooled):
+    """Has a hook that looks at what is loaded."""
+
+    def __init__(self, num_classes: int = 3) -> None:
+        super().__init__(num_classes)
+        self.register_load_state_dict_pre_hook(self._look)
+
+    @staticmethod
+    def _look(*_: Any) -> None:
+        raise KeyError("not these")
+
+
+class RaisesWhenBuilt(nn.Module):
+    """Cannot be built."""
+
+    def __init__(self, num_classes: int = 3) -> None:
+        super().__init__()
+        raise Unprintable

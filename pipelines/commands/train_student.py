@@ -87,12 +87,14 @@ def _plan(source: str, overrides: Mapping[str, Any], teacher_uri: str, seed: int
     from distillery.provenance import code_version
     from distillery.recipes.loader import load_recipe
     from distillery.recipes.schema import StudentSection
-    from distillery.steps.plan import check_expected, check_student, open_teacher
+    from distillery.steps.networks import check_networks
+    from distillery.steps.plan import check_expected, open_teacher
+    from distillery.steps.workbench import runtime_here
 
     recipe = load_recipe(source, overrides)
     teacher = open_teacher(teacher_uri, "")
     check_expected(recipe, teacher.info)
-    check_student(recipe, teacher.info)
+    check_networks(recipe, teacher.folder, teacher.info, runtime_here(recipe.precision), makes_images=live)
     section = {
         "seed": seed,
         "code_version": code_version(),

@@ -93,9 +93,9 @@ class Classifier(nn.Module):
     def prepare(self, images: Tensor) -> Tensor:
         """What the network gets: images (N, C, H, W) in [0, 1], normalised, and contiguous where it takes nothing else."""
         normalised = (images - self.mean) / self.std
-        if self.memory_format == "channels_last" or normalised.stride() == _plain_strides(self.spec):
+        if self.memory_format == "channels_last":
             return normalised
-        # a clone, since `contiguous()` leaves strides of a single channel as they are, and convolutions go by strides
+        # no `contiguous()`, which leaves the strides of a single channel as they are: convolutions go by strides
         return normalised.clone(memory_format=torch.contiguous_format)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -117,8 +117,3 @@ class Classifier(nn.Module):
     def freeze(self) -> Self:
         """Put the classifier in eval mode and stop gradients to its weights: an unfrozen teacher makes synthesis 1.8x slower."""
         return self.requires_grad_(False).eval()
-
-
-def _plain_strides(spec: ImageSpec) -> tuple[int, int, int, int]:
-    channels, height, width = spec.shape
-    return (channels * height * width, height * width, width, 1)

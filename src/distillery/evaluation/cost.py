@@ -9,6 +9,7 @@ import torch
 from pydantic import Field
 
 from distillery.config import Config
+from distillery.foreign_code import guarded
 from distillery.statistics.modes import eval_mode
 from distillery.types import Classifier
 
@@ -69,7 +70,8 @@ class Cost(Config):
             weights_bytes: size of its file.
             latency: how to time it; None leaves the latency out.
         """
-        model = copy.deepcopy(classifier).cpu()
+        with guarded(f"{type(classifier.network).__name__} cannot be copied", "let its attributes be parameters, buffers and plain values"):
+            model = copy.deepcopy(classifier).cpu()
         return cls(
             parameters=sum(parameter.numel() for parameter in model.parameters()),
             flops=count_flops(model),

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from distillery.config import Config
 from distillery.errors import CheckpointMismatchError, ConfigError, MissingResourceError, StoreError
+from distillery.foreign_code import guarded
 from distillery.models.catalog import Architecture, build_network
 from distillery.models.versions import Weights
 from distillery.provenance import Provenance, check_format, dump_json, load_json, sha256_bytes, stamp
@@ -143,11 +144,13 @@ def load_classifier(folder: Path, expected_sha256: str = "") -> Classifier:
         )
     tensors = _verified(_read(folder, WEIGHTS), info, str(folder / WEIGHTS))
     network = build_network(info.architecture, info.spec, info.num_classes)
+    name = info.architecture.name
     try:
-        network.load_state_dict(Weights.written_by(network, tensors))
-    except RuntimeError as error:
+        with guarded(f"{name} does not take the weights of {str(folder)!r}", "import them again"):
+            network.load_state_dict(Weights.written_by(network, tensors))
+    except ConfigError as error:
         raise CheckpointMismatchError(
-            f"The weights of {str(folder)!r} do not fit {info.architecture.name} as this code builds it: import the teacher again."
+            f"The weights of {str(folder)!r} do not fit {name} as this code builds it: import the teacher again."
         ) from error
     return Classifier(network, info.spec, info.class_names, info.memory_format)
 

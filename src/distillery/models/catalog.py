@@ -17,6 +17,7 @@ from pydantic import field_validator
 
 from distillery.config import Config, nearest
 from distillery.errors import CheckpointMismatchError, ConfigError
+from distillery.foreign_code import guarded
 from distillery.provenance import sha256_bytes
 from distillery.step_version import hash_module, hash_trees
 
@@ -267,14 +268,9 @@ def _import_factory(name: str) -> Callable[..., Any]:
     path, _, attribute = name.partition(":")
     if path.split(".")[0] in sys.stdlib_module_names:  # a bundle may come from elsewhere: it must not name os:system
         raise ConfigError(f"architecture = {name!r} is not allowed: {path} is part of Python, name a module that builds a network.")
-    try:
+    with guarded(f"{path!r}, named by architecture {name!r}, cannot be imported", "install it or put its folder on PYTHONPATH"):
         module = import_module(path)
-    except Exception as error:  # the user's module may raise anything while it is imported
-        raise ConfigError(
-            f"{path!r}, named by architecture {name!r}, cannot be imported ({type(error).__name__}: {_one_line(error)}): "
-            f"install it or put its folder on PYTHONPATH."
-        ) from error
-    factory = getattr(module, attribute, None)
+        factory = getattr(module, attribute, None)
     if not callable(factory):
         public = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
         raise ConfigError(f"Module {path!r} has no callable {attribute!r}{nearest(attribute, public) or ': check its spelling.'}")
@@ -288,13 +284,8 @@ def _call(factory: Callable[..., Any], architecture: Architecture, given: dict[s
     taken = sorted(set(given) & set(architecture.arguments))
     if taken:
         raise ConfigError(f"Argument {taken[0]!r} of {architecture.name} is set by us from the images and classes: leave it out.")
-    try:
+    with guarded(f"{architecture.name} cannot be built with arguments {architecture.arguments}", "correct them"):
         network = factory(**given, **architecture.arguments)
-    except Exception as error:
-        raise ConfigError(
-            f"{architecture.name} cannot be built with arguments {architecture.arguments} ({type(error).__name__}: {_one_line(error)}): "
-            f"correct them."
-        ) from error
     if not isinstance(network, nn.Module):
         raise ConfigError(f"{architecture.name} gave a {type(network).__name__}: name a callable that returns a torch.nn.Module.")
     return network
@@ -306,10 +297,6 @@ def _refuse_downloads(architecture: Architecture, names: tuple[str, ...]) -> Non
             raise ConfigError(
                 f"Argument {name!r} of {architecture.name} is not allowed: weights come from a checkpoint, never from a download."
             )
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200].rstrip(".")
 
 
 def _restore_integers(value: Any, where: str) -> Any:

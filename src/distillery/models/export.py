@@ -13,6 +13,7 @@ from torch.export import Dim, ExportedProgram
 
 from distillery.config import canonical_json
 from distillery.errors import ConfigError, StoreError
+from distillery.foreign_code import named
 from distillery.models.bundle import load_classifier, publish, read_bundle
 from distillery.provenance import Provenance, code_version, dump_json, load_json, sha256_bytes, stamp
 from distillery.types import Classifier
@@ -178,8 +179,9 @@ def _trace(classifier: Classifier, input: str, name: str) -> ExportedProgram:
         with torch.no_grad():
             program = torch.export.export(module, (example,), dynamic_shapes=({0: Dim("batch", min=1)},))
     except Exception as error:  # the network may be anybody's, and torch.export raises whatever stopped it
+        cause = error.__cause__ if isinstance(error, ConfigError) and isinstance(error.__cause__, Exception) else error
         raise ConfigError(
-            f"{name} cannot be exported ({type(error).__name__}: {' '.join(str(error).split())[:200].rstrip('.')}): torch.export needs a "
+            f"{name} cannot be exported ({named(cause)}): torch.export needs a "
             "network without Python branches on values and for any batch size; serve the bundle itself, or change the network."
         ) from error
     _forget_origin(program)

@@ -1,5 +1,6 @@
 """Weights that somebody else wrote: read without unpickling objects, matched to a network, tried once."""
 
+import logging
 import pickle
 import warnings
 from collections.abc import Mapping
@@ -12,13 +13,17 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from distillery.errors import ConfigError, MissingResourceError, StoreError
+from distillery.foreign_code import guarded, named
 from distillery.models.catalog import Architecture, build_network
+from distillery.models.findings import check_constants, judge
 from distillery.models.trial import settle
 from distillery.models.versions import Weights
+from distillery.runtime import Runtime, has_native_bfloat16
 from distillery.types import Classifier, ImageSpec
 
 _ENVELOPES = ("state_dict", "model_state_dict", "model", "net", "network")  # keys that training scripts put their weights under
 _LISTED = 4  # names quoted in a message before it says how many more
+_log = logging.getLogger(__name__)
 
 
 def import_checkpoint(path: Path, architecture: Architecture, spec: ImageSpec, class_names: tuple[str, ...]) -> Classifier:
@@ -37,15 +42,25 @@ def import_checkpoint(path: Path, architecture: Architecture, spec: ImageSpec, c
     Raises:
         MissingResourceError: there is no such file.
         StoreError: the file cannot be read.
-        ConfigError: a pickled whole model, weights that do not fit, an impossible image size, or logits that are not finite.
+        ConfigError: a pickled whole model, weights that do not fit, a mean and std of another scale, or a network that fails as the steps
+            would run it or gives no finite logits.
     """
+    check_constants(spec)
     network = build_network(architecture, spec, len(class_names))
     classifier = Classifier(network, spec, class_names)
     weights = _match_prefixes(read_weights(path), network)
     _check_fit(weights, network, path, architecture, len(class_names))
-    network.load_state_dict(weights.completed(_counters(network)))
-    settle(classifier.eval(), architecture.name)
+    with guarded(f"{architecture.name} does not take the weights of {str(path)!r}", "check architecture and arguments"):
+        network.load_state_dict(weights.completed(_counters(network)))
+    for finding in judge(settle(classifier.eval(), architecture.name, _runtime()), architecture.name):
+        _log.warning(finding)
     return classifier
+
+
+def _runtime() -> Runtime:
+    """This machine's CPU, with the precision that a run would choose on it."""
+    cpu = torch.device("cpu")
+    return Runtime(cpu, "bfloat16" if has_native_bfloat16(cpu) else "float32", torch.get_num_threads())
 
 
 def read_weights(path: Path) -> Weights:
@@ -62,7 +77,7 @@ def read_weights(path: Path) -> Weights:
         try:
             return Weights(load_file(path))
         except (SafetensorError, OSError) as error:
-            raise StoreError(f"{str(path)!r} cannot be read as safetensors ({_one_line(error)}): download or save it again.") from error
+            raise StoreError(f"{str(path)!r} cannot be read as safetensors ({named(error)}): download or save it again.") from error
     return _unwrap(_load_pickle(path), path)
 
 
@@ -79,7 +94,7 @@ def _load_pickle(path: Path) -> object:
         ) from error
     except Exception as error:  # torch raises RuntimeError, EOFError, KeyError and more on damaged files and on TorchScript
         raise ConfigError(
-            f"{str(path)!r} cannot be read as a checkpoint ({type(error).__name__}: {_one_line(error)}): "
+            f"{str(path)!r} cannot be read as a checkpoint ({named(error)}): "
             f"save torch.save(model.state_dict(), 'weights.pt') and import that."
         ) from error
 
@@ -154,7 +169,3 @@ def _class_count(shapes: Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]], 
 def _list(names: list[str]) -> str:
     more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
     return ", ".join(names[:_LISTED]) + more
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:160].rstrip(".")

@@ -1,6 +1,6 @@
 """A network tried as the steps run it: order of images in memory, precision, batch sizes, gradients, train mode."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import torch
@@ -65,10 +65,7 @@ def settle(classifier: Classifier, name: str, runtime: Runtime = FLOAT32, train:
         ConfigError: it fails in either order, gives anything but finite logits (N, K), answers for an image by what is beside it in the
             batch, or is a student that cannot be trained.
     """
-    before, modes = (
-        {key: value.clone() for key, value in _state(classifier).items()},
-        [(part, part.training) for part in classifier.modules()],
-    )
+    before, modes = _copies(classifier), _modes(classifier)
     try:
         plain = _try(classifier, "contiguous", name, runtime, train)
         written = _restore(classifier, before)
@@ -83,9 +80,35 @@ def settle(classifier: Classifier, name: str, runtime: Runtime = FLOAT32, train:
         failed = "" if chosen.blocked else _try_bfloat16(classifier, name, runtime, train)
     finally:
         _restore(classifier, before)
-        for part, training in modes:
-            part.training = training
+        _set_modes(modes)
     return chosen._replace(written=() if train else written, bfloat16=failed)
+
+
+def confirm(classifier: Classifier, name: str, runtime: Runtime = FLOAT32) -> Trial:
+    """Run an imported classifier again, in the order that its bundle says.
+
+    Args:
+        classifier: it stands on the runtime's device afterwards; weights, buffers and modes are as they were.
+        name: of its architecture, for messages.
+        runtime: as for `settle`.
+
+    Raises:
+        ConfigError: it fails; says so where the other order would do.
+    """
+    order = classifier.memory_format
+    before, modes = _copies(classifier), _modes(classifier)
+    try:
+        found = _try(classifier, order, name, runtime, train=False)
+        if isinstance(found, ConfigError) and order == "channels_last":
+            if isinstance(_try(classifier, "contiguous", name, runtime, train=False), Trial):
+                raise ConfigError(f"{name} takes contiguous images only, which its bundle does not say: import the teacher again.")
+        if isinstance(found, ConfigError):
+            raise found
+        failed = "" if found.blocked else _try_bfloat16(classifier, name, runtime, train=False)
+    finally:
+        _restore(classifier, before)
+        _set_modes(modes)
+    return found._replace(bfloat16=failed)
 
 
 def try_architecture(architecture: Architecture, spec: ImageSpec, num_classes: int, runtime: Runtime = FLOAT32) -> MemoryFormat:
@@ -127,19 +150,20 @@ def _try(classifier: Classifier, order: MemoryFormat, name: str, runtime: Runtim
         logits: dict[int, Tensor] = {}
         with seeded(0, "trial"), torch.no_grad():
             for n in _BATCHES:
-                logits[n] = _forward(classifier.eval(), name, images[:n]).float().cpu()
+                logits[n] = _forward(classifier, name, images[:n]).float().cpu()
         blocked, again = _to_images(classifier, name, images[:2])
         if train:
             _train(classifier, name, images)
     except ConfigError as error:
         return error
-    return Trial(order, logits, blocked, random=not torch.allclose(again, logits[2], rtol=0, atol=_CLOSE * _largest(again)))
+    random = again is not None and not torch.allclose(again, logits[2], rtol=0, atol=_CLOSE * _largest(again))
+    return Trial(order, logits, blocked, random)
 
 
 def _place(classifier: Classifier, order: MemoryFormat, name: str, runtime: Runtime) -> None:
     classifier.memory_format = order
     with guarded(f"{name} cannot be put on {runtime.device.type}", "keep its weights in parameters and buffers of up to 4 dimensions"):
-        runtime.place(classifier)
+        runtime.place(classifier).eval()
 
 
 def _try_bfloat16(classifier: Classifier, name: str, runtime: Runtime, train: bool) -> str:
@@ -149,7 +173,7 @@ def _try_bfloat16(classifier: Classifier, name: str, runtime: Runtime, train: bo
     images = probe_images(classifier.spec.shape).to(runtime.device)
     try:
         with runtime.autocast():
-            failed, _ = _to_images(classifier.eval(), name, images[:2])
+            failed, _ = _to_images(classifier, name, images[:2])
             if train:
                 _train(classifier, name, images)
     except ConfigError as error:
@@ -181,15 +205,16 @@ def _forward(classifier: Classifier, name: str, images: Tensor) -> Tensor:
     return logits
 
 
-def _to_images(classifier: Classifier, name: str, images: Tensor) -> tuple[str, Tensor]:
-    """Why no gradient reaches the images, "" where one does; and their logits."""
+def _to_images(classifier: Classifier, name: str, images: Tensor) -> tuple[str, Tensor | None]:
+    """Why no gradient reaches the images, "" where one does; and their logits, where there are any."""
     images = classifier.arrange(images).detach().requires_grad_()
-    with seeded(1, "trial"):
-        logits = _forward(classifier, name, images)
-    shown = logits.detach().float().cpu()
-    if not logits.requires_grad:
-        return "it cuts its logits off (no_grad, detach or a conversion within forward)", shown
+    shown = None
     try:
+        with seeded(1, "trial"):
+            logits = _forward(classifier, name, images)
+        shown = logits.detach().float().cpu()
+        if not logits.requires_grad:
+            return "it cuts its logits off (no_grad, detach or a conversion within forward)", shown
         with guarded(f"{name} fails as gradients go back to its images", "take out what changes tensors in place"):
             (gradient,) = torch.autograd.grad(_projected(logits), images, allow_unused=True)
     except ConfigError as error:
@@ -203,7 +228,9 @@ def _train(classifier: Classifier, name: str, images: Tensor) -> None:
     """A step of a student without its optimizer: forward in train mode, back to the weights."""
     images = images[: _BATCHES[0]]
     weights = [parameter for parameter in classifier.parameters() if parameter.requires_grad]
-    logits = _forward(classifier.train(), name, images)
+    with guarded(f"{name} cannot be put in train mode", "leave nn.Module.train as it is"):
+        classifier.train()
+    logits = _forward(classifier, name, images)
     if not logits.requires_grad:
         raise ConfigError(
             f"{name} cuts its logits off from its weights in train mode (no_grad or detach within forward): it cannot be trained."
@@ -240,7 +267,21 @@ def _largest(logits: Tensor) -> float:
 
 def _state(classifier: Classifier) -> dict[str, Tensor]:
     """Weights and buffers by name."""
-    return {key: value for key, value in classifier.state_dict().items() if isinstance(value, Tensor)}
+    with guarded(f"The state of {type(classifier.network).__name__} cannot be read", "keep weights in parameters and buffers"):
+        return {key: value for key, value in classifier.state_dict().items() if isinstance(value, Tensor)}
+
+
+def _copies(classifier: Classifier) -> dict[str, Tensor]:
+    return {key: value.clone() for key, value in _state(classifier).items()}
+
+
+def _modes(classifier: Classifier) -> list[tuple[nn.Module, bool]]:
+    return [(part, part.training) for part in classifier.modules()]
+
+
+def _set_modes(modes: Iterable[tuple[nn.Module, bool]]) -> None:
+    for part, training in modes:
+        part.training = training
 
 
 @torch.no_grad()

@@ -17,6 +17,7 @@ from distillery.runtime import resolve_runtime
 from distillery.steps import plan
 from distillery.steps.calibration import Calibration, Timing, calibrate
 from distillery.steps.evaluate import MAX_TRAINING_IMAGES
+from distillery.steps.networks import check_networks
 from distillery.types import ImageSpec
 
 _LOGIT, _ASKED, _HEADER, _PAGE = 4, 8, 2048, 3 * 2**20  # bytes; the page of a run is smaller than that
@@ -94,14 +95,15 @@ def estimate(pipeline: str, parameters: Mapping[str, Any], device: str = "auto",
         bundle = fetch_bundle(str(values["teacher_uri"]), Path(folder))
         teacher = load_classifier(bundle, str(values["teacher_sha256"])).freeze()
         info, sha256 = read_bundle(bundle)
-    plan.check_teacher(recipe, info)
-    plan.check_student(recipe, info)
+        plan.check_expected(recipe, info)
+        runtime = resolve_runtime(device, recipe.precision, threads)
+        check_networks(recipe, bundle, info, runtime)
+        plan.check_teacher(recipe, info)
     tested = 0
     if data:
         labelled = load_labelled(data, info.class_names)
         labelled.check(info.spec, info.num_classes)
         tested = len(labelled)
-    runtime = resolve_runtime(device, recipe.precision, threads)
     measured = calibrate(recipe, runtime.place(teacher), sha256, runtime)
     hardware = f"{runtime.device}, {runtime.precision}, {runtime.threads} thread{'s' * (runtime.threads != 1)}"
     return multiply_out(recipe, measured, info.spec, info.num_classes, tested or _unlabelled(recipe), steps, hardware)

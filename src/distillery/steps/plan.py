@@ -6,21 +6,23 @@ import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from distillery.errors import CheckpointMismatchError, ConfigError, StoreError
 from distillery.methods.catalog import methods_without
 from distillery.models.bundle import WEIGHTS, BundleInfo, fetch_bundle, read_bundle
-from distillery.models.catalog import build_network, code_of_others
+from distillery.models.catalog import code_of_others
 from distillery.provenance import Provenance, code_version, dump_json, sha256_file, stamp
 from distillery.recipes.cost import estimate_cost
 from distillery.recipes.loader import apply_overrides, is_own_file, load_document, recipe_name
 from distillery.recipes.parameters import Value, parameters_of, read_parameters
 from distillery.recipes.schema import SECTIONS, Recipe
 from distillery.steps.keys import step_versions
+from distillery.steps.networks import check_networks
 from distillery.steps.runs import RUN_FORMAT as RUN_FORMAT
 from distillery.steps.runs import RUN_VERSION as RUN_VERSION
-from distillery.steps.workbench import open_run_store, reporting, workspace
+from distillery.steps.workbench import open_run_store, reporting, runtime_here, workspace
 from distillery.tracking.protocol import open_parent
 
 logger = logging.getLogger(__name__)
@@ -28,10 +30,11 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Teacher:
-    """A verified teacher: its bundle's JSON and digest; its weights are not loaded."""
+    """A verified teacher: its bundle's JSON, digest and folder; its weights are not loaded."""
 
     info: BundleInfo
     sha256: str
+    folder: Path
 
 
 @reporting("plan")
@@ -57,11 +60,12 @@ def run(pipeline: str, parameters: Mapping[str, Any]) -> dict[str, dict[str, Any
     recipe = resolve_recipe(pipeline, values)
     check_pipeline(pipeline, recipe, source)
     teacher = open_teacher(str(values["teacher_uri"]), str(values["teacher_sha256"]))
-    check_teacher(recipe, teacher.info)
-    check_student(recipe, teacher.info)
+    check_expected(recipe, teacher.info)
     check_room(recipe, teacher.info)
     if values["eval_data_uri"]:
         check_data(str(values["eval_data_uri"]), teacher.info)
+    check_networks(recipe, teacher.folder, teacher.info, runtime_here(recipe.precision))
+    check_teacher(recipe, teacher.info)
     warn_schedule(recipe)
     sections = build_sections(pipeline, recipe, values, teacher)
     _record(pipeline, recipe, values, teacher, sections)
@@ -130,7 +134,7 @@ def open_teacher(uri: str, pinned: str) -> Teacher:
         )
     if sha256_file(folder / WEIGHTS) != info.weights_sha256:
         raise StoreError(f"The weights of the teacher {uri!r} fail their sha256, so they are damaged: fetch or import the teacher again.")
-    return Teacher(info, sha256)
+    return Teacher(info, sha256, folder)
 
 
 def check_expected(recipe: Recipe, info: BundleInfo) -> None:
@@ -163,19 +167,6 @@ def check_teacher(recipe: Recipe, info: BundleInfo) -> None:
             "running statistics that a forward pass visits; "
             f"what works without: {methods_without('moments')}; choose one of them or a teacher with BatchNorm2d."
         )
-
-
-def check_student(recipe: Recipe, info: BundleInfo) -> None:
-    """Build the student once, ours without memory, so that an argument or a size it cannot take fails here and not after synthesis.
-
-    Raises:
-        ConfigError: the architecture cannot be built for the teacher's images.
-    """
-    import torch
-
-    architecture = recipe.student.architecture
-    with torch.device("cpu" if ":" in architecture.name else "meta"):  # a foreign factory may not know the meta device
-        build_network(architecture, info.spec, info.num_classes)
 
 
 def check_room(recipe: Recipe, info: BundleInfo) -> None:

@@ -19,11 +19,12 @@ from distillery.engine.checkpoint import Checkpoints
 from distillery.engine.locks import lock
 from distillery.engine.progress import Progress
 from distillery.errors import ConfigError, DistilleryError, StoreError
+from distillery.foreign_code import guarded
 from distillery.models.catalog import check_own_sources
 from distillery.provenance import Provenance, code_version, sha256_bytes
 from distillery.recipes.schema import Section, check_code
 from distillery.redaction import redact_output
-from distillery.runtime import Runtime, resolve_runtime
+from distillery.runtime import Precision, Runtime, resolve_runtime
 from distillery.step_version import step_version
 from distillery.steps.keys import key_of, package_versions
 from distillery.steps.lineage import StepRecord, kept_at, run_identity, write_record
@@ -153,7 +154,7 @@ def workbench(step: str, section: Section, inputs: Mapping[str, str]) -> Iterato
         check_code(step, section.code_version)
         check_own_sources(section.sources)
         folder, store = workspace(), open_run_store()
-        runtime = step_runtime(section)
+        runtime = runtime_here(section.precision)
         key = key_of(step, _origin(step, section, runtime, inputs))
         name, work = f"{step}-{key[:16]}", Work(step, key)
         with lock(folder / lock_of(work), f"{step} {key[:12]}"), Progress(folder / "progress", step) as progress:
@@ -193,7 +194,8 @@ def reporting(step: str) -> Iterator[None]:
 
     SIGTERM exits 143 and SIGINT 130, both by SystemExit, so that open files and locks are let go; a signal that whoever calls the step
     handles already (a notebook, a server, a test runner) stays theirs. The sentence of a DistilleryError is written to
-    `<workspace>/errors/<step>.json` and the error goes on. Nothing that is logged names a password. Usable as a decorator; may be nested.
+    `<workspace>/errors/<step>.json` and the error goes on; want of memory is made one, wherever in the step it shows. Nothing that is
+    logged names a password. Usable as a decorator; may be nested.
 
     Args:
         step: name of the step's module.
@@ -209,7 +211,8 @@ def reporting(step: str) -> Iterator[None]:
     gc.set_threshold(_OBJECTS_BETWEEN_COLLECTIONS, *thresholds[1:])
     _leave_at_once()
     try:
-        yield
+        with guarded(f"{step} stopped", "", only_memory=True):
+            yield
     except DistilleryError as error:
         with suppress(OSError):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -235,8 +238,11 @@ def _keep_garbage() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # triton would list as leaked what is not searched for
 
 
-def step_runtime(section: Section) -> Runtime:
-    """The hardware that the environment and the section ask for.
+def runtime_here(precision: Precision) -> Runtime:
+    """The hardware that the environment asks for.
+
+    Args:
+        precision: of a section or recipe.
 
     Raises:
         ConfigError: a device or precision that cannot be, or a thread count that is no number.
@@ -244,7 +250,7 @@ def step_runtime(section: Section) -> Runtime:
     threads = os.environ.get("DISTILLERY_THREADS") or "0"
     if not threads.isdecimal():
         raise ConfigError(f"DISTILLERY_THREADS = {threads!r} is not allowed: give a whole number, 0 for torch's choice.")
-    return resolve_runtime(os.environ.get("DISTILLERY_DEVICE") or "auto", section.precision, int(threads))
+    return resolve_runtime(os.environ.get("DISTILLERY_DEVICE") or "auto", precision, int(threads))
 
 
 def _origin(step: str, section: Section, runtime: Runtime, inputs: Mapping[str, str]) -> Provenance:

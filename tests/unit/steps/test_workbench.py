@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from distillery.errors import CheckpointMismatchError, ConfigError, StoreError
 from distillery.models.catalog import Architecture, own_sources
@@ -88,6 +89,15 @@ def test_a_failure_leaves_its_sentence_and_the_next_start_removes_it(tmp_path: P
     assert json.loads(path.read_text()) == {"step": "materialize", "error": "ConfigError", "message": "size = 1 is not allowed: give 2."}
     with reporting("materialize"):
         assert not path.exists()
+
+
+def test_want_of_memory_is_one_sentence_wherever_it_shows(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"^distill_online stopped for want of memory \(OutOfMemoryError: CUDA out of memory\. Tried"):
+        with reporting("distill_online"):
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nSee the manual")
+    assert "lower the batch size" in json.loads((tmp_path / "work" / "errors" / "distill_online.json").read_text())["message"]
+    with pytest.raises(RuntimeError, match="our own mistake"), reporting("distill_online"):
+        raise RuntimeError("our own mistake")
 
 
 def test_opening_a_bench_writes_nothing_into_the_store(tmp_path: Path) -> None:
