@@ -9,6 +9,8 @@ from typing import Any, Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from distillery.steps.warned import read_warnings
+
 TITLES = {
     "plan": "plan the run",
     "extract_statistics": "read the teacher's statistics",
@@ -28,12 +30,14 @@ class Display:
         console: where to.
         steps: names of the steps, in order.
         progress: folder of the files that steps write as they go on.
+        warnings: folder of the files in which steps leave what they warned of.
     """
 
-    def __init__(self, console: Console, steps: tuple[str, ...], progress: Path) -> None:
+    def __init__(self, console: Console, steps: tuple[str, ...], progress: Path, warnings: Path) -> None:
         self.console = console
         self.steps = steps
         self.progress = progress
+        self.warnings = warnings
         self.step = ""
         self._since = 0.0
         self._bar = Progress(
@@ -54,7 +58,11 @@ class Display:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """Say what the steps warned of, whichever way the run ends."""
         self._bar.stop()
+        for step in self.steps:
+            for sentence in read_warnings(self.warnings, step):
+                self.console.print(f"warning  {self._title(step)}: {sentence}", highlight=False, markup=False, soft_wrap=True)
 
     def started(self, step: str) -> None:
         """A step begins."""

@@ -4,7 +4,6 @@ import json
 import logging
 import os
 import queue
-import re
 import secrets
 import signal
 import subprocess
@@ -13,7 +12,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from shutil import rmtree
@@ -24,83 +23,21 @@ from rich.console import Console
 
 from distillery import errors
 from distillery.engine.locks import lock
-from distillery.errors import ConfigError, DistilleryError, StoreError
-from distillery.methods.catalog import find_method
+from distillery.errors import DistilleryError, StoreError
 from distillery.provenance import dump_json, load_json, sha256_file
-from distillery.recipes.loader import apply_overrides, is_own_file, load_document
-from distillery.recipes.parameters import PIPELINES
 from distillery.steps.lineage import evaluation_of, page_of
 from distillery.steps.runs import RunState
 from distillery.storage import Store, join_uri, open_store
 from distillery_kfp.pipelines.display import Display
 from distillery_kfp.pipelines.form import STEPS
+from distillery_kfp.pipelines.request import RunRequest as RunRequest
 from distillery_kfp.pipelines.withdrawal import Footprint
 
 logger = logging.getLogger(__name__)
 
-_DEVICE = re.compile(r"|auto|cpu|cuda(:[0-9]+)?")  # "" leaves what the environment says
 _SHARED_CORES = {"GOMP_SPINCOUNT": "2000"}  # torch's threads wait so long for each other that one more process makes them ten times slower
 _POLL_SECONDS = 0.2
 _REMIND_SECONDS = 10.0  # a signal that falls between two processes is lost, so it is sent again
-
-
-@dataclass(frozen=True)
-class RunRequest:
-    """What to run; a device that cannot be one is refused with a ConfigError.
-
-    Attributes:
-        recipe: a preset's name, or a path to the user's own YAML file.
-        teacher: folder of the teacher's bundle.
-        store: where results and checkpoints go.
-        workdir: local workspace for logs, locks, kfp's files and the tracking database.
-        data: labelled images for the evaluation; "" for none.
-        overrides: dotted keys of the recipe and their values.
-        seed: of every random stream.
-        salt: a new value forces new work.
-        device: auto, cpu, cuda or cuda:N; "" leaves what the environment says.
-        threads: CPU threads of a step; 0 leaves what the environment says.
-        teacher_sha256: refuse any other teacher; "" takes any.
-        form: further fields of the run form, by name.
-        run_id: goes on under this id, whose record is there; "" begins a new run.
-    """
-
-    recipe: str
-    teacher: str
-    store: str
-    workdir: Path
-    data: str = ""
-    overrides: dict[str, Any] = field(default_factory=dict)
-    seed: int = 0
-    salt: str = ""
-    device: str = ""
-    threads: int = 0
-    teacher_sha256: str = ""
-    form: Mapping[str, Any] = field(default_factory=dict)
-    run_id: str = ""
-
-    def __post_init__(self) -> None:
-        if not _DEVICE.fullmatch(self.device):
-            raise ConfigError(f"--device {self.device!r} is not allowed: choose auto, cpu, cuda or cuda:N.")
-
-    def pipeline(self) -> str:
-        """The pipeline that the recipe's method needs.
-
-        Raises:
-            DistilleryError: an unknown recipe or method, or overrides that do not fit it.
-        """
-        document = apply_overrides(load_document(self.recipe), self.overrides)
-        synthesis = document.get("synthesis")
-        method = synthesis.get("method", "") if isinstance(synthesis, dict) else ""
-        return PIPELINES[find_method(str(method)).coupling]
-
-    def arguments(self) -> dict[str, Any]:
-        """The pipeline's parameters; what is left out keeps its default."""
-        own = is_own_file(self.recipe)
-        source = {"run_recipe_uri": _absolute(self.recipe)} if own else {"run_recipe": self.recipe}
-        data = {"eval_data_uri": _absolute(self.data)} if self.data else {}
-        chosen = {"run_overrides": self.overrides, "run_seed": self.seed, "run_salt": self.salt}
-        pinned = {"teacher_sha256": self.teacher_sha256} if self.teacher_sha256 else {}
-        return {**self.form, **source, **data, **chosen, **pinned, "teacher_uri": _absolute(self.teacher)}
 
 
 @dataclass(frozen=True)
@@ -118,6 +55,7 @@ class RunResult:
         log: everything that kfp and the steps said.
         tracking_uri: where MLflow keeps the run.
         seconds: wall time.
+        command: runs it again.
     """
 
     run_id: str
@@ -130,6 +68,7 @@ class RunResult:
     log: Path
     tracking_uri: str
     seconds: float
+    command: str = ""
 
 
 def execute(request: RunRequest, console: Console) -> RunResult:
@@ -153,7 +92,7 @@ def execute(request: RunRequest, console: Console) -> RunResult:
     run = _Run(request, pipeline, store)
     with lock(request.workdir / "locks" / "run.lock", f"The workspace {str(request.workdir)!r}"):
         run.prepare()
-        with Display(console, STEPS[pipeline], request.workdir / "progress") as display:
+        with Display(console, STEPS[pipeline], request.workdir / "progress", request.workdir / "warnings") as display:
             code = run.watch(display)
         if code:
             run.fail(code)
@@ -204,7 +143,7 @@ class _Run:
         self.footprint = Footprint(self.store, self.id)
 
     def _make_workspace(self) -> None:
-        for name in ("progress", "errors"):
+        for name in ("progress", "errors", "warnings"):
             rmtree(self.request.workdir / name, ignore_errors=True)
         rmtree(self.root, ignore_errors=True)  # of the same run, before it was stopped
         for folder in (self.root / "tmp", self.log.parent):
@@ -297,6 +236,7 @@ class _Run:
             log=self.log,
             tracking_uri=self.tracking_uri(),
             seconds=seconds,
+            command=replace(self.request, run_id="").command(),
         )
 
     @contextmanager
@@ -370,10 +310,9 @@ class _Run:
     def _note(self, name: Literal["running", "stopped", "failed"], message: str = "") -> None:
         """Tell the run's record how it stands; before the plan has written one there is none."""
         state = RunState.here(name, self.request.workdir, message).to_json()
-        chosen = {"device": self.request.device, "threads": self.request.threads}
         try:
             if self.store.exists(f"runs/{self.id}/run.json"):
-                self._amend({"state": state, "environment": chosen})
+                self._amend({"state": state, "environment": self.request.surroundings()})
         except DistilleryError as error:  # what stopped the run may be the store
             logger.warning("The record of run %s does not say that it is %s: %s", self.id, name, error)
 
@@ -394,7 +333,3 @@ def _read_events(descriptor: int, arrivals: "queue.SimpleQueue[dict[str, str]]")
     with os.fdopen(descriptor, "r") as lines:
         for line in lines:
             arrivals.put(json.loads(line))
-
-
-def _absolute(path: str) -> str:
-    return path if "://" in path else str(Path(path).expanduser().absolute())

@@ -23,6 +23,7 @@ def show_result(console: Console, result: RunResult) -> None:
         "set": result.dataset.get("uri", ""),
         "log": _short(result.log),
         "mlflow": mlflow,
+        "again": result.command,
         "took": duration(result.seconds),
     }
     for name, place in places.items():

@@ -25,6 +25,7 @@ def carry_out(request: "RunRequest") -> None:
         result = execute(request, console)
     except SystemExit as stop:
         if stop.code in (128 + signal.SIGTERM, 128 + signal.SIGINT):
+            typer.echo(f"to go on: {request.command()}", err=True)
             typer.echo("distillery: stopped; the same command goes on from the last checkpoint.", err=True)
         raise
     from distillery_kfp.pipelines.outcome import show_result

@@ -250,7 +250,7 @@ def table(report: EvaluationReport) -> Table:
     shown.add_row("parameters", *(f"{m.cost.parameters:,}" for m in models))
     shown.add_row("MFLOPs an image", *(f"{m.cost.flops / 1e6:,.1f}" for m in models))
     shown.add_row("file size", *(f"{m.cost.weights_bytes / 1024:,.0f} KiB" for m in models))
-    for first, second in zip(*(m.cost.latency for m in models), strict=True):
+    for first, second in zip(*(m.cost.latency for m in models), strict=False):
         label = f"CPU latency, batch {first.batch}, {first.threads} thread{'s' * (first.threads != 1)}"
         shown.add_row(label, f"{first.milliseconds:,.2f} ms", f"{second.milliseconds:,.2f} ms")
     return shown

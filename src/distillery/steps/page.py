@@ -105,6 +105,7 @@ class Gathering:
             recipe=document["provenance"]["config"],
             sections=document["sections"],
             image=document.get("image", ""),
+            environment=document.get("environment", {}),
         )
 
     def _set(self) -> SyntheticSet:

@@ -29,6 +29,7 @@ from distillery.step_version import step_version
 from distillery.steps.keys import key_of, package_versions
 from distillery.steps.lineage import StepRecord, kept_at, run_identity, write_record
 from distillery.steps.openings import Work, lock_of, mark_opened
+from distillery.steps.warned import keeping_warnings, warned_by
 from distillery.storage import Store, check_key, open_store
 from distillery.storage.workspace import workspace as workspace
 from distillery.tracking.history import Stopwatch, close_history
@@ -93,7 +94,8 @@ class Workbench:
             for name, path in outputs.items():
                 files[name] = {relative: self._keep(kept_at(name, relative), file) for relative, file in _files(path)}
         close_history(self.checkpoints.store, self.clock.lap())
-        self.checkpoints.finish({"metrics": dict(metrics), "outputs": files})
+        warned = warned_by(self.step)
+        self.checkpoints.finish({"metrics": dict(metrics), "outputs": files, "warnings": warned.lasting if warned else []})
         return self._tell(files, dict(metrics))
 
     def finished(self, outputs: Mapping[str, Path]) -> dict[str, float] | None:
@@ -112,6 +114,8 @@ class Workbench:
             for relative, digest in result["outputs"][name].items():
                 self._restore(kept_at(name, relative), digest, path / check_key(relative) if relative else path)
         logger.info("%s was done before (key %s), its result is taken; a new run_salt forces new work.", self.step, self.key[:12])
+        for sentence in result.get("warnings", []):
+            logger.warning("%s", sentence)
         return self._tell(result["outputs"], result["metrics"])
 
     def _tell(self, outputs: dict[str, dict[str, str]], metrics: dict[str, float]) -> dict[str, float]:
@@ -194,8 +198,8 @@ def reporting(step: str) -> Iterator[None]:
 
     SIGTERM exits 143 and SIGINT 130, both by SystemExit, so that open files and locks are let go; a signal that whoever calls the step
     handles already (a notebook, a server, a test runner) stays theirs. The sentence of a DistilleryError is written to
-    `<workspace>/errors/<step>.json` and the error goes on; want of memory is made one, wherever in the step it shows. Nothing that is
-    logged names a password. Usable as a decorator; may be nested.
+    `<workspace>/errors/<step>.json` and the error goes on; want of memory is made one, wherever in the step it shows. What is warned of
+    stands in `warnings/<step>.json`. Nothing that is logged names a password. Usable as a decorator; may be nested.
 
     Args:
         step: name of the step's module.
@@ -211,7 +215,7 @@ def reporting(step: str) -> Iterator[None]:
     gc.set_threshold(_OBJECTS_BETWEEN_COLLECTIONS, *thresholds[1:])
     _leave_at_once()
     try:
-        with guarded(f"{step} stopped", "", only_memory=True):
+        with guarded(f"{step} stopped", "", only_memory=True), keeping_warnings(step):
             yield
     except DistilleryError as error:
         with suppress(OSError):

@@ -19,6 +19,7 @@ from distillery.statistics.extract import global_moments
 from distillery.statistics.moments import save_moments
 from distillery.steps import distill_online, materialize
 from distillery.steps.assembly import PlannedMethod
+from distillery.steps.warned import read_warnings
 from distillery.synthesis.bundle import SynthesizerState, save_synthesizer
 from distillery.synthesis.protocol import Round
 from distillery.types import Batch, Classifier
@@ -137,6 +138,9 @@ def test_a_collapsed_set_is_published_with_a_warning(
     warned = [record.getMessage() for record in caplog.records if record.getMessage().startswith("Health of the set: ")]
     assert warned == [f"Health of the set: {finding}" for finding in report.findings]
     assert said in bench.tracked()
+    for _ in range(2):
+        assert set(warned) <= set(read_warnings(bench.folder / "work" / "warnings", step)), "what `distillery run` shows"
+        bench.run(step, kind)  # finished work is taken, and still to be told of
     open_reference(bench.folder / "set").verify()
 
 

@@ -1,16 +1,14 @@
 """Everything that a page shows, as plain values: collected once, so that drawing needs no store and no model."""
 
-import shlex
-from collections.abc import Mapping
 from typing import Any
 
 from pydantic import Field
 
 from distillery.config import Config
 from distillery.evaluation.health import HealthReport
+from distillery.evaluation.page.command import as_typed, run_again
 from distillery.evaluation.page.pictures import Sample
 from distillery.evaluation.report import EvaluationReport
-from distillery.plain_yaml import write_yaml
 from distillery.tracking.history import History
 
 
@@ -25,6 +23,7 @@ class RunRecord(Config):
         recipe: the resolved recipe.
         sections: what each step was given, by section.
         image: the container image.
+        environment: what a runner on a machine was started with; empty on a cluster.
     """
 
     id: str = ""
@@ -34,6 +33,7 @@ class RunRecord(Config):
     recipe: dict[str, Any] = Field(default_factory=dict)
     sections: dict[str, dict[str, Any]] = Field(default_factory=dict)
     image: str = ""
+    environment: dict[str, Any] = Field(default_factory=dict)
 
 
 class SetFacts(Config):
@@ -113,33 +113,7 @@ class PageData(Config):
 
     def command(self) -> str:
         """The command that makes this run again, an option a line; empty where its parameters are not known."""
-        values = self.run.parameters
-        if not values:
+        if not self.run.parameters:
             return ""
-        recipe = str(values.get("run_recipe_uri") or values.get("run_recipe") or self.recipe)
-        options = [("--teacher", str(values.get("teacher_uri", ""))), *_optional(values), *_assignments(values)]
-        return " \\\n  ".join(shlex.join(words) for words in [("distillery", "run", recipe), *options])
-
-
-def _optional(values: Mapping[str, Any]) -> list[tuple[str, str]]:
-    flags = {"--data": "eval_data_uri", "--seed": "run_seed", "--salt": "run_salt"}
-    return [(flag, str(values[name])) for flag, name in flags.items() if values.get(name)]
-
-
-def _assignments(values: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """`--set` for each override, and for the fields of the form that stand in the recipe."""
-    overrides = dict(values.get("run_overrides") or {})
-    places = {
-        "gen_rounds": "synthesis.rounds",
-        "synth_size": "set.size",
-        "student_architecture": "student.architecture.name",
-        "mlflow_model_name": "registration.model_name",
-    }
-    chosen = {place: values[name] for name, place in places.items() if values.get(name)}
-    return [("--set", f"{place}={_as_yaml(value)}") for place, value in {**chosen, **overrides}.items()]
-
-
-def _as_yaml(value: Any) -> str:
-    if isinstance(value, float) and value.is_integer():  # integers cross Kubeflow's borders as floats
-        value = int(value)
-    return write_yaml(value, default_flow_style=True, width=10_000).removesuffix("\n").removesuffix("\n...")
+        named = {"run_recipe": self.recipe, **self.run.parameters}
+        return as_typed(run_again(named, self.run.environment), " \\\n  ")

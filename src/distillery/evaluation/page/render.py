@@ -60,13 +60,14 @@ _WORDS = (
     "between",
     "count",
     "duration",
-    "factor",
     "headline",
     "images",
     "milliseconds",
     "operations",
     "percent",
     "size",
+    "sized",
+    "standing",
     "PARTS",
     "SOURCES",
     "STEPS",
@@ -101,12 +102,14 @@ def comparison(report: EvaluationReport) -> list[dict[str, Any]]:
         ("Arithmetic for an image", "flops", words.operations),
     ):
         values = [float(getattr(cost, path)) for cost in costs]
-        row(name, f"cost.{path}", values, [text(value) for value in values], words.factor(*values) and f"{words.factor(*values)} less")
-    for index, pair in enumerate(zip(*(cost.latency for cost in costs), strict=True)):
+        row(name, f"cost.{path}", values, [text(value) for value in values], words.standing(values[0], values[1]).text)
+    for index, pair in enumerate(zip(*(cost.latency for cost in costs), strict=False)):  # a report of one alone has no pairs
         times = [latency.milliseconds for latency in pair]
         name = f"Time for {words.images(pair[0].batch)}, CPU, {pair[0].threads} thread{'s' * (pair[0].threads != 1)}"
-        faster = words.factor(*times) if times[0] > times[1] else ""
-        row(name, f"cost.latency.{index}.milliseconds", times, [words.milliseconds(t) for t in times], faster and f"{faster} faster")
+        texts = [words.milliseconds(time) for time in times]
+        row(
+            name, f"cost.latency.{index}.milliseconds", times, texts, words.standing(times[0], times[1], "faster", "slower", "as fast").text
+        )
     return rows
 
 

@@ -2,11 +2,13 @@
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from distillery.evaluation.report import EvaluationReport, ModelReport, SnapshotScore
 
 _SPACE = "\N{NO-BREAK SPACE}"
 _SIGMAS = 1.96
+_ONCE = "1.0×"
 
 TERMS = {
     "moments": "How far the statistics of the synthetic images, inside the teacher, are from those it keeps of its own training.",
@@ -116,6 +118,45 @@ def factor(large: float, small: float) -> str:
     return f"{ratio:.0f}×" if ratio >= 99.5 else f"{ratio:.1f}×"
 
 
+class Standing(NamedTuple):
+    """How a student's cost stands to its teacher's.
+
+    Attributes:
+        word: which way, such as `less` or `more`; empty where one of them is not known.
+        factor: how many times, never below one: `8.9×`.
+    """
+
+    word: str = ""
+    factor: str = ""
+
+    @property
+    def text(self) -> str:
+        """`8.9× less`, `1.3× more`, `the same`."""
+        return self.word if self.factor == _ONCE else f"{self.factor} {self.word}".strip()
+
+
+def standing(teacher: float, student: float, less: str = "less", more: str = "more", same: str = "the same") -> Standing:
+    """Compare two costs, as far as both are known.
+
+    Args:
+        teacher: its cost; 0 or less is not known.
+        student: its cost.
+        less: the word where the student costs less.
+        more: where it costs more.
+        same: where it costs as much, to the digits that are shown.
+    """
+    times = factor(max(teacher, student), min(teacher, student))
+    if not times:
+        return Standing()
+    return Standing(same if times == _ONCE else less if teacher > student else more, times)
+
+
+def sized(teacher: ModelReport, student: ModelReport) -> str:
+    """Who learned from whom, as the end of "A network learned from": `a larger one`, `a smaller one`, `one of its size`."""
+    found = standing(teacher.cost.parameters, student.cost.parameters, "a larger one", "a smaller one", "one of its size")
+    return found.word or "another"
+
+
 def interval(correct: int, total: int) -> tuple[float, float]:
     """Wilson's 95 % interval of a share: where the true accuracy lies, given so many images."""
     if not total:
@@ -177,12 +218,16 @@ def confused(names: Sequence[str], confusion: Sequence[Sequence[int]], most: int
 
 
 def _savings(teacher: ModelReport, student: ModelReport) -> str:
-    smaller = factor(teacher.cost.parameters, student.cost.parameters)
-    less = factor(teacher.cost.flops, student.cost.flops)
-    if teacher.cost.parameters > student.cost.parameters and teacher.cost.flops > student.cost.flops:
-        times = smaller.removesuffix("×")
-        return f"It is {times} times smaller and needs {less.removesuffix('×')} times less arithmetic for an image."
-    return f"It has {count(student.cost.parameters)} learned numbers, the teacher {count(teacher.cost.parameters)}."
+    size_of = standing(teacher.cost.parameters, student.cost.parameters, "smaller", "larger", "as large")
+    needs = standing(teacher.cost.flops, student.cost.flops, "less arithmetic", "more arithmetic", "as much arithmetic")
+    if not size_of.word:
+        return f"It has {count(student.cost.parameters)} learned numbers, the teacher {count(teacher.cost.parameters)}."
+    arithmetic = f" and needs {_times(needs)} for an image" if needs.word else ""
+    return f"It is {_times(size_of)}{arithmetic}."
+
+
+def _times(found: Standing) -> str:
+    return found.word if found.factor == _ONCE else f"{found.factor.removesuffix('×')} times {found.word}"
 
 
 def _scaled(value: float, units: Sequence[tuple[str, float]]) -> str:

@@ -1,7 +1,12 @@
+import re
+from typing import Any
+
 import pytest
 
 from distillery.evaluation.page import words
-from page_data import made_up_report
+from distillery.evaluation.page.render import render
+from distillery.evaluation.report import EvaluationReport
+from page_data import made_up_page, made_up_report
 
 SPACE = "\N{NO-BREAK SPACE}"
 
@@ -67,3 +72,88 @@ def test_behind() -> None:
     assert words.behind(report) == f"{100 * (teacher - student):.1f} points behind"
     level = report.model_copy(update={"student": report.teacher})
     assert words.behind(level) == "level"
+
+
+@pytest.mark.parametrize(
+    ("teacher", "student", "text"),
+    [
+        (90, 10, "9.0× less"),
+        (10, 12.6, "1.3× more"),
+        (10, 500, "50.0× more"),
+        (1, 1000, "1000× more"),
+        (7, 7, "the same"),
+        (1000, 1010, "the same"),
+        (1060, 1000, "1.1× less"),
+        (0, 10, ""),
+        (10, 0, ""),
+        (0, 0, ""),
+    ],
+)
+def test_a_student_that_costs_more_is_never_told_as_one_that_costs_less(teacher: float, student: float, text: str) -> None:
+    assert words.standing(teacher, student).text == text
+
+
+SIZES = {
+    "smaller": ((9, 9), "9.0 times smaller and needs 9.0 times less arithmetic for an image"),
+    "larger": ((0.4, 0.02), "2.5 times larger and needs 50.0 times more arithmetic for an image"),
+    "smaller but slower": ((2, 0.5), "2.0 times smaller and needs 2.0 times more arithmetic for an image"),
+    "equal": ((1, 1), "as large and needs as much arithmetic for an image"),
+    "arithmetic not known": ((4, 0), "4.0 times smaller."),
+}
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_the_headline_says_which_of_the_two_is_larger(name: str) -> None:
+    (parameters, flops), said = SIZES[name]
+    report = of_size(parameters, flops)
+    assert said in words.headline(report)[2]
+    assert " 0.0" not in words.headline(report)[2]
+
+
+def of_size(parameters: float, flops: float, latency: float = 1.0) -> EvaluationReport:
+    """A report whose teacher costs so many times what its student does; 0 is not known, a negative latency not measured."""
+    report = made_up_report(("cat", "dog", "owl"))
+    cost = report.student.cost
+    changes: dict[str, Any] = {"parameters": round(cost.parameters * parameters), "flops": round(cost.flops * flops)}
+    changes["weights_bytes"] = round(cost.weights_bytes * parameters)
+    timed = cost.latency[0].model_copy(update={"milliseconds": cost.latency[0].milliseconds * latency})
+    changes["latency"] = (timed,) if latency >= 0 else ()
+    return report.model_copy(update={"teacher": report.teacher.model_copy(update={"cost": cost.model_copy(update=changes)})})
+
+
+def text_of(page: str) -> str:
+    return " ".join(re.sub(r"<style>.*?</style>|<[^>]+>", " ", page, flags=re.DOTALL).split()).replace(SPACE, " ")
+
+
+def test_a_page_of_a_larger_student_says_so_everywhere() -> None:
+    page = text_of(render(made_up_page(report=of_size(0.4, 0.02, 0.5))))
+    for said in (
+        "Larger 2.5×",
+        "More arithmetic 50.0×",
+        "Slower, one image 2.0×",
+        "2.5× more",
+        "50.0× more",
+        "2.0× slower",
+        "a smaller one",
+    ):
+        assert said in page
+    for wrong in ("Smaller", "Less arithmetic", "Faster", "0.4×", " 0.0×", "× less", "faster", "a larger one", "small network"):
+        assert wrong not in page
+
+
+def test_a_page_of_equals_and_of_what_is_not_known() -> None:
+    page = text_of(render(made_up_page(report=of_size(1, 1, 1))))
+    for said in ("As large 1.0×", "As much arithmetic 1.0×", "As fast, one image 1.0×", "the same", "one of its size"):
+        assert said in page
+    for wrong in ("Smaller", "Larger", "× less", "× more", "faster", "slower"):
+        assert wrong not in page
+    page = text_of(render(made_up_page(report=of_size(4, 0, -1))))
+    assert "Smaller 4.0×" in page
+    for wrong in ("arithmetic 0", "Less arithmetic", "Faster", " 0.0×", "Time for"):
+        assert wrong not in page
+
+
+def test_a_page_of_a_smaller_student_says_what_it_always_said() -> None:
+    page = text_of(render(made_up_page(report=of_size(9, 9, 9))))
+    for said in ("Smaller 9.0×", "Less arithmetic 9.0×", "Faster, one image 9.0×", "9.0× less", "9.0× faster", "a larger one"):
+        assert said in page
