@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from distillery.data.real import LabelledImages, load_labelled
 from distillery.errors import ConfigError, MissingResourceError
+from distillery.evaluation.suspects import find_suspect
 from distillery.models.bundle import count_parameters, save_classifier
 from distillery.models.catalog import Architecture
 from distillery.models.foreign import import_checkpoint
@@ -62,8 +64,10 @@ def run(
         "classes": len(names),
     }
     if data is not None:
-        result |= {"images": len(data.images), "top1": (top1 := measure_top1(classifier, data))}
-        result["hint"] = near_chance_hint(top1, len(names), len(data.images))
+        answers = answer(classifier, data.images)
+        top1 = float((answers == data.labels).double().mean())
+        result |= {"images": len(data.images), "top1": top1}
+        result["hint"] = accuracy_hint(classifier, data, answers)
         if result["hint"]:
             _log.warning(result["hint"])
     provenance = Provenance(inputs={"checkpoint": sha256_file(Path(checkpoint))}, code_version=code_version())
@@ -113,21 +117,34 @@ def read_class_names(text: str) -> tuple[str, ...]:
     return check_class_names([name.strip() for name in text.split(",")])
 
 
-def measure_top1(classifier: Classifier, data: LabelledImages) -> float:
-    """Share of labelled images that a classifier names right, in [0, 1]."""
-    correct = 0
-    with torch.no_grad():
-        for images, labels in zip(data.images.split(_BATCH), data.labels.split(_BATCH), strict=True):
-            correct += int((classifier(images.float() / 255).argmax(1) == labels).sum())
-    return correct / len(data.images)
+@torch.no_grad()
+def answer(classifier: Classifier, images: Tensor) -> Tensor:
+    """The class (N,) int64 that a classifier sees in each image (N, C, H, W) uint8; logits are kept of one batch at a time."""
+    return torch.cat([classifier(classifier.arrange(part.float() / 255)).argmax(1) for part in images.split(_BATCH)])
+
+
+def accuracy_hint(classifier: Classifier, data: LabelledImages, answers: Tensor) -> str:
+    """What to check where a teacher is near chance, or would do clearly better with a common mistake undone; else "".
+
+    Args:
+        classifier: in eval mode.
+        data: that fits it.
+        answers: (N,) what it says of them.
+    """
+    top1 = float((answers == data.labels).double().mean())
+    hint = near_chance_hint(top1, classifier.num_classes, len(data.images))
+    found = find_suspect(classifier, data.images, data.labels, answers)
+    if found:
+        return f"{hint or f'The teacher has a top-1 of {100 * top1:.1f} %'}, but {found.told()}"
+    return f"{hint}; none of them alone explains it, so look at the checkpoint and the labels too." if hint else ""
 
 
 def near_chance_hint(top1: float, num_classes: int, images: int) -> str:
-    """What to check where an accuracy is within a tenth of the way from chance to perfect, give or take two standard errors; else ""."""
+    """The suspects where an accuracy is within a tenth of the way from chance to perfect, give or take two standard errors; else ""."""
     chance = 1 / num_classes
     if top1 > chance + 0.1 * (1 - chance) + 2 * math.sqrt(chance * (1 - chance) / max(1, images)):
         return ""
     return (
-        f"The teacher's top-1 of {100 * top1:.1f} % is near chance ({100 * chance:.1f} %): the commonest mistake is a wrong mean or std, "
-        f"then the order of the class names, then the order of the channels."
+        f"The teacher's top-1 of {100 * top1:.1f} % is near chance ({100 * chance:.1f} %), for which the suspects are a wrong mean or std, "
+        "the order of the channels (RGB or BGR), transposed pictures (height and width swapped) and the order of the class names"
     )

@@ -62,8 +62,26 @@ def test_check_data_is_scored_and_leaves_the_bundle_as_it_is(checkpoint: Path) -
 def test_chance_accuracy_warns_of_mean_and_std(checkpoint: Path, caplog: pytest.LogCaptureFixture) -> None:
     _run(checkpoint)
     data = _labelled(checkpoint.parent, checkpoint.parent / "out", wrong=30)
-    assert "mean or std" in _run(checkpoint, check_data=data)["hint"]
+    hint = _run(checkpoint, check_data=data)["hint"]
     assert "mean or std" in caplog.text
+    assert all(words in hint for words in ("mean or std", "RGB or BGR", "height and width swapped", "order of the class names"))
+    assert "none of them alone explains it" in hint
+
+
+def test_a_mistake_that_explains_the_accuracy_is_named_beside_it(checkpoint: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Here the names: the check data call every class by the next one's name, which gives 0 %."""
+    _run(checkpoint)
+    with np.load(_labelled(checkpoint.parent, checkpoint.parent / "out", wrong=0)) as arrays:
+        labels, images = arrays["labels"], arrays["images"]
+    pictures = np.concatenate([images[:20] // 64, 255 - images[20:] // 64])  # the network has no class that it sees in plain noise alone
+    with torch.no_grad():
+        labels = load_classifier(checkpoint.parent / "out").eval()(torch.from_numpy(pictures).float() / 255).argmax(1).numpy()
+    assert len(set(labels)) > 1
+    np.savez(checkpoint.parent / "named.npz", images=pictures, labels=(labels + 1) % 3)
+    result = _run(checkpoint, check_data=str(checkpoint.parent / "named.npz"))
+    assert result["top1"] == 0
+    assert "100.0 % of 20 of the images are named right with the classes in another order (" in result["hint"]
+    assert result["hint"] in caplog.text
 
 
 NEAR_CHANCE = [(0.1, 10, True), (0.5, 10, False), (0.01, 1000, True), (0.3, 1000, False), (0.5, 2, True), (0.8, 2, False), (0.36, 3, True)]

@@ -7,7 +7,15 @@ from typing import Any
 import pytest
 import torch
 
+from distillery.data.pool import ImagePool
+from distillery.engine.feeds import PoolFeed
+from distillery.engine.fit import StudentTrainer
+from distillery.engine.labelling import teacher_logits
 from distillery.errors import ConfigError
+from distillery.evaluation.cost import Cost, LatencyConfig
+from distillery.evaluation.features import penultimate
+from distillery.evaluation.predict import predict
+from distillery.methods.fast_dfkd import FastDFKD, FastDFKDConfig
 from distillery.models import bundle
 from distillery.models.bundle import load_classifier, read_bundle, save_classifier
 from distillery.models.catalog import Architecture, build_network
@@ -15,10 +23,14 @@ from distillery.models.export import export_student
 from distillery.provenance import Provenance
 from distillery.recipes.loader import load_recipe
 from distillery.runtime import Runtime
+from distillery.statistics.extract import class_moments, global_moments
+from distillery.statistics.layers import find_layers
 from distillery.steps.assembly import build_student
 from distillery.steps.estimate import estimate
 from distillery.steps.networks import check_networks
 from distillery.steps.plan import run
+from distillery.students.plan import StageConfig
+from distillery.synthesis.protocol import Ingredients
 from distillery.types import Classifier, ImageSpec, MemoryFormat
 from fakes import CPU
 
@@ -110,6 +122,41 @@ def test_a_student_is_what_its_seed_says_though_it_was_tried(tmp_path: Path) -> 
     assert all(torch.equal(value, again.state_dict()[name]) for name, value in student.state_dict().items())
     assert float(student.network.passes) == 0  # type: ignore[arg-type]
     assert build_student(Architecture(name="toy_networks:Viewed"), teacher, CPU, 0).memory_format == "contiguous"
+
+
+@pytest.mark.parametrize("network", ["Viewed", "ViewedBefore", "ByMemory"])
+def test_contiguous_networks_work_wherever_networks_are_run(tmp_path: Path, network: str) -> None:
+    """Images come as they lie: channels-last from a generator or the pool, contiguous from a file."""
+    teacher = CPU.place(load_classifier(Path(save(tmp_path / "teacher", network, "contiguous"))).freeze())
+    student = build_student(Architecture(name=f"toy_networks:{network}"), teacher, CPU, seed=0)
+    assert student.memory_format == "contiguous"
+    images = torch.randint(256, (9, 3, 8, 8), dtype=torch.uint8).contiguous(memory_format=torch.channels_last)
+    expected = teacher(images.contiguous().float() / 255)
+    for found in (predict(teacher, images, batch=2), teacher_logits(teacher, images), teacher(images.float() / 255)):
+        torch.testing.assert_close(found, expected)
+    assert Cost.measure(teacher, 1, LatencyConfig(batches=(1, 2), repeats=3, warmup=1)).flops > 0
+    assert len(penultimate(teacher, images, batch=4).values) == 9
+    batchnorm = bool(find_layers(teacher).visits)
+    moments = None
+    if batchnorm:
+        class_moments(teacher, images, torch.arange(9) % 3, "sha")
+        moments = global_moments(teacher, "sha")
+    config = {
+        "batch": 4,
+        "steps": 2,
+        "generator": {"name": "generator", "latent": 4, "width": 4},
+        "moments_weight": float(batchnorm),
+        "warmup": 0,
+    }
+    synthesizer = FastDFKD(FastDFKDConfig.parse(config), Ingredients(teacher, CPU, 0, moments))
+    made = synthesizer.advance(student)
+    assert all(term.isfinite() and made.gradient_norms[name] > 0 for name, term in made.terms.items())
+    pool = ImagePool(SPEC)
+    pool.append(images)
+    trainer = StudentTrainer((StageConfig(batch=4, epochs=2, steps_per_epoch=2),), teacher, student, CPU, 0)
+    before = {name: value.clone() for name, value in student.state_dict().items()}
+    trainer.train(3, PoolFeed(pool))
+    assert any(not torch.equal(value, before[name]) for name, value in student.state_dict().items())
 
 
 def test_an_export_of_a_contiguous_student_gives_its_logits(tmp_path: Path) -> None:
