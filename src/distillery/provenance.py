@@ -135,7 +135,7 @@ def load_json(data: bytes, where: str) -> dict[str, Any]:
     """
     try:
         document = json.loads(data)
-    except ValueError:  # a JSONDecodeError or a UnicodeDecodeError
+    except (ValueError, RecursionError):  # a JSONDecodeError or a UnicodeDecodeError; or brackets a thousand deep
         document = None
     if not isinstance(document, dict):
         raise StoreError(f"{where} is not a JSON object, so it is damaged or no file of ours: fetch or write it again.")

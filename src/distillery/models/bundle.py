@@ -6,32 +6,28 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from distillery.config import Config
+from distillery.documents import Format
 from distillery.errors import CheckpointMismatchError, ConfigError, MissingResourceError, StoreError
 from distillery.foreign_code import guarded
 from distillery.models.catalog import Architecture, build_network
 from distillery.models.versions import Weights
-from distillery.provenance import Provenance, check_format, dump_json, load_json, sha256_bytes, stamp
+from distillery.provenance import Provenance, sha256_bytes
 from distillery.statistics.layers import find_layers
 from distillery.storage import open_store
 from distillery.types import Classifier, ImageSpec, MemoryFormat
 
-FORMAT = "distillery-bundle"
-VERSION = 3
+FORMAT = Format("distillery-bundle", 3, "fetch it or import the teacher again")
 """1 has no `document_sha256` and 2 no `memory_format`; both are read as before."""
 WEIGHTS = "weights.safetensors"
 DOCUMENT = "bundle.json"
-
-_SEAL = "document_sha256"
-_UNSEALED = "0" * 64
 
 
 class BundleInfo(Config):
@@ -95,18 +91,9 @@ def save_classifier(folder: Path, classifier: Classifier, architecture: Architec
         weights_bytes=len(weights),
         memory_format=classifier.memory_format,
     )
-    document = seal(stamp(FORMAT, VERSION, provenance, info.to_json()))
+    document = FORMAT.write(provenance, info.to_json())
     publish(folder, {WEIGHTS: weights, DOCUMENT: document})
     return sha256_bytes(document)
-
-
-def seal(document: Mapping[str, Any]) -> bytes:
-    """The bytes of a bundle.json that hold their own hash, so that one byte changed is noticed by whoever does not know the bundle's.
-
-    `document_sha256` is the sha256 of the file's bytes as they are with 64 zeros in its place.
-    """
-    data = dump_json({**document, _SEAL: _UNSEALED})
-    return _with_seal(data, _UNSEALED, sha256_bytes(data))
 
 
 def read_bundle(folder: Path) -> tuple[BundleInfo, str]:
@@ -236,22 +223,7 @@ def _read(folder: Path, name: str) -> bytes:
 
 
 def _parse(data: bytes, where: str) -> BundleInfo:
-    document = load_json(data, where)
-    check_format(document, FORMAT, VERSION, where)
-    sealed = () if document["version"] == 1 else (_SEAL,)
-    fields = {key: value for key, value in document.items() if key not in ("format", "version", "provenance", *sealed)}
-    if sealed and sha256_bytes(_with_seal(data, said := str(document.get(_SEAL)), _UNSEALED)) != said:
-        raise StoreError(f"{where} is damaged: its bytes fail the sha256 that it says of itself; fetch it or import the teacher again.")
-    try:
-        return BundleInfo.model_validate(fields)
-    except ValidationError as error:
-        path = ".".join(str(part) for part in error.errors()[0]["loc"])
-        raise StoreError(f"{where} is damaged (its field {path!r} is missing or wrong): fetch it or import the teacher again.") from None
-
-
-def _with_seal(data: bytes, old: str, new: str) -> bytes:
-    line = '\n  "{}": "{}"'.format  # of the outermost object, whatever a class is called
-    return data.replace(line(_SEAL, old).encode(), line(_SEAL, new).encode(), 1)
+    return FORMAT.read(data, where).parse(BundleInfo)
 
 
 def _verified(weights: bytes, info: BundleInfo, where: str) -> dict[str, Tensor]:

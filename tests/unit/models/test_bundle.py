@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from distillery.documents import seal
 from distillery.errors import CheckpointMismatchError, ConfigError, DistilleryError, MissingResourceError, StoreError
 from distillery.models import bundle
 from distillery.models.bundle import fetch_bundle, load_classifier, read_bundle, save_classifier
@@ -105,7 +106,7 @@ def test_truncated_weights_fail_their_hash(tmp_path: Path) -> None:
 
 def _edit(folder: Path, **fields: object) -> None:
     path = folder / "bundle.json"
-    path.write_bytes(bundle.seal({**json.loads(path.read_bytes()), **fields}))
+    path.write_bytes(seal({**json.loads(path.read_bytes()), **fields}))
 
 
 def test_newer_version_and_other_format_are_refused(tmp_path: Path) -> None:
@@ -301,7 +302,7 @@ def test_older_bundles_are_read_as_before(tmp_path: Path, version: int) -> None:
     document = json.loads((tmp_path / "b" / "bundle.json").read_bytes())
     del document["memory_format"], document["document_sha256"]
     data = {**document, "version": version}
-    (tmp_path / "b" / "bundle.json").write_bytes(dump_json(data) if version == 1 else bundle.seal(data))
+    (tmp_path / "b" / "bundle.json").write_bytes(dump_json(data) if version == 1 else seal(data))
     loaded = load_classifier(tmp_path / "b")
     assert loaded.memory_format == "channels_last"
     assert all(torch.equal(value, classifier.state_dict()[name]) for name, value in loaded.state_dict().items())

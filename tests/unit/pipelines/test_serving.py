@@ -10,7 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from distillery.models.bundle import save_classifier, seal
+from distillery.documents import seal
+from distillery.models.bundle import save_classifier
 from distillery.models.catalog import Architecture
 from distillery.provenance import Provenance, sha256_file
 from distillery_kfp.pipelines import cli

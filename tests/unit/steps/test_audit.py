@@ -11,8 +11,9 @@ import pytest
 from typer.testing import CliRunner
 
 from chains import Chain, away, changed, flip, make_teacher
+from distillery.documents import seal
 from distillery.errors import ConfigError, DistilleryError, MissingResourceError, StoreError
-from distillery.models.bundle import load_classifier, read_bundle, seal
+from distillery.models.bundle import load_classifier, read_bundle
 from distillery.provenance import Provenance, code_version, dump_json, sha256_bytes
 from distillery.statistics.extract import global_moments
 from distillery.statistics.moments import save_moments

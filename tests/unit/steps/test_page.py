@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 import torch
 
+from distillery.documents import seal
 from distillery.evaluation.page.data import PageData
 from distillery.evaluation.report import load_report
-from distillery.models.bundle import save_classifier, seal
+from distillery.models.bundle import save_classifier
 from distillery.models.catalog import Architecture, build_network
 from distillery.provenance import Provenance, code_version
 from distillery.recipes.schema import EvaluationSection
