@@ -100,6 +100,13 @@ MUTANTS = (
         "tests/unit/engine/test_selection.py",
     ),
     Mutant(
+        "a layer counted once though it is visited twice",
+        "src/distillery/statistics/layers.py",
+        "                    visits += taps.visits(path)",
+        "                    visits.append(path)",
+        "tests/unit/statistics/test_layers.py",
+    ),
+    Mutant(
         "a manifest published before its shards are complete",
         "src/distillery/data/store.py",
         "if there.get(entry.key) != entry.bytes:",

@@ -189,10 +189,10 @@ def build_network(architecture: Architecture, spec: "ImageSpec", num_classes: in
         return _build_torchvision(name, architecture, spec, num_classes)
     if source == "timm":
         return _build_timm(name, architecture, spec, num_classes)
-    from distillery.models.lazy import shape_lazy_parts
+    from distillery.models.ready import make_ready
 
     network = _build_foreign(architecture, num_classes)
-    shape_lazy_parts(network, architecture.name, spec)
+    make_ready(network, architecture.name, spec)
     return network
 
 

@@ -13,7 +13,7 @@ from torch.export import Dim, ExportedProgram
 
 from distillery.config import canonical_json
 from distillery.errors import ConfigError, StoreError
-from distillery.foreign_code import named
+from distillery.foreign_code import guarded, named
 from distillery.models.bundle import load_classifier, publish, read_bundle
 from distillery.provenance import Provenance, code_version, dump_json, load_json, sha256_bytes, stamp
 from distillery.types import Classifier
@@ -30,6 +30,7 @@ METADATA = "distillery"  # of an ONNX file's metadata; a pt2 has it as the extra
 _DTYPES = {"float32": torch.float32, "uint8": torch.uint8}
 _ONNX_LIMIT = 2**31 - 1  # protobuf holds no more in one file
 _CHECKED_BATCHES = (1, 5)
+_WITHOUT_ONNX = "leave this format out, pt2 holds what torch can run"
 _log = logging.getLogger(__name__)
 
 
@@ -63,9 +64,9 @@ class Served(nn.Module):
         self.eval()
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits (N, K) of images (N, C, H, W)."""
+        """Logits (N, K), float32, of images (N, C, H, W)."""
         logits: Tensor = self.classifier(images.float() / 255 if self.divide else images)
-        return logits
+        return logits.float()
 
 
 def file_name(format: str, input: str) -> str:
@@ -213,13 +214,15 @@ def _write_onnx(program: ExportedProgram, text: str) -> tuple[bytes, _Run | None
 
     if sum(value.numel() * value.element_size() for value in program.state_dict.values()) >= _ONNX_LIMIT:
         raise ConfigError("The student has 2 GiB of weights or more, which one ONNX file cannot hold: export it as pt2 only.")
-    written = torch.onnx.export(program, (), input_names=["images"], output_names=["logits"], opset_version=OPSET, verbose=False)
+    with guarded("The student cannot be written as ONNX", _WITHOUT_ONNX):  # the network may be anybody's
+        written = torch.onnx.export(program, (), input_names=["images"], output_names=["logits"], opset_version=OPSET, verbose=False)
     assert written is not None
     model = written.model_proto
     _strip_graph(model.graph)
     entry = model.metadata_props.add()
     entry.key, entry.value = METADATA, text
-    onnx.checker.check_model(model, full_check=True)
+    with guarded("The student's ONNX file is not valid", _WITHOUT_ONNX):
+        onnx.checker.check_model(model, full_check=True)
     data: bytes = model.SerializeToString(deterministic=True)
     return data, _onnx_run(data)
 
@@ -240,8 +243,14 @@ def _onnx_run(data: bytes) -> _Run | None:
         return None
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
-    return lambda images: torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
+    with guarded("The student's ONNX file does not run", _WITHOUT_ONNX):  # onnxruntime knows fewer kernels than torch
+        session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
+
+    def run(images: Tensor) -> Tensor:
+        with guarded("The student's ONNX file does not run", _WITHOUT_ONNX):
+            return torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
+
+    return run
 
 
 _WRITERS: dict[str, Callable[[ExportedProgram, str], tuple[bytes, _Run | None]]] = {"pt2": _write_pt2, "onnx": _write_onnx}

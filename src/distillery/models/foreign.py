@@ -16,7 +16,8 @@ from distillery.errors import ConfigError, MissingResourceError, StoreError
 from distillery.foreign_code import guarded, named
 from distillery.models.catalog import Architecture, build_network
 from distillery.models.findings import check_constants, judge
-from distillery.models.trial import settle
+from distillery.models.rebuilt import check_rebuilt
+from distillery.models.trial import probe_images, settle
 from distillery.models.versions import Weights
 from distillery.runtime import Runtime, has_native_bfloat16
 from distillery.types import Classifier, ImageSpec
@@ -52,8 +53,11 @@ def import_checkpoint(path: Path, architecture: Architecture, spec: ImageSpec, c
     _check_fit(weights, network, path, architecture, len(class_names))
     with guarded(f"{architecture.name} does not take the weights of {str(path)!r}", "check architecture and arguments"):
         network.load_state_dict(weights.completed(_counters(network)))
-    for finding in judge(settle(classifier.eval(), architecture.name, _runtime()), architecture.name):
+    found = settle(classifier.eval(), architecture.name, _runtime())
+    for finding in judge(found, architecture.name):
         _log.warning(finding)
+    if not (found.random or found.written):
+        check_rebuilt(classifier, architecture, probe_images(spec.shape))
     return classifier
 
 

@@ -10,6 +10,7 @@ from distillery.errors import ConfigError
 from distillery.foreign_code import guarded
 from distillery.models.catalog import Architecture, build_network
 from distillery.models.neighbours import check_neighbours
+from distillery.models.rebuilt import check_rebuilt
 from distillery.runtime import Runtime
 from distillery.seeding import seeded
 from distillery.types import Classifier, ImageSpec, MemoryFormat
@@ -62,9 +63,12 @@ def settle(classifier: Classifier, name: str, runtime: Runtime = FLOAT32, train:
         train: whether it is a student, whose train mode and gradients of weights are tried too.
 
     Raises:
-        ConfigError: it fails in either order, gives anything but finite logits (N, K), answers for an image by what is beside it in the
-            batch, or is a student that cannot be trained.
+        ConfigError: it keeps what is no tensor, fails in either order, gives anything but finite logits (N, K), answers for an image by
+            what is beside it in the batch, or is a student that cannot be trained.
     """
+    odd = [key for key, value in classifier.network.state_dict().items() if not isinstance(value, Tensor)]
+    if odd:
+        raise ConfigError(f"{name} keeps {odd[0]!r} in its state dict, which is no tensor, so no bundle can hold it: keep it as a buffer.")
     before, modes = _copies(classifier), _modes(classifier)
     try:
         plain = _try(classifier, "contiguous", name, runtime, train)
@@ -74,9 +78,7 @@ def settle(classifier: Classifier, name: str, runtime: Runtime = FLOAT32, train:
             raise plain
         chosen = plain if isinstance(fast, ConfigError) or not _agree(fast, plain) else fast
         _place(classifier, chosen.memory_format, name, runtime)
-        if not chosen.random:
-            images = probe_images(classifier.spec.shape).to(runtime.device)
-            check_neighbours(classifier.eval(), name, images, chosen.logits[1], chosen.logits[len(images)])
+        _check_neighbours(chosen, classifier, name, runtime)
         failed = "" if chosen.blocked else _try_bfloat16(classifier, name, runtime, train)
     finally:
         _restore(classifier, before)
@@ -93,7 +95,7 @@ def confirm(classifier: Classifier, name: str, runtime: Runtime = FLOAT32) -> Tr
         runtime: as for `settle`.
 
     Raises:
-        ConfigError: it fails; says so where the other order would do.
+        ConfigError: it fails, saying so where the other order would do, or answers for an image by what is beside it in the batch.
     """
     order = classifier.memory_format
     before, modes = _copies(classifier), _modes(classifier)
@@ -104,6 +106,7 @@ def confirm(classifier: Classifier, name: str, runtime: Runtime = FLOAT32) -> Tr
                 raise ConfigError(f"{name} takes contiguous images only, which its bundle does not say: import the teacher again.")
         if isinstance(found, ConfigError):
             raise found
+        _check_neighbours(found, classifier, name, runtime)
         failed = "" if found.blocked else _try_bfloat16(classifier, name, runtime, train=False)
     finally:
         _restore(classifier, before)
@@ -133,6 +136,8 @@ def try_architecture(architecture: Architecture, spec: ImageSpec, num_classes: i
         found = settle(classifier, architecture.name, runtime, train=True)
         if found.bfloat16:
             raise ConfigError(found.bfloat16)
+        if not found.random:
+            check_rebuilt(classifier.eval(), architecture, probe_images(spec.shape).to(runtime.device))
         return found.memory_format
     with torch.device("meta"):
         classifier = Classifier(build_network(architecture, spec, num_classes), spec, names)
@@ -158,6 +163,12 @@ def _try(classifier: Classifier, order: MemoryFormat, name: str, runtime: Runtim
         return error
     random = again is not None and not torch.allclose(again, logits[2], rtol=0, atol=_CLOSE * _largest(again))
     return Trial(order, logits, blocked, random)
+
+
+def _check_neighbours(trial: Trial, classifier: Classifier, name: str, runtime: Runtime) -> None:
+    if not trial.random:
+        images = probe_images(classifier.spec.shape).to(runtime.device)
+        check_neighbours(classifier.eval(), name, images, trial.logits[1], trial.logits[len(images)])
 
 
 def _place(classifier: Classifier, order: MemoryFormat, name: str, runtime: Runtime) -> None:

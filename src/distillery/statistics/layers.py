@@ -91,7 +91,7 @@ def _reason(features: Tensor | None, module: nn.Module) -> str:
     if isinstance(module, _InstanceNorm):
         return "its variance is that of one image at a time"
     if features is None:
-        return "its input is overwritten in place, or is no tensor"
+        return "its input is empty, no tensor, or overwritten in place"
     if features.dim() != 4 or features.shape[1:2] != _running_mean(module).shape or not features.is_floating_point():
         return "its input is not (N, C, H, W) with one statistic a channel"
     return "" if features.requires_grad else "no gradient flows from its input to the images"

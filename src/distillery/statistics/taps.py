@@ -35,9 +35,8 @@ class Taps:
         self._counts.clear()
 
     def note(self, path: str, args: Sequence[Any], kwargs: dict[str, Any]) -> None:
-        """Take a visit down; its input is the first positional argument, or the first tensor among the named ones."""
-        value = args[0] if args else next((item for item in kwargs.values() if isinstance(item, Tensor)), None)
-        tensor = value if isinstance(value, Tensor) else None
+        """Take a visit down; its input is the first tensor among its arguments."""
+        tensor = next((item for item in (*args, *kwargs.values()) if isinstance(item, Tensor)), None)
         self._counts[path] = self._counts.get(path, 0) + 1
         self._seen[visit_key(path, self._counts[path])] = (tensor, _version(tensor))
 
@@ -51,9 +50,9 @@ class Taps:
         return [visit_key(path, number) for number in range(1, self._counts.get(path, 0) + 1)]
 
     def find(self, key: str) -> Tensor | None:
-        """Input of a visit with its graph; None where there was no such visit, or its input was no tensor or was overwritten since."""
+        """Input of a visit with its graph; None where there was no such visit, or its input was no tensor, empty or overwritten since."""
         tensor, version = self._seen.get(key, (None, 0))
-        return tensor if _version(tensor) == version else None
+        return tensor if tensor is not None and tensor.numel() and _version(tensor) == version else None
 
     def __getitem__(self, key: str) -> Tensor:
         """Input of a visit with its graph, whatever its shape.
@@ -62,7 +61,7 @@ class Taps:
             ConfigError: there was no such visit, or its input cannot be read any more.
         """
         if (tensor := self.find(key)) is None:
-            what = "was not visited" if key not in self._seen else "had no input that can still be read"
+            what = "was not visited" if key not in self._seen else "had no input that can be read"
             raise ConfigError(
                 f"The layer {key!r} {what} in a forward pass that was to read it: extract the statistics of this teacher again, and take "
                 "another method where what its network runs depends on the images."

@@ -299,3 +299,26 @@ def test_a_flipped_byte_in_the_weights_stops_it(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="is damaged"):
         export_student(tmp_path / "b", tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+class _Double(nn.Module):
+    """Computes in float64, which onnxruntime has no convolution for."""
+
+    def __init__(self, num_classes: int = 2) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, num_classes, 8).double()
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.conv(images.double()).flatten(1)
+
+
+def test_logits_leave_as_float32_and_what_no_runtime_has_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = ImageSpec(channels=1, height=8, width=8, mean=(0.5,), std=(0.25,))
+    monkeypatch.setattr(bundle_module, "build_network", lambda *_: _Double())
+    save_classifier(tmp_path / "b", Classifier(_Double(), spec, ("a", "b")), Architecture(name="mine:double"), ORIGIN)
+    export_student(tmp_path / "b", tmp_path / "pt2", **QUICK)
+    assert torch.export.load(tmp_path / "pt2/student.pt2").module()(torch.rand(3, 1, 8, 8)).dtype == torch.float32
+    words = r"^The student's ONNX file does not run \(NotImplemented: .*Conv.*\): leave this format out, .*[.]$"
+    with pytest.raises(ConfigError, match=words):
+        export_student(tmp_path / "b", tmp_path / "onnx", ("onnx",), ("float32",))
+    assert not (tmp_path / "onnx").exists()

@@ -212,6 +212,7 @@ HIDDEN: dict[str, tuple[Callable[[], Net], str, str]] = {
     "channels_last": (lambda: Net(OwnNorm(4), lambda net, value: last(net.norm, value)), "norm", "one statistic a channel"),
     "instances": (lambda: Net(nn.InstanceNorm2d(4, track_running_stats=True)), "norm", "one image at a time"),
     "overwritten": (lambda: Net(OwnNorm(4), lambda net, value: net.norm(value) + value.relu_()), "norm", "overwritten in place"),
+    "empty": (lambda: Net(nn.BatchNorm2d(4), routed), "norm", "its input is empty"),
     "no_grad": (lambda: Net(nn.BatchNorm2d(4), lambda net, value: net.norm(value.detach())), "norm", "no gradient"),
     "reentrant": (
         lambda: Net(nn.BatchNorm2d(4), lambda net, value: checkpoint(lambda it: net.norm(it + 1), value, use_reentrant=True)),
@@ -230,6 +231,12 @@ def keep_forward() -> Callable[[Net, Tensor], Tensor]:
         return kept[0](value)
 
     return call
+
+
+def routed(net: Net, value: Tensor) -> Tensor:
+    """Only very bright images go through the norm."""
+    bright = value.mean((1, 2, 3)) > 20
+    return value.index_put((bright,), net.norm(value[bright]))
 
 
 def last(norm: nn.Module, value: Tensor) -> Tensor:
@@ -312,6 +319,13 @@ def test_a_path_that_depends_on_the_images_is_one_sentence() -> None:
     stale = MomentMatcher(teacher, global_moments(twice_seen, ""))
     with pytest.raises(ConfigError, match=r"^The layer 'network.norm[.][.]2' was not visited .*[.]$"):
         stale.observe(torch.rand(2, *SPEC.shape))
+
+
+def test_a_layer_that_no_image_goes_through_now_is_one_sentence() -> None:
+    teacher = classifier(Net(nn.BatchNorm2d(4), lambda net, value: routed(net, value - 25) + 25))
+    moments = global_moments(classifier(Net(nn.BatchNorm2d(4))), "")
+    with pytest.raises(ConfigError, match=r"^The layer 'network.norm' had no input that can be read .*[.]$"):
+        MomentMatcher(teacher, moments).observe(torch.rand(2, *SPEC.shape))
 
 
 def test_maps_of_no_single_image_have_no_class() -> None:

@@ -109,7 +109,7 @@ def test_an_input_that_was_overwritten_since_is_not_given_out() -> None:
     with torch.no_grad(), tap_inputs(network, ["norm"]) as seen:
         network(torch.rand(2, 1, 5, 5))
         assert seen.find("norm") is None
-        with pytest.raises(ConfigError, match=r"^The layer 'norm' had no input that can still be read .*[.]$"):
+        with pytest.raises(ConfigError, match=r"^The layer 'norm' had no input that can be read .*[.]$"):
             seen["norm"]
         with pytest.raises(ConfigError, match=r"^The layer 'norm[.][.]2' was not visited .*[.]$"):
             seen["norm..2"]

@@ -1,4 +1,4 @@
-"""Layers without sizes get them where a network is built, so that it can be counted, loaded, stored and trained."""
+"""Layers without sizes get them where a network is built, so that it can be counted, loaded, stored and trained; its mode must change."""
 
 import sys
 from pathlib import Path
@@ -79,3 +79,25 @@ def test_a_lazy_network_that_cannot_run_is_one_sentence() -> None:
 def test_a_part_that_no_pass_shapes_is_named() -> None:
     with pytest.raises(ConfigError, match=r"^test_lazy_nets:Lazy does not use its lazy part 'extra.weight' in eval mode, .*[.]$"):
         build_network(Architecture(name="test_lazy_nets:Lazy", arguments={"unused": True}), SPEC, 3)
+
+
+def test_a_network_whose_mode_cannot_change_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    def exported() -> nn.Module:
+        network = nn.Sequential(nn.Flatten(), nn.Linear(192, 3)).eval()
+        made: nn.Module = torch.export.export(network, (torch.zeros(2, 3, 8, 8),)).module()
+        return made
+
+    monkeypatch.setattr(sys.modules["test_lazy_nets"], "Lazy", exported)
+    with pytest.raises(ConfigError, match=r"^test_lazy_nets:Lazy cannot change between train and eval mode \(NotImplementedError: .*[.]$"):
+        build_network(HERE, SPEC, 3)
+
+
+def test_modes_of_parts_stay_as_the_factory_left_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    def half_frozen() -> nn.Module:
+        network = Lazy()
+        network.features.eval()
+        return network
+
+    monkeypatch.setattr(sys.modules["test_lazy_nets"], "Lazy", half_frozen)
+    network = build_network(HERE, SPEC, 3)
+    assert (network.training, network.features.training, network.head.training) == (True, False, True)
