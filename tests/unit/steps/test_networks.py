@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from distillery.data.pool import ImagePool
+from distillery.documents import seal
 from distillery.engine.feeds import PoolFeed
 from distillery.engine.fit import StudentTrainer
 from distillery.engine.labelling import teacher_logits
@@ -16,7 +17,6 @@ from distillery.evaluation.cost import Cost, LatencyConfig
 from distillery.evaluation.features import penultimate
 from distillery.evaluation.predict import predict
 from distillery.methods.fast_dfkd import FastDFKD, FastDFKDConfig
-from distillery.models import bundle
 from distillery.models.bundle import load_classifier, read_bundle, save_classifier
 from distillery.models.catalog import Architecture, build_network
 from distillery.models.export import export_student
@@ -173,6 +173,6 @@ def test_an_older_bundle_is_taken_for_channels_last(tmp_path: Path) -> None:
     folder = Path(save(tmp_path / "teacher", "Viewed", "contiguous"))
     document = json.loads((folder / "bundle.json").read_bytes())
     del document["memory_format"]
-    (folder / "bundle.json").write_bytes(bundle.seal({**document, "version": 2}))
+    (folder / "bundle.json").write_bytes(seal({**document, "version": 2}))
     with pytest.raises(ConfigError, match="takes contiguous images only, which its bundle does not say: import the teacher again"):
         run("online_distillation", parameters(str(folder)))
