@@ -7,6 +7,7 @@ from typing import Any
 
 from distillery.engine.checkpoint import RESULT_FORMAT
 from distillery.provenance import Provenance, dump_json, sha256_bytes, stamp
+from distillery.steps.lineage import FILE, kept_in
 from distillery.steps.openings import Work, mark_opened
 from distillery.steps.runs import RUN_FORMAT, RUN_VERSION, RunState
 from distillery.storage import MemoryStore, Store
@@ -90,10 +91,11 @@ class MadeUp:
     def finished(self, step: str, key: str, **outputs: str) -> str:
         """Work with a result whose outputs have these hashes, by default one that nobody names; its folder."""
         outputs = outputs or {"synthesizer": digest(f"output of {key}")}
-        result = {"metrics": {}, "outputs": {name: {"": sha256} for name, sha256 in outputs.items()}}
+        result: dict[str, dict[str, Any]] = {"metrics": {}, "outputs": {name: {"": sha256} for name, sha256 in outputs.items()}}
         document = stamp(RESULT_FORMAT, 1, Provenance(code_version="c"), {"result": result})
         self.store.write(f"checkpoints/{step}/{key}/result.json", dump_json(document))
-        self.store.write(f"checkpoints/{step}/{key}/outputs/x/file", b"bytes")
+        for name, files in result["outputs"].items():
+            self.store.write(f"checkpoints/{step}/{key}/{kept_in(name, files)}/{FILE}", b"bytes")
         return f"checkpoints/{step}/{key}"
 
     def set(self, key: str, shards: int = 2, published: bool = True, **inputs: str) -> str:

@@ -164,7 +164,7 @@ def test_run_refuses_damage_to_what_an_earlier_run_left(desk: Desk) -> None:
     assert first.returncode == 0, first.stderr
     shard = only(desk.store, "sets/*/shards/*.safetensors")
     generator = only(desk.store, "checkpoints/train_generator/*/result.json")
-    moments = only(desk.store, "checkpoints/extract_statistics/*/outputs/statistics/file")
+    moments = only(desk.store, "checkpoints/extract_statistics/*/outputs/statistics/*/file")
     other_student = ("--set", "student.stages.0.optimizer.rate=0.05")
     for damaged, more in ((shard, other_student), (generator, ()), (moments, ())):
         whole = damaged.read_bytes()

@@ -108,10 +108,24 @@ MUTANTS = (
     ),
     Mutant(
         "a manifest published before its shards are complete",
-        "src/distillery/data/store.py",
+        "src/distillery/data/shards.py",
         "if there.get(entry.key) != entry.bytes:",
         "if False:",
         "tests/unit/data/test_store.py",
+    ),
+    Mutant(
+        "the last result of a key wins",
+        "src/distillery/engine/checkpoint.py",
+        "self.store.create(_RESULT,",
+        "self.store.write(_RESULT,",
+        "tests/unit/engine/test_checkpoint.py",
+    ),
+    Mutant(
+        "a comment's neighbour, the docstring, counts as code",
+        "src/distillery/step_version.py",
+        "    _strip(tree)",
+        "    pass",
+        "tests/unit/test_step_version.py",
     ),
     Mutant(
         "a shard published before its manifest is complete",

@@ -105,6 +105,18 @@ def has_shard(store: Store, entry: ShardEntry) -> bool:
     return store.holds(entry.key, entry.bytes, entry.sha256)
 
 
+def check_whole(store: Store, entries: Sequence[ShardEntry]) -> None:
+    """Refuse to publish a set whose shards are not all there in full; their bytes are not read.
+
+    Raises:
+        StoreError: names the shard.
+    """
+    there = store.sizes("shards")
+    for entry in entries:
+        if there.get(entry.key) != entry.bytes:
+            raise StoreError(f"The shard {entry.key!r} is not whole in {store.uri!r}, so the set is not published: run again.")
+
+
 def read_shard(store: Store, entry: ShardEntry, fresh: bool = False) -> Shard:
     """Read a shard and verify every byte of it; one of a remote store is kept in the workspace's read cache.
 

@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from distillery.config import Config, canonical_json
-from distillery.data.shards import Role, Shard, ShardEntry, count_shard, describe_shard, has_shard, pack_shard, read_shard
+from distillery.data.shards import Role, Shard, ShardEntry, check_whole, count_shard, describe_shard, has_shard, pack_shard, read_shard
 from distillery.errors import CheckpointMismatchError, ConfigError, MissingResourceError, StoreError
 from distillery.provenance import Provenance, check_format, dump_json, load_json, sha256_bytes, stamp
 from distillery.storage import FolderStore, Store, open_store
@@ -153,6 +153,14 @@ class SetWriter:
         self._entries.append(entry)
         return entry
 
+    def manifest(self, shortfall: Sequence[int] = ()) -> bytes:
+        """The file that makes the shards so far a set, for `publish_manifest` to write once the step's result is decided.
+
+        Args:
+            shortfall: as in `publish`.
+        """
+        return self._manifest(shortfall).to_bytes()
+
     def published(self) -> SetReference | None:
         """The set that is published here already, None if there is none."""
         if not self.store.exists(MANIFEST):
@@ -169,13 +177,10 @@ class SetWriter:
             StoreError: a shard is not there in full, or the store cannot be written.
             CheckpointMismatchError: what is published here was made with another teacher.
         """
-        data = self._manifest(shortfall).to_bytes()
+        data = self.manifest(shortfall)
         if adopted := self._adopt(data):
             return adopted
-        there = self.store.sizes("shards")
-        for entry in self._entries:
-            if there.get(entry.key) != entry.bytes:
-                raise StoreError(f"The shard {entry.key!r} is not whole in {self.store.uri!r}, so the set is not published: run again.")
+        check_whole(self.store, self._entries)
         if not self.store.create(MANIFEST, data) and (adopted := self._adopt(data)):
             return adopted
         return SetReference(uri=self.store.uri, sha256=sha256_bytes(data))

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from distillery.errors import StoreError
+from distillery.errors import DistilleryError, MissingResourceError, StoreError
 from distillery.provenance import Provenance, check_format, code_version, dump_json, load_json, sha256_bytes, stamp
 from distillery.storage import Store
 
@@ -23,6 +23,7 @@ RESULT_FORMAT = "distillery-result"
 _POINTER = "latest.json"
 _RESULT = "result.json"
 _PAYLOADS = "payloads"
+_SNAPSHOTS = "snapshots"  # of `Selection`
 
 
 class Checkpoints:
@@ -51,9 +52,15 @@ class Checkpoints:
         fields = {"round": round, "payload": payload, "sha256": digest, "bytes": len(data), "threads": torch.get_num_threads()}
         self.store.write(payload, data)
         self._known.add(payload)
-        self.store.write(_POINTER, dump_json(stamp(FORMAT, VERSION, Provenance(code_version=code_version()), fields)))
+        pointer = dump_json(stamp(FORMAT, VERSION, Provenance(code_version=code_version()), fields))
+        self.store.write(_POINTER, pointer)
         # no lock reaches the other machines that write to a remote store: what is not known here may be what another's pointer names
-        self._drop_payloads(self._known - {payload} if self.store.remote else set(self.store.list(_PAYLOADS)) - {payload})
+        dropped = (self._known if self.store.remote else set(self.store.list(_PAYLOADS))) - {payload}
+        self._drop(dropped)
+        if (named := self._named()) in dropped or (named == payload and not self.store.exists(payload)):
+            # another worker of this key computes the same payloads, and one has dropped what the other has just named
+            self.store.write(payload, data)
+            self.store.write(_POINTER, pointer)
 
     def load(self) -> tuple[int, dict[str, Any]] | None:
         """The finished rounds and the state of the newest checkpoint, on the CPU; None where there is none.
@@ -62,11 +69,18 @@ class Checkpoints:
             StoreError: the payload is missing or fails its hash.
             CheckpointMismatchError: written by a newer Distillery.
         """
-        if not self.store.exists(_POINTER):
-            return None
         where = f"The checkpoint {_POINTER} in {self.store.uri!r}"
-        pointer = load_json(self.store.read(_POINTER), where)
+        try:
+            pointer = load_json(self.store.read(_POINTER), where)
+        except MissingResourceError:
+            return None
         check_format(pointer, FORMAT, VERSION, where)
+        try:
+            state = self._payload(str(pointer["payload"]), str(pointer["sha256"]))
+        except StoreError:
+            if self._named() == pointer["payload"]:
+                raise
+            return self.load()  # another worker of this key has gone on, or has finished
         if pointer["threads"] != torch.get_num_threads():
             logger.warning(
                 "The checkpoint was written with %d threads and this process has %d: the run will not end bit-equal.",
@@ -74,17 +88,24 @@ class Checkpoints:
                 torch.get_num_threads(),
             )
         self._known.add(str(pointer["payload"]))
-        return int(pointer["round"]), self._payload(str(pointer["payload"]), str(pointer["sha256"]))
+        return int(pointer["round"]), state
 
-    def finish(self, result: dict[str, Any]) -> None:
-        """Record the result of finished work, then drop the checkpoints that led to it.
+    def finish(self, result: dict[str, Any]) -> dict[str, Any]:
+        """Record the result of finished work unless there is one, then drop the checkpoints and snapshots that led to it.
 
         Args:
             result: plain JSON values.
+
+        Returns:
+            The result that stands: this one, or that of another worker who came first.
         """
-        self.store.write(_RESULT, dump_json(stamp(RESULT_FORMAT, VERSION, Provenance(code_version=code_version()), {"result": result})))
+        document = stamp(RESULT_FORMAT, VERSION, Provenance(code_version=code_version()), {"result": result})
+        self.store.create(_RESULT, dump_json(document))
+        standing = self.finished()  # read back: few servers tell truly who came first
+        assert standing is not None, "a result was just written"
         self.store.delete(_POINTER)
-        self._drop_payloads(set(self.store.list(_PAYLOADS)))
+        self._drop({*self.store.list(_PAYLOADS), *self.store.list(_SNAPSHOTS)})
+        return standing
 
     def finished(self) -> dict[str, Any] | None:
         """The result of finished work, None where it is not finished."""
@@ -95,6 +116,13 @@ class Checkpoints:
         check_format(document, RESULT_FORMAT, VERSION, where)
         result: dict[str, Any] = document["result"]
         return result
+
+    def _named(self) -> str:
+        """The payload that the pointer names now, "" where nothing or nobody says it."""
+        try:
+            return str(load_json(self.store.read(_POINTER), _POINTER).get("payload", ""))
+        except DistilleryError:
+            return ""
 
     def _payload(self, key: str, digest: str) -> dict[str, Any]:
         advice = f"delete the folder {self.store.uri!r} to start this step anew"
@@ -109,7 +137,7 @@ class Checkpoints:
             raise StoreError(f"The checkpoint payload {key!r} cannot be read ({type(error).__name__}): {advice}.") from None
         return state
 
-    def _drop_payloads(self, keys: set[str]) -> None:
+    def _drop(self, keys: set[str]) -> None:
         for key in sorted(keys):
             self.store.delete(key)
         self._known -= keys

@@ -12,7 +12,7 @@ from torch import Tensor
 from distillery.config import Config
 from distillery.data.pool import NO_LABEL, quantize
 from distillery.data.shards import Role, Shard, ShardEntry
-from distillery.data.store import SetHeader, SetReference, SetWriter
+from distillery.data.store import SetHeader, SetWriter
 from distillery.engine.labelling import teacher_logits
 from distillery.engine.session import Review, Session, accept
 from distillery.errors import ConfigError
@@ -52,15 +52,15 @@ class SetConfig(Config):
 
 @dataclass(frozen=True)
 class Materialized:
-    """A published set and how it came about.
+    """A finished set and how it came about.
 
     Attributes:
-        reference: where it is.
+        manifest: the file that makes its shards a set, for `publish_manifest`.
         numbers: `images`, `holdout`, `drawn` raw images, `shortfall`, `asked_agreement` over all raw images (the teacher's argmax is the
             class asked for) and `set_agreement` over the images that were kept; the two only where classes were asked for.
     """
 
-    reference: SetReference
+    manifest: bytes
     numbers: dict[str, float]
 
 
@@ -87,7 +87,7 @@ class Materializer:
         self._buffers: dict[Role, Shard] = {"train": _empty(teacher), "holdout": _empty(teacher)}
 
     def run(self, store: Store, header: SetHeader, session: Session, review: Review = accept) -> Materialized:
-        """Fill and publish the set; a half-written one is continued from its last shard.
+        """Fill the set; a half-written one is continued from its last shard.
 
         Args:
             store: below the set's prefix.
@@ -120,9 +120,8 @@ class Materializer:
             for role in ("train", "holdout"):
                 self._write(writer, role, len(self._buffers[role].images))
         review(writer.store, writer.entries)
-        with session.clock.part("io"):
-            reference = writer.publish(shortfall.tolist() if bool(shortfall.any()) else ())
-        return Materialized(reference, self._numbers(writer, shortfall))
+        manifest = writer.manifest(shortfall.tolist() if bool(shortfall.any()) else ())
+        return Materialized(manifest, self._numbers(writer, shortfall))
 
     def state_dict(self) -> dict[str, Any]:
         """Counts, images not yet in a shard, random stream and synthesizer."""

@@ -83,6 +83,10 @@ class RecordedPool:
         """Show the shards to somebody who may refuse them."""
         review(self._writer.store, self._writer.entries)
 
+    def manifest(self) -> bytes:
+        """The file that makes the shards a set, for `publish_manifest`."""
+        return self._writer.manifest()
+
     def publish(self) -> SetReference:
         """Make the shards a set."""
         return self._writer.publish()

@@ -186,10 +186,6 @@ class Selection:
         """Remove the files of those that are kept no longer, once a checkpoint is written that does not name them."""
         self._delete(self._written - self._named())
 
-    def drop_files(self) -> None:
-        """Remove all files from the store, once the weights are published elsewhere."""
-        self._delete(self._written | self._found() | self._named())
-
     def state_dict(self) -> dict[str, Any]:
         """Who is kept and how they were judged; their weights are in the store."""
         groups = {"candidates": self.candidates, "snapshots": self.snapshots}

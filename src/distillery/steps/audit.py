@@ -19,7 +19,7 @@ from distillery.provenance import Provenance, check_format, load_json, sha256_by
 from distillery.statistics.moments import load_moments, read_origin
 from distillery.steps.evidence import Link, agree, broken, fetch, find_link, keep, match, names
 from distillery.steps.keys import SECTIONS, is_planned, key_of
-from distillery.steps.lineage import StepRecord, evaluation_of, find_record, kept_at, parse_record, records_of
+from distillery.steps.lineage import StepRecord, evaluation_of, find_record, parse_record, records_of
 from distillery.steps.plan import RUN_FORMAT, RUN_VERSION
 from distillery.storage import Store, open_store
 from distillery.synthesis.bundle import DOCUMENT as SYNTHESIZER
@@ -171,7 +171,7 @@ class _Walk:
         record = find_record(self.steps, "student", self.named)
         if self.run.get("results") or not (self.run and record):
             return [(self.store, f"students/{self.named}/")] if _SHA256.fullmatch(self.named) and self.run else []
-        return [(self.store, f"{record.folder}/{kept_at('student', DOCUMENT)}".removesuffix(DOCUMENT))]
+        return [(self.store, f"{record.place('student')}/")]
 
     def _maker(self) -> str:
         """The newest run in the store whose result is the bundle that is audited."""
@@ -295,7 +295,7 @@ class _Walk:
     def _generator(self, link: Link) -> None:
         link.sha256 = self.synthesizer
         record = self._recorded("synthesizer", link.sha256)
-        link.sha256, link.where = record.sha256("synthesizer"), self._place(f"{record.folder}/{kept_at('synthesizer', SYNTHESIZER)}")
+        link.sha256, link.where = record.sha256("synthesizer"), self._place(record.at("synthesizer", SYNTHESIZER))
         folder = self._outputs(record, "synthesizer")
         document, _ = read_synthesizer(folder)
         made = Provenance.parse(document["provenance"], "provenance")
@@ -313,7 +313,7 @@ class _Walk:
         if self.statistics is None:
             raise MissingResourceError("The generator, which names them, was not reached.")
         record = self._recorded("statistics", self.statistics)
-        link.where = self._place(f"{record.folder}/{kept_at('statistics', '')}")
+        link.where = self._place(record.at("statistics", ""))
         file = self._outputs(record, "statistics") / "file"
         moments = load_moments(file, self.made.inputs["teacher"])
         self._recorded("statistics", self.statistics, read_origin(file))
@@ -353,7 +353,7 @@ class _Walk:
         """Local copies of all that a step kept of an output, each with the hash that was recorded."""
         files = {}
         for name, sha256 in record.outputs[output].items():
-            key = f"{record.folder}/{kept_at(output, name)}"
+            key = record.at(output, name)
             files[name or "file"] = match(fetch(self.store, key), sha256, repr(key), "its run recorded")
         return keep(self.scratch / output, files)
 

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from distillery.data.store import read_reference
 from distillery.engine.fit import StudentTrainer
 from distillery.engine.online import OnlineConfig, OnlineDistillation
 from distillery.engine.recorded import RecordedPool
@@ -12,7 +11,7 @@ from distillery.engine.selection import Selection
 from distillery.engine.session import Session
 from distillery.recipes.schema import DistillSection
 from distillery.steps.assembly import PlannedMethod, Teacher, build_student, judging, open_teacher, save_student
-from distillery.steps.materialize import hand_on, open_set_store, set_header, show_set
+from distillery.steps.materialize import open_set_store, publish, set_header, write_set
 from distillery.steps.review import Reviewer
 from distillery.steps.workbench import Workbench, reporting, workbench
 from distillery.synthesis.bundle import SynthesizerState, save_synthesizer
@@ -50,24 +49,25 @@ def run(
     teacher = open_teacher(parsed, teacher_uri)
     outputs = {"synthesizer": synthesizer_path, "set": set_path, "student": student_path}
     with workbench(STEP, parsed, plan.inputs(teacher)) as bench:
-        if (done := bench.finished(outputs)) is not None:
-            show_set(bench, read_reference(set_path), "training")
-            return done
-        loop = prepare(bench, parsed, plan, teacher)
-        numbers = loop.run()
-        reviewer = Reviewer(bench, teacher, parsed.health, parsed.strict)
-        loop.pool.review(reviewer)
-        state = SynthesizerState(plan.name, plan.config.to_json(), teacher.sha256, loop.synthesizer.state_dict())
-        with bench.clock.part("io"):
-            save_synthesizer(synthesizer_path, state, bench.provenance)
-            hand_on(bench, loop.pool.publish(), set_path, "training")
-            health = reviewer.keep(set_path)
-            epochs = loop.trainer.epochs
-            best = save_student(bench, student_path, loop.trainer.student, loop.selection, parsed.student.architecture)
-        lengths = {"rounds": float(parsed.rounds), "closing_rounds": float(parsed.closing_rounds), "epochs": float(epochs)}
-        done = bench.finish(outputs, {**numbers, **health, **best, **lengths})
-        loop.selection.drop_files()
-        return done
+        return bench.do(outputs, lambda: _play(bench, parsed, plan, teacher, outputs), lambda: publish(bench, set_path, "training"))
+
+
+def _play(
+    bench: Workbench, section: DistillSection, plan: PlannedMethod, teacher: Teacher, outputs: Mapping[str, Path]
+) -> dict[str, float]:
+    loop = prepare(bench, section, plan, teacher)
+    numbers = loop.run()
+    reviewer = Reviewer(bench, teacher, section.health, section.strict)
+    loop.pool.review(reviewer)
+    state = SynthesizerState(plan.name, plan.config.to_json(), teacher.sha256, loop.synthesizer.state_dict())
+    with bench.clock.part("io"):
+        save_synthesizer(outputs["synthesizer"], state, bench.provenance)
+        write_set(bench, loop.pool.manifest(), outputs["set"])
+        health = reviewer.keep(outputs["set"])
+        epochs = loop.trainer.epochs
+        best = save_student(bench, outputs["student"], loop.trainer.student, loop.selection, section.student.architecture)
+    lengths = {"rounds": float(section.rounds), "closing_rounds": float(section.closing_rounds), "epochs": float(epochs)}
+    return {**numbers, **health, **best, **lengths}
 
 
 def prepare(bench: Workbench, section: DistillSection, plan: PlannedMethod, teacher: Teacher) -> OnlineDistillation:

@@ -11,9 +11,9 @@ from distillery.recipes.schema import StatisticsSection
 from distillery.statistics.extract import class_moments, global_moments
 from distillery.statistics.layers import find_layers
 from distillery.statistics.moments import Moments, save_moments
-from distillery.steps.assembly import open_teacher
-from distillery.steps.sources import open_real
-from distillery.steps.workbench import reporting, workbench
+from distillery.steps.assembly import Teacher, open_teacher
+from distillery.steps.sources import RealSource, open_real
+from distillery.steps.workbench import Workbench, reporting, workbench
 from distillery.types import Classifier
 
 STEP = "extract_statistics"
@@ -51,19 +51,21 @@ def run(section: Mapping[str, Any], teacher_uri: str, statistics_path: Path, dat
     source = open_real(data_uri, teacher) if data_uri else None
     outputs = {"statistics": statistics_path}
     with workbench(STEP, parsed, {"teacher": teacher.sha256, **(source.inputs if source else {})}) as bench:
-        if (done := bench.finished(outputs)) is not None:
-            return done
-        if source is None:
-            moments, counted = read_moments(teacher.classifier, teacher.sha256), {}
-        else:
-            source.show(bench)
-            placed, labelled = bench.runtime.place(teacher.classifier), source.labelled
-            moments = class_moments(placed, labelled.images, labelled.labels, teacher.sha256)
-            counted = {"images": float(len(labelled))}
-        save_moments(statistics_path, moments, bench.provenance)
-        layers, channels = len(moments.mean), sum(value.shape[-1] for value in moments.mean.values())
-        bench.progress.write("statistics", layers, layers, {"channels": channels})
-        return bench.finish(outputs, {"layers": float(layers), "channels": float(channels), **counted})
+        return bench.do(outputs, lambda: _measure(bench, teacher, source, statistics_path))
+
+
+def _measure(bench: Workbench, teacher: Teacher, source: RealSource | None, path: Path) -> dict[str, float]:
+    if source is None:
+        moments, counted = read_moments(teacher.classifier, teacher.sha256), {}
+    else:
+        source.show(bench)
+        placed, labelled = bench.runtime.place(teacher.classifier), source.labelled
+        moments = class_moments(placed, labelled.images, labelled.labels, teacher.sha256)
+        counted = {"images": float(len(labelled))}
+    save_moments(path, moments, bench.provenance)
+    layers, channels = len(moments.mean), sum(value.shape[-1] for value in moments.mean.values())
+    bench.progress.write("statistics", layers, layers, {"channels": channels})
+    return {"layers": float(layers), "channels": float(channels), **counted}
 
 
 def read_moments(teacher: Classifier, teacher_sha256: str) -> Moments:

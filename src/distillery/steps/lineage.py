@@ -5,15 +5,20 @@ because several steps may end at once and a store locks nothing.
 """
 
 import os
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
+from distillery.config import canonical_json
 from distillery.errors import StoreError
-from distillery.provenance import Provenance, check_format, dump_json, load_json, stamp
+from distillery.provenance import Provenance, check_format, dump_json, load_json, sha256_bytes, stamp
 from distillery.storage import Store
 
 FORMAT = "distillery-step"
-VERSION = 1
+VERSION = 2
+LAYOUTS = (1, VERSION)
+"""Versions of a record whose kept outputs lie in different places."""
+FILE = "file"
+"""How an output that is a file is called in the folder that keeps it."""
 _DOCUMENTS = ("", "bundle.json", "synthesizer.json", "manifest.json")
 
 
@@ -25,16 +30,26 @@ class StepRecord:
         step: its name.
         key: names its work; its kept outputs lie below `checkpoints/<step>/<key>` of the store.
         outputs: output -> file below it ("" where the output is a file) -> sha256.
+        layout: version of the record, which says where kept outputs lie.
     """
 
     step: str
     key: str
     outputs: dict[str, dict[str, str]]
+    layout: int = VERSION
 
     @property
     def folder(self) -> str:
         """Where in the store the step kept everything."""
         return f"checkpoints/{self.step}/{self.key}"
+
+    def place(self, output: str) -> str:
+        """Where in the store the step kept an output, as a folder."""
+        return f"{self.folder}/outputs/{output}" if self.layout == 1 else f"{self.folder}/{kept_in(output, self.outputs[output])}"
+
+    def at(self, output: str, relative: str) -> str:
+        """Where in the store the step kept a file of an output; `relative` is "" where the output is a file."""
+        return f"{self.place(output)}/{relative or FILE}"
 
     def sha256(self, output: str) -> str:
         """The hash that names an output: its document's, or the file's own; "" where the step wrote no such output."""
@@ -42,9 +57,14 @@ class StepRecord:
         return next((files[name] for name in _DOCUMENTS if name in files), "")
 
 
-def kept_at(output: str, relative: str) -> str:
-    """Where a step keeps a file of an output, below its folder; `relative` is "" where the output is a file."""
-    return f"outputs/{output}/{relative or 'file'}"
+def kept_in(output: str, files: Mapping[str, str]) -> str:
+    """The folder in which a step keeps an output, below its own: called after all that is in it, so that no output is ever overwritten.
+
+    Args:
+        output: its name.
+        files: file below it -> sha256.
+    """
+    return f"outputs/{output}/{sha256_bytes(canonical_json(dict(files)).encode())}"
 
 
 def run_identity() -> str:
@@ -80,7 +100,8 @@ def runs_with(step: str, keys: Iterable[str]) -> set[str]:
 
 def write_record(store: Store, run: str, record: StepRecord, provenance: Provenance) -> None:
     """Note a finished step beside its run's record."""
-    document = stamp(FORMAT, VERSION, provenance, asdict(record))
+    fields = {"step": record.step, "key": record.key, "outputs": record.outputs}
+    document = stamp(FORMAT, record.layout, provenance, fields)
     store.write(f"{records_of(run)}/{record.step}-{record.key[:16]}.json", dump_json(document))
 
 
@@ -118,4 +139,4 @@ def parse_record(data: bytes, where: str) -> StepRecord:
     step, key, outputs = (document.get(name) for name in ("step", "key", "outputs"))
     if not (isinstance(step, str) and isinstance(key, str) and isinstance(outputs, dict)):
         raise StoreError(f"{where} is damaged: it says no step, key or outputs.")
-    return StepRecord(step, key, {str(output): dict(files) for output, files in outputs.items()})
+    return StepRecord(step, key, {str(output): dict(files) for output, files in outputs.items()}, int(document["version"]))

@@ -4,7 +4,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from distillery.data.store import MANIFEST, SetHeader, SetReference, SyntheticSet, read_reference, write_reference
+from distillery.data.publishing import publish_manifest
+from distillery.data.shards import read_shard
+from distillery.data.store import MANIFEST, SetHeader, SetManifest, SetReference, write_reference
 from distillery.engine.materialize import Materializer, check_size
 from distillery.engine.session import Session
 from distillery.errors import CheckpointMismatchError
@@ -13,7 +15,7 @@ from distillery.steps.assembly import PlannedMethod, Teacher, open_teacher
 from distillery.steps.grid import image_grid
 from distillery.steps.review import Reviewer
 from distillery.steps.workbench import Workbench, reporting, workbench
-from distillery.storage import Store, join_uri
+from distillery.storage import FolderStore, Store, join_uri
 from distillery.synthesis.bundle import load_synthesizer, read_synthesizer
 
 STEP = "materialize"
@@ -53,24 +55,27 @@ def run(section: Mapping[str, Any], teacher_uri: str, statistics_path: Path, syn
     inputs = {**plan.inputs(teacher), "synthesizer": read_synthesizer(synthesizer_path)[1]}
     outputs = {"set": set_path}
     with workbench(STEP, parsed, inputs) as bench:
-        if (done := bench.finished(outputs)) is not None:
-            show_set(bench, read_reference(set_path), "synthesis")
-            return done
-        synthesizer = plan.build(teacher, bench.runtime, parsed.seed)
-        synthesizer.load_state_dict(made.state)
-        store = open_set_store(bench)
-        materializer = Materializer(parsed.set, synthesizer, teacher.classifier, parsed.seed)
-        session = Session(bench.checkpoints, bench.progress, bench.tracker.metrics, clock=bench.clock)
-        reviewer = Reviewer(bench, teacher, parsed.health, parsed.set.strict)
-        result = materializer.run(store, set_header(bench, teacher, inputs["synthesizer"]), session, reviewer)
-        with bench.clock.part("io"):
-            hand_on(bench, result.reference, set_path, "synthesis")
-        return bench.finish(outputs, {**result.numbers, **reviewer.keep(set_path)})
+
+        def fill() -> dict[str, float]:
+            synthesizer = plan.build(teacher, bench.runtime, parsed.seed)
+            synthesizer.load_state_dict(made.state)
+            return _fill(bench, Materializer(parsed.set, synthesizer, teacher.classifier, parsed.seed), parsed, teacher, set_path)
+
+        return bench.do(outputs, fill, lambda: publish(bench, set_path, "synthesis"))
+
+
+def _fill(bench: Workbench, materializer: Materializer, section: MaterializeSection, teacher: Teacher, set_path: Path) -> dict[str, float]:
+    session = Session(bench.checkpoints, bench.progress, bench.tracker.metrics, clock=bench.clock)
+    reviewer = Reviewer(bench, teacher, section.health, section.set.strict)
+    header = set_header(bench, teacher, bench.inputs["synthesizer"])
+    result = materializer.run(open_set_store(bench), header, session, reviewer)
+    write_set(bench, result.manifest, set_path)
+    return {**result.numbers, **reviewer.keep(set_path)}
 
 
 def open_set_store(bench: Workbench) -> Store:
     """Where this step's set lies, cleared of what killed writers left."""
-    store = bench.store.below(f"sets/{bench.key}")
+    store = _set_store(bench)
     store.clean()
     return store
 
@@ -87,14 +92,32 @@ def set_header(bench: Workbench, teacher: Teacher, synthesizer_sha256: str = "")
     )
 
 
-def hand_on(bench: Workbench, reference: SetReference, set_path: Path, context: str) -> None:
-    """Write a published set's reference for the next step, and show the set to the tracker."""
+def write_set(bench: Workbench, manifest: bytes, set_path: Path) -> None:
+    """Write the manifest of a set that is whole but not yet published into the step's output, and show its images to the tracker."""
+    FolderStore(set_path).write(MANIFEST, manifest)
+    store = _set_store(bench)
+    entries = SetManifest.from_bytes(manifest, f"The manifest of {store.uri!r}").shards
+    shard = read_shard(store, next(entry for entry in entries if entry.role == "train"))
+    bench.tracker.image("synthetic_images.png", image_grid(shard.images, shard.teacher_logits.argmax(1)))
+
+
+def publish(bench: Workbench, set_path: Path, context: str) -> None:
+    """Publish the set that the step's result names, write its reference for the next step, and tell the tracker of it.
+
+    Only once the result is decided: so a set that is published is always that of the student and the synthesizer beside it.
+
+    Raises:
+        StoreError: another set is published there, or a shard is gone.
+    """
+    reference = publish_manifest(_set_store(bench), (set_path / MANIFEST).read_bytes())
     write_reference(set_path, reference)
     show_set(bench, reference, context)
-    shard = next(SyntheticSet.open(reference.uri).shards("train"))
-    bench.tracker.image("synthetic_images.png", image_grid(shard.images, shard.teacher_logits.argmax(1)))
 
 
 def show_set(bench: Workbench, reference: SetReference, context: str) -> None:
     """Tell the tracker of a set that the step wrote or read, by its manifest."""
     bench.tracker.dataset("synthetic set", join_uri(reference.uri, MANIFEST), reference.sha256, context)
+
+
+def _set_store(bench: Workbench) -> Store:
+    return bench.store.below(f"sets/{bench.key}")

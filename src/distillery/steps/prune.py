@@ -14,7 +14,7 @@ from typing import Any
 from distillery.engine.locks import holder, try_lock
 from distillery.errors import ConfigError, StoreError
 from distillery.provenance import load_json, sha256_bytes
-from distillery.steps.lineage import StepRecord
+from distillery.steps.lineage import LAYOUTS, StepRecord
 from distillery.steps.openings import Work, lock_of, opened_by_run
 from distillery.steps.runs import LOCK, Run, list_runs
 from distillery.storage import Store
@@ -124,8 +124,18 @@ class Survey:
                     yield self._objects(place, "unfinished, and no open run works at it", keys, work)
             elif work not in counts and not self._is_named(place):
                 yield self._objects(place, "finished, but no run, published set or student refers to it", keys, work)
-            elif left := [key for key in keys if key.removeprefix(f"{place}/").startswith(_LEFT_OVER)]:
-                yield self._objects(place, "checkpoints left over from finished work", left, work)
+            else:
+                yield from self._left_over(work, place, keys)
+
+    def _left_over(self, work: Work, place: str, keys: list[str]) -> Iterator[Waste]:
+        """What finished work needs no more, and what a worker has kept who was not the first to finish."""
+        if left := [key for key in keys if key.removeprefix(f"{place}/").startswith(_LEFT_OVER)]:
+            yield self._objects(place, "checkpoints left over from finished work", left, work)
+        outputs = self._outputs_of(place)
+        records = [StepRecord(work.step, work.key, outputs, layout) for layout in LAYOUTS]
+        named = {record.at(name, relative) for record in records for name in outputs for relative in outputs[name]}
+        if others := [key for key in keys if named and key.startswith(f"{place}/outputs/") and key not in named]:
+            yield self._objects(f"{place}/outputs", "outputs of a worker who was not the first to finish", others, work)
 
     def _sets(self) -> Iterator[Waste]:
         for (name,), keys in _group(self.sizes, "sets", 1).items():
@@ -181,12 +191,16 @@ class Survey:
 
     def _is_named(self, place: str) -> bool:
         """Whether an output of finished work is named; what cannot be read counts as named."""
-        result = self._document(f"{place}/{_RESULT}").get("result", {})
-        try:
-            record = StepRecord(step="", key="", outputs=result.get("outputs", {}))
-        except (AttributeError, ValueError):
-            return True
+        record = StepRecord(step="", key="", outputs=self._outputs_of(place))
         return not record.outputs or any(record.sha256(name) in self._named for name in record.outputs)
+
+    def _outputs_of(self, place: str) -> dict[str, dict[str, str]]:
+        """What finished work says of its outputs; nothing where that cannot be read."""
+        result = self._document(f"{place}/{_RESULT}").get("result")
+        outputs = result.get("outputs") if isinstance(result, Mapping) else None
+        if not isinstance(outputs, Mapping) or not all(isinstance(files, Mapping) for files in outputs.values()):
+            return {}
+        return {name: dict(files) for name, files in outputs.items()}
 
     def _shards_of(self, place: str) -> set[str]:
         """The shards of a published set; empty where its manifest cannot be read, and then none of them may go."""

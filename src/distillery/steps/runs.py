@@ -14,7 +14,7 @@ from distillery.config import canonical_json
 from distillery.engine.locks import holder
 from distillery.errors import ConfigError, DistilleryError, MissingResourceError
 from distillery.provenance import check_format, load_json
-from distillery.steps.lineage import evaluation_of, find_record, kept_at, page_of, read_records, runs_with
+from distillery.steps.lineage import evaluation_of, find_record, page_of, read_records, runs_with
 from distillery.storage import Store
 
 RUN_FORMAT, RUN_VERSION = "distillery-run", 1
@@ -251,7 +251,7 @@ def _results(store: Store, name: str, keys: Collection[str]) -> dict[str, Any]:
     with suppress(DistilleryError):  # a damaged record hides what it says, and no run
         records = read_records(store, name)
         if student := find_record(records, "student"):
-            found["student"] = f"{student.folder}/{kept_at('student', 'bundle.json')}".removesuffix("/bundle.json")
+            found["student"] = student.place("student")
         if dataset := find_record(records, "set"):
             found["dataset"] = {"uri": f"{store.uri}/sets/{dataset.key}", "sha256": dataset.sha256("set")}
     return found

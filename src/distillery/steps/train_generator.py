@@ -8,7 +8,7 @@ from distillery.data.pool import quantize
 from distillery.engine.offline import train_synthesizer
 from distillery.engine.session import Session
 from distillery.recipes.schema import GeneratorSection
-from distillery.steps.assembly import PlannedMethod, open_teacher
+from distillery.steps.assembly import PlannedMethod, Teacher, open_teacher
 from distillery.steps.grid import image_grid
 from distillery.steps.workbench import Workbench, reporting, workbench
 from distillery.synthesis.bundle import SynthesizerState, save_synthesizer
@@ -41,15 +41,17 @@ def run(section: Mapping[str, Any], teacher_uri: str, statistics_path: Path, syn
     teacher = open_teacher(parsed, teacher_uri)
     outputs = {"synthesizer": synthesizer_path}
     with workbench(STEP, parsed, plan.inputs(teacher)) as bench:
-        if (done := bench.finished(outputs)) is not None:
-            return done
-        synthesizer = plan.build(teacher, bench.runtime, parsed.seed)
-        session = Session(bench.checkpoints, bench.progress, bench.tracker.metrics, parsed.checkpoint_every, clock=bench.clock)
-        numbers = train_synthesizer(synthesizer, parsed.rounds, session)
-        state = SynthesizerState(plan.name, plan.config.to_json(), teacher.sha256, synthesizer.state_dict())
-        save_synthesizer(synthesizer_path, state, bench.provenance)
-        _show(bench, synthesizer)
-        return bench.finish(outputs, {**numbers, "rounds": float(parsed.rounds)})
+        return bench.do(outputs, lambda: _train(bench, parsed, plan, teacher, synthesizer_path))
+
+
+def _train(bench: Workbench, section: GeneratorSection, plan: PlannedMethod, teacher: Teacher, path: Path) -> dict[str, float]:
+    synthesizer = plan.build(teacher, bench.runtime, section.seed)
+    session = Session(bench.checkpoints, bench.progress, bench.tracker.metrics, section.checkpoint_every, clock=bench.clock)
+    numbers = train_synthesizer(synthesizer, section.rounds, session)
+    state = SynthesizerState(plan.name, plan.config.to_json(), teacher.sha256, synthesizer.state_dict())
+    save_synthesizer(path, state, bench.provenance)
+    _show(bench, synthesizer)
+    return {**numbers, "rounds": float(section.rounds)}
 
 
 def _show(bench: Workbench, synthesizer: Synthesizer) -> None:

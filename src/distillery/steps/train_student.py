@@ -65,15 +65,15 @@ def run(
     outputs = {"student": student_path}
     with workbench(STEP, parsed, {"teacher": teacher.sha256, **source.inputs}) as bench:
         source.show(bench)
-        if (done := bench.finished(outputs)) is not None:
-            return done
-        fit = prepare(bench, parsed.student, teacher, source)
-        numbers = fit.run()
-        with bench.clock.part("io"):
-            best = save_student(bench, student_path, fit.trainer.student, fit.selection, parsed.student.architecture)
-        done = bench.finish(outputs, {**numbers, **best, "epochs": float(parsed.student.epochs)})
-        fit.selection.drop_files()
-        return done
+        return bench.do(outputs, lambda: _train(bench, parsed.student, teacher, source, student_path))
+
+
+def _train(bench: Workbench, config: StudentConfig, teacher: Teacher, source: Source, path: Path) -> dict[str, float]:
+    fit = prepare(bench, config, teacher, source)
+    numbers = fit.run()
+    with bench.clock.part("io"):
+        best = save_student(bench, path, fit.trainer.student, fit.selection, config.architecture)
+    return {**numbers, **best, "epochs": float(config.epochs)}
 
 
 def prepare(bench: Workbench, config: StudentConfig, teacher: Teacher, source: Source) -> StudentFit:

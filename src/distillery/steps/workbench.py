@@ -8,7 +8,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,16 +18,16 @@ from typing import Any, NoReturn
 from distillery.engine.checkpoint import Checkpoints
 from distillery.engine.locks import lock
 from distillery.engine.progress import Progress
-from distillery.errors import ConfigError, DistilleryError, StoreError
+from distillery.errors import ConfigError, DistilleryError, MissingResourceError, StoreError
 from distillery.foreign_code import guarded
 from distillery.models.catalog import check_own_sources
-from distillery.provenance import Provenance, code_version, sha256_bytes
+from distillery.provenance import Provenance, code_version, sha256_bytes, sha256_file
 from distillery.recipes.schema import Section, check_code
 from distillery.redaction import redact_output
 from distillery.runtime import Precision, Runtime, resolve_runtime
 from distillery.step_version import step_version
 from distillery.steps.keys import key_of, package_versions
-from distillery.steps.lineage import StepRecord, kept_at, run_identity, write_record
+from distillery.steps.lineage import FILE, StepRecord, kept_in, run_identity, write_record
 from distillery.steps.openings import Work, lock_of, mark_opened
 from distillery.steps.warned import keeping_warnings, warned_by
 from distillery.storage import Store, check_key, open_store
@@ -42,6 +42,10 @@ _OBJECTS_BETWEEN_COLLECTIONS = 50_000
 
 _UNHANDLED = {signal.SIGTERM: signal.SIG_DFL, signal.SIGINT: signal.default_int_handler}
 """How Python starts: a signal that is handled otherwise belongs to whoever handles it."""
+
+
+def nothing() -> None:
+    """What follows from most outputs."""
 
 
 @dataclass(frozen=True)
@@ -79,30 +83,67 @@ class Workbench:
         """The block for every file that this step writes."""
         return _origin(self.step, self.section, self.runtime, self.inputs)
 
-    def finish(self, outputs: Mapping[str, Path], metrics: Mapping[str, float]) -> dict[str, float]:
-        """Keep the outputs under the key, then record the step as finished.
+    def do(
+        self, outputs: Mapping[str, Path], make: Callable[[], Mapping[str, float]], commit: Callable[[], None] = nothing
+    ) -> dict[str, float]:
+        """Do the step's work, unless it was done before: then its outputs are taken.
+
+        Args:
+            outputs: name -> where the file or folder has to lie.
+            make: writes them, and returns the metrics.
+            commit: what follows from the outputs once they are decided; may be repeated.
+
+        Returns:
+            The metrics that belong to the outputs.
+
+        Raises:
+            StoreError: a kept output is gone or fails its hash.
+        """
+        if (done := self.finished(outputs, commit)) is not None:
+            return done
+        try:
+            metrics = make()
+        except (MissingResourceError, StoreError):
+            # another worker of this key drops, once it has finished, what this one may still be reading
+            if (done := self.finished(outputs, commit)) is None:
+                raise
+            return done
+        return self.finish(outputs, metrics, commit)
+
+    def finish(self, outputs: Mapping[str, Path], metrics: Mapping[str, float], commit: Callable[[], None] = nothing) -> dict[str, float]:
+        """Keep the outputs under their hash, then record the step as finished: from that moment they are its outputs.
+
+        Where another worker of the same key was first, its outputs are put in place of these, all of them.
 
         Args:
             outputs: name -> file or folder that the step has written.
             metrics: the step's result.
+            commit: as in `do`.
 
         Returns:
-            The metrics.
+            The metrics that belong to the outputs.
         """
         files: dict[str, dict[str, str]] = {}
         with self.clock.part("io"):
             for name, path in outputs.items():
-                files[name] = {relative: self._keep(kept_at(name, relative), file) for relative, file in _files(path)}
+                files[name] = self._keep(name, path)
         close_history(self.checkpoints.store, self.clock.lap())
         warned = warned_by(self.step)
-        self.checkpoints.finish({"metrics": dict(metrics), "outputs": files, "warnings": warned.lasting if warned else []})
-        return self._tell(files, dict(metrics))
+        result = {"metrics": dict(metrics), "outputs": files, "warnings": warned.lasting if warned else []}
+        standing = self.checkpoints.finish(result)
+        if standing["outputs"] != files:
+            logger.warning("Another worker finished %s (key %s) first: its outputs are taken, whole.", self.step, self.key[:12])
+            _remove(outputs, files)
+            self._take(outputs, standing)
+        commit()
+        return self._tell(standing)
 
-    def finished(self, outputs: Mapping[str, Path]) -> dict[str, float] | None:
+    def finished(self, outputs: Mapping[str, Path], commit: Callable[[], None] = nothing) -> dict[str, float] | None:
         """Where this work was done before, put its outputs in place again and return its metrics; else None.
 
         Args:
             outputs: name -> where the file or folder has to lie.
+            commit: as in `do`.
 
         Raises:
             StoreError: a kept output is gone or fails its hash.
@@ -110,16 +151,15 @@ class Workbench:
         result = self.checkpoints.finished()
         if result is None:
             return None
-        for name, path in outputs.items():
-            for relative, digest in result["outputs"][name].items():
-                self._restore(kept_at(name, relative), digest, path / check_key(relative) if relative else path)
+        self._take(outputs, result)
+        commit()
         logger.info("%s was done before (key %s), its result is taken; a new run_salt forces new work.", self.step, self.key[:12])
-        for sentence in result.get("warnings", []):
-            logger.warning("%s", sentence)
-        return self._tell(result["outputs"], result["metrics"])
+        return self._tell(result)
 
-    def _tell(self, outputs: dict[str, dict[str, str]], metrics: dict[str, float]) -> dict[str, float]:
+    def _tell(self, result: Mapping[str, Any]) -> dict[str, float]:
         """Note what came out, new or taken from before, for the tracker and for whoever audits the run."""
+        outputs: dict[str, dict[str, str]] = result["outputs"]
+        metrics: dict[str, float] = result["metrics"]
         record = StepRecord(step=self.step, key=self.key, outputs=outputs)
         self.tracker.metrics(metrics)
         self.tracker.tags({name: record.sha256(name) for name in outputs if record.sha256(name)})
@@ -127,18 +167,31 @@ class Workbench:
             write_record(self.store, run, record, self.provenance)
         return metrics
 
-    def _keep(self, key: str, file: Path) -> str:
-        data = file.read_bytes()
-        self.checkpoints.store.write(key, data)
-        return sha256_bytes(data)
+    def _keep(self, name: str, path: Path) -> dict[str, str]:
+        """Write an output into the store, under the hash of all that is in it; its files with their hashes."""
+        store, found = self.checkpoints.store, _files(path)
+        files = {relative: sha256_file(file) for relative, file in found}
+        for relative, file in found:
+            key = f"{kept_in(name, files)}/{relative or FILE}"
+            if not store.holds(key, file.stat().st_size, files[relative]):
+                store.write(key, file.read_bytes())
+        return files
 
-    def _restore(self, key: str, digest: str, target: Path) -> None:
-        store = self.checkpoints.store
-        data = store.read(key) if store.exists(key) else b""
-        if sha256_bytes(data) != digest:
-            raise StoreError(f"The finished output {key!r} in {store.uri!r} is missing or damaged: delete that folder to make it again.")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(data)
+    def _take(self, outputs: Mapping[str, Path], result: Mapping[str, Any]) -> None:
+        """Put the outputs of a result in place, and say again what was warned of when they were made."""
+        store, kept = self.checkpoints.store, result["outputs"]
+        for name, path in outputs.items():
+            for relative, digest in kept[name].items():
+                key, target = f"{kept_in(name, kept[name])}/{relative or FILE}", path / check_key(relative) if relative else path
+                data = store.read(key) if store.exists(key) else b""
+                if sha256_bytes(data) != digest:
+                    raise StoreError(
+                        f"The finished output {key!r} in {store.uri!r} is missing or damaged: delete that folder to make it again."
+                    )
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_bytes(data)
+        for sentence in result.get("warnings", []):
+            logger.warning("%s", sentence)
 
 
 @contextmanager
@@ -279,6 +332,13 @@ def _listen() -> dict[int, Any]:
 
 def _stop(number: int, frame: FrameType | None) -> NoReturn:
     raise SystemExit(128 + number)
+
+
+def _remove(outputs: Mapping[str, Path], files: Mapping[str, Iterable[str]]) -> None:
+    """Remove files of outputs that did not become the step's."""
+    for name, path in outputs.items():
+        for relative in files[name]:
+            (path / relative if relative else path).unlink()
 
 
 def _files(path: Path) -> list[tuple[str, Path]]:

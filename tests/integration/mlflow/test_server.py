@@ -12,7 +12,7 @@ from chains import Chain, flip
 from distillery.errors import StoreError
 from distillery.steps import register
 from distillery.steps.audit import audit
-from distillery.steps.lineage import read_records
+from distillery.steps.lineage import find_record, read_records
 from distillery.storage import Store, open_store
 from distillery.storage.s3 import S3Store
 from mlflow_servers import MlflowServer, Postgres
@@ -78,14 +78,17 @@ def test_the_data_sets_and_the_model_are_on_the_server(served_chain: Chain) -> N
         ("run", "runs/{run}/run.json", True),
         ("set", "sets/{materialize}/manifest.json", False),
         ("set", "{shard}", False),
-        ("generator", "checkpoints/train_generator/{train_generator}/outputs/synthesizer/state.safetensors", False),
-        ("statistics", "checkpoints/extract_statistics/{extract_statistics}/outputs/statistics/file", True),
+        ("generator", "{synthesizer}/state.safetensors", False),
+        ("statistics", "{statistics}/file", True),
     ],
 )
 def test_a_break_in_the_store_is_named(name: str, key: str, gone: bool, served_chain: Chain) -> None:
     store, keys = open_store(served_chain.store), {"student": served_chain.key, "run": served_chain.run}
-    for step in ("materialize", "train_generator", "extract_statistics"):
-        keys[step] = key_of(served_chain, step)
+    keys["materialize"] = key_of(served_chain, "materialize")
+    for output in ("synthesizer", "statistics"):
+        record = find_record(read_records(store, served_chain.run), output)
+        assert record is not None
+        keys[output] = record.place(output)
     keys["shard"] = store.list(f"sets/{keys['materialize']}/shards")[0]
     with changed(store, key.format(**keys), gone), pytest.raises(StoreError, match=f"^The chain is broken at the {name}: "):
         audit(VERSION)

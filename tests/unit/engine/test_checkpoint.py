@@ -9,7 +9,7 @@ import torch
 
 from distillery.engine.checkpoint import Checkpoints
 from distillery.errors import CheckpointMismatchError, StoreError
-from distillery.storage import FolderStore
+from distillery.storage import FolderStore, MemoryStore
 
 
 @pytest.fixture
@@ -81,3 +81,65 @@ def test_a_result_replaces_the_checkpoints(checkpoints: Checkpoints) -> None:
     checkpoints.finish({"metrics": {"a": 1.0}})
     assert checkpoints.finished() == {"metrics": {"a": 1.0}}
     assert checkpoints.store.list() == ["result.json"]
+
+
+def test_the_first_result_stands(checkpoints: Checkpoints) -> None:
+    assert checkpoints.finish({"metrics": {"a": 1.0}}) == {"metrics": {"a": 1.0}}
+    late = Checkpoints(checkpoints.store)
+    late.save(2, {"round": 2})
+    assert late.finish({"metrics": {"a": 2.0}}) == {"metrics": {"a": 1.0}}
+    assert checkpoints.finished() == {"metrics": {"a": 1.0}}
+    assert checkpoints.store.list() == ["result.json"]
+
+
+def test_a_payload_that_another_worker_dropped_is_written_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both compute the same: the slower one's pointer names what the faster one is about to drop."""
+    store = MemoryStore()
+    store.remote = True
+    fast, slow = Checkpoints(store), Checkpoints(store)
+    fast.save(1, {"round": 1})
+    delete = MemoryStore.delete
+
+    def and_then_the_slow_one_comes(self: MemoryStore, key: str) -> None:
+        monkeypatch.setattr(MemoryStore, "delete", delete)
+        slow.save(1, {"round": 1})
+        delete(self, key)
+
+    monkeypatch.setattr(MemoryStore, "delete", and_then_the_slow_one_comes)
+    fast.save(2, {"round": 2})
+    assert Checkpoints(store).load() == (2, {"round": 2})
+
+
+def test_a_payload_that_goes_between_its_write_and_the_pointer_is_written_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = MemoryStore()
+    write = MemoryStore.write
+
+    def and_the_payload_goes(self: MemoryStore, key: str, data: bytes) -> None:
+        if key == "latest.json":
+            monkeypatch.setattr(MemoryStore, "write", write)
+            for payload in store.list("payloads"):
+                store.delete(payload)
+        write(self, key, data)
+
+    monkeypatch.setattr(MemoryStore, "write", and_the_payload_goes)
+    Checkpoints(store).save(1, {"round": 1})
+    assert Checkpoints(store).load() == (1, {"round": 1})
+
+
+@pytest.mark.parametrize("finished", [False, True])
+def test_a_checkpoint_is_read_anew_where_another_worker_went_on(finished: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the pointer and its payload."""
+    store = MemoryStore()
+    other = Checkpoints(store)
+    other.save(1, {"round": 1})
+    read = MemoryStore.read
+
+    def and_the_other_goes_on(self: MemoryStore, key: str) -> bytes:
+        data = read(self, key)
+        if key == "latest.json":
+            monkeypatch.setattr(MemoryStore, "read", read)
+            other.finish({"metrics": {}}) if finished else other.save(2, {"round": 2})
+        return data
+
+    monkeypatch.setattr(MemoryStore, "read", and_the_other_goes_on)
+    assert Checkpoints(store).load() == (None if finished else (2, {"round": 2}))

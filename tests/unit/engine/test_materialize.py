@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from distillery.data.publishing import publish_manifest
 from distillery.data.store import SetHeader, SyntheticSet
 from distillery.engine.materialize import Materializer, SetConfig, check_size, is_withheld, quotas
 from distillery.engine.session import Session
@@ -44,9 +45,13 @@ def run(teacher: Classifier, store: FolderStore, session: Session, synthesizer: 
     return Materializer(config, synthesizer or Quadrants(teacher), teacher, seed=1).run(store, HEADER, session)
 
 
+def published(store: FolderStore, result: Any) -> SyntheticSet:
+    return SyntheticSet.open(publish_manifest(store, result.manifest).uri)
+
+
 def test_quotas_are_equal_by_the_teachers_argmax(teacher: Classifier, store: FolderStore, session: Session) -> None:
     result = run(teacher, store, session)
-    made = SyntheticSet.open(result.reference.uri)
+    made = published(store, result)
     train, held_out = made.load("train"), made.load("holdout")
     obtained = torch.cat([train.teacher_logits, held_out.teacher_logits]).argmax(1)
     assert torch.bincount(obtained).tolist() == [23, 22, 23, 22]
@@ -62,7 +67,7 @@ def test_agreement_is_recorded_over_raw_and_over_kept_images(teacher: Classifier
     synthesizer = Quadrants(teacher)
     synthesizer.share_wrong = 0.4
     result = run(teacher, store, session, synthesizer, size=400)
-    made = SyntheticSet.open(result.reference.uri)
+    made = published(store, result)
     kept = [*made.shards("train"), *made.shards("holdout")]
     agreed = sum(int((shard.asked == shard.teacher_logits.argmax(1)).sum()) for shard in kept)
     assert result.numbers["asked_agreement"] == pytest.approx(0.6, abs=0.08)
@@ -78,7 +83,7 @@ def test_a_shortfall_is_published_with_a_warning_and_an_error_under_strict(
 
     with caplog.at_level(logging.WARNING):
         result = run(teacher, store, session, Lopsided(teacher), max_oversampling=2)
-    assert SyntheticSet.open(result.reference.uri).manifest.shortfall == (0, 0, 0, 22)
+    assert published(store, result).manifest.shortfall == (0, 0, 0, 22)
     assert result.numbers["drawn"] == 180
     assert "short of 22 of 90 images after 180 were drawn, most in classes 3 (22)" in caplog.text
     strict = store.below("strict")
@@ -115,7 +120,7 @@ def test_resume_of_a_half_written_set_is_bit_equal(teacher: Classifier, store: F
     assert not store.below("set").exists("manifest.json")
     resumed = run(teacher, store.below("set"), Session(session.checkpoints, session.progress), labels=labels)
     assert resumed.numbers == alone.numbers
-    assert resumed.reference.sha256 == alone.reference.sha256
+    assert resumed.manifest == alone.manifest
 
 
 def test_withheld_share_holds_over_small_quotas() -> None:

@@ -170,7 +170,7 @@ def statistics_of_another_teacher(chain: Chain) -> Iterator[None]:
     other = make_teacher(chain.folder / "other", seed=1)
     moments, path = (
         global_moments(load_classifier(other), read_bundle(other)[1]),
-        stored(chain, "extract_statistics/outputs/statistics/file"),
+        stored(chain, "extract_statistics/outputs/statistics/*/file"),
     )
     made = Provenance(inputs={"teacher": read_bundle(other)[1]}, code_version=code_version())
     sha256 = save_moments(chain.folder / "moments", moments, made)
@@ -238,10 +238,10 @@ BREAKS: dict[str, tuple[str, Callable[[Chain], AbstractContextManager[None]]]] =
         "set",
         lambda chain: flipped(lambda chain: sorted(stored(chain, "materialize/manifest.json").parent.glob("shards/*"))[0])(chain),
     ),
-    "the synthesizer": ("generator", flipped(output("train_generator/outputs/synthesizer/synthesizer.json"))),
-    "the synthesizer's tensors": ("generator", flipped(output("train_generator/outputs/synthesizer/state.safetensors"))),
-    "the synthesizer is gone": ("generator", gone(output("train_generator/outputs/synthesizer/state.safetensors"))),
-    "the statistics": ("statistics", flipped(output("extract_statistics/outputs/statistics/file"))),
+    "the synthesizer": ("generator", flipped(output("train_generator/outputs/synthesizer/*/synthesizer.json"))),
+    "the synthesizer's tensors": ("generator", flipped(output("train_generator/outputs/synthesizer/*/state.safetensors"))),
+    "the synthesizer is gone": ("generator", gone(output("train_generator/outputs/synthesizer/*/state.safetensors"))),
+    "the statistics": ("statistics", flipped(output("extract_statistics/outputs/statistics/*/file"))),
     "statistics of another teacher": ("statistics", statistics_of_another_teacher),
     "the teacher's weights": ("teacher", flipped(lambda chain: chain.teacher / "weights.safetensors")),
     "another teacher": ("teacher", another_teacher),
@@ -262,7 +262,7 @@ def test_a_broken_link_is_named(case: str, chain: Chain) -> None:
 
 ONLINE_BREAKS: dict[str, tuple[str, Callable[[Chain], AbstractContextManager[None]]]] = {
     "the pool's manifest": ("set", flipped(output("distill_online/manifest.json"))),
-    "the synthesizer": ("generator", flipped(output("distill_online/outputs/synthesizer/synthesizer.json"))),
+    "the synthesizer": ("generator", flipped(output("distill_online/outputs/synthesizer/*/synthesizer.json"))),
     "the pool is of another run": ("version", lambda chain: tagged("2", "set_sha256", "0" * 64)),
     "no step of the run": ("run", gone(step_record("distill_online"))),
 }

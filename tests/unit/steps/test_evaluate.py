@@ -12,7 +12,7 @@ from distillery.errors import CheckpointMismatchError, ConfigError, StoreError
 from distillery.evaluation.report import load_report
 from distillery.models.bundle import load_classifier, read_bundle, save_classifier
 from distillery.models.catalog import Architecture, build_network
-from distillery.provenance import Provenance, code_version
+from distillery.provenance import Provenance, code_version, dump_json
 from distillery.seeding import seeded
 from distillery.steps import evaluate as evaluate_module
 from distillery.steps.evaluate import choose_images, confusion_of, evaluate_bundles, run
@@ -159,6 +159,40 @@ def test_it_is_measured_anew_each_time(bench: Bench, tmp_path: Path) -> None:
     (tmp_path / "report.json").unlink()
     bench.run()
     assert (tmp_path / "report.json").exists()
+
+
+def test_the_first_report_of_a_run_stands_for_a_worker_who_comes_late(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KFP_RUN_ID", "run-1")
+    kept = tmp_path / "store" / "runs" / "run-1" / "evaluation.json"
+    data = make_data(tmp_path / "test.npz")
+    bench.run(data)
+    first = {**json.loads(kept.read_bytes())}
+    first["images"] = 21  # times differ between two workers, and here this does
+    kept.write_bytes(dump_json(first))
+    assert bench.run(data)["images"] == 21
+    assert (tmp_path / "report.json").read_bytes() == kept.read_bytes() == dump_json(first)
+
+
+@pytest.mark.parametrize("before", ["of another seed", "damaged", "of other code"])
+def test_a_report_of_other_work_under_a_resumed_run_is_replaced(
+    before: str, bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KFP_RUN_ID", "run-1")
+    kept = tmp_path / "store" / "runs" / "run-1" / "evaluation.json"
+    data = make_data(tmp_path / "test.npz")
+    if before == "of other code":
+        with monkeypatch.context() as patch:
+            patch.setattr("distillery.steps.workbench.step_version", lambda step: "other")
+            bench.run(data)
+    else:
+        bench.run(data, seed=1)
+    stale = kept.read_bytes()
+    if before == "damaged":
+        kept.write_bytes(stale[:50])
+    bench.run(data)
+    assert (tmp_path / "report.json").read_bytes() == kept.read_bytes() != stale
 
 
 def test_data_of_another_size_is_refused(bench: Bench, tmp_path: Path) -> None:

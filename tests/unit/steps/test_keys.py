@@ -7,12 +7,14 @@ from typing import Any
 import pytest
 import torch
 
+from distillery.config import canonical_json
 from distillery.errors import CheckpointMismatchError, ConfigError
 from distillery.models.catalog import Architecture, code_of_others
-from distillery.provenance import Provenance, code_version
+from distillery.provenance import Provenance, code_version, dump_json, sha256_bytes, stamp
 from distillery.recipes.schema import Section, StudentSection
 from distillery.steps import plan
 from distillery.steps.keys import SECTIONS, is_planned, key_of, step_versions
+from distillery.steps.lineage import kept_in, parse_record
 from distillery.steps.workbench import open_run_store, workbench
 
 SECTION = Section(seed=1, code_version=code_version(), teacher_sha256="t", precision="float32")
@@ -154,3 +156,19 @@ def test_a_bucket_is_and_so_is_the_folder_that_a_person_chose(tmp_path: Path, mo
     monkeypatch.setenv("DISTILLERY_STORE", str(tmp_path / "store"))
     monkeypatch.setenv("DISTILLERY_FOLDER_STORE", "1")
     assert open_run_store().uri == str(tmp_path / "store")
+
+
+@pytest.mark.parametrize(
+    ("version", "place"), [(1, "outputs/statistics/file"), (2, "outputs/statistics/<sha256>/file"), (2, "outputs/student/<sha256>/best/x")]
+)
+def test_a_record_says_where_outputs_lie_also_one_from_before_they_lay_under_their_hash(version: int, place: str) -> None:
+    name, relative = ("student", "best/x") if "student" in place else ("statistics", "")
+    fields = {"step": "train_student", "key": "k", "outputs": {name: {relative: "ab" * 32}}}
+    record = parse_record(dump_json(stamp("distillery-step", version, Provenance(code_version="c"), fields)), "here")
+    digest = sha256_bytes(canonical_json({relative: "ab" * 32}).encode())
+    assert record.at(name, relative) == f"checkpoints/train_student/k/{place.replace('<sha256>', digest)}"
+
+
+def test_an_output_with_another_file_lies_elsewhere() -> None:
+    files = {"a": "1" * 64, "best/b": "2" * 64}
+    assert len({kept_in("student", other) for other in (files, {**files, "c": "3" * 64}, {**files, "a": "4" * 64}, {"a": "1" * 64})}) == 4

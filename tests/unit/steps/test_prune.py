@@ -53,6 +53,7 @@ def damaged(made: MadeUp) -> None:
 
 
 CHECKPOINT, RESULT = "checkpoints/train_student/k", "checkpoints/train_student/k"
+OTHERS, BEFORE = f"{RESULT}/outputs/synthesizer/aa/file", f"{RESULT}/outputs/synthesizer/file"
 CASES = {
     "checkpoint of nobody": Case(lambda made: made.unfinished("train_student", "k"), (CHECKPOINT,)),
     "checkpoint of a stopped run": Case(of_run("stopped", lambda made: made.unfinished("train_student", "k"))),
@@ -68,6 +69,13 @@ CASES = {
     ),
     "checkpoint of a run given up": Case(
         of_run("stopped", lambda made: made.unfinished("train_student", "k")), (CHECKPOINT, "runs/one"), ("one",)
+    ),
+    "outputs of a worker who was not the first": Case(
+        of_run("stopped", lambda made: (made.finished("train_student", "k"), made.store.write(OTHERS, b"x"))),
+        (OTHERS,),
+    ),
+    "outputs that lie as they did before": Case(
+        of_run("stopped", lambda made: (made.finished("train_student", "k"), made.store.write(BEFORE, b"x")))
     ),
     "superseded": Case(
         lambda made: (superseded(made), made.unfinished("train_student", "old"), made.finished("train_student", "k")),

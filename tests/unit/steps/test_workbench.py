@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from distillery.errors import CheckpointMismatchError, ConfigError, StoreError
+from distillery.errors import CheckpointMismatchError, ConfigError, DistilleryError, MissingResourceError, StoreError
 from distillery.models.catalog import Architecture, own_sources
 from distillery.provenance import code_version
 from distillery.recipes.schema import Section
@@ -72,9 +72,51 @@ def test_finished_work_puts_its_outputs_in_place_again(tmp_path: Path) -> None:
     assert (again / "best" / "b.bin").read_bytes() == b"\0\1"
     assert (again / "a.json").read_text() == "{}"
     assert (tmp_path / "two").read_text() == "single"
-    store.write("outputs/set/a.json", b"[]")
+    (kept,) = (key for key in store.list("outputs/set") if key.endswith("/a.json"))
+    store.write(kept, b"[]")
     with pytest.raises(StoreError, match="missing or damaged"), workbench("materialize", SECTION, INPUTS) as bench:
         bench.finished({"set": again})
+
+
+def test_the_outputs_of_who_finishes_first_are_taken_whole(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    made, placed = {}, []
+    for name, files in {"first": {"a": "1", "best/b": "1"}, "second": {"a": "2", "epochs/c": "2"}}.items():
+        made[name] = tmp_path / name
+        for relative, text in files.items():
+            (made[name] / relative).parent.mkdir(parents=True, exist_ok=True)
+            (made[name] / relative).write_text(text)
+    with workbench("materialize", SECTION, INPUTS) as late:
+        late.checkpoints.finish({"metrics": {"n": 1.0}, "outputs": {"set": late._keep("set", made["first"])}})
+        assert late.finish({"set": made["second"]}, {"n": 2.0}, lambda: placed.append("committed")) == {"n": 1.0}
+    assert {path.relative_to(made["second"]).as_posix() for path in made["second"].rglob("*") if path.is_file()} == {"a", "best/b"}
+    assert (made["second"] / "a").read_text() == "1"
+    assert placed == ["committed"]
+    assert "Another worker finished materialize" in caplog.text
+
+
+@pytest.mark.parametrize("error", [StoreError, MissingResourceError, ConfigError])
+def test_what_another_worker_dropped_after_it_had_finished_is_no_failure(error: type[DistilleryError], tmp_path: Path) -> None:
+    (tmp_path / "first").write_text("1")
+    with workbench("materialize", SECTION, INPUTS) as bench:
+
+        def make() -> dict[str, float]:
+            bench.finish({"file": tmp_path / "first"}, {"n": 1.0})
+            raise error("It is gone.")
+
+        if error is ConfigError:  # of the work itself, which nobody else can have caused
+            with pytest.raises(ConfigError, match="It is gone"):
+                bench.do({"file": tmp_path / "late"}, make)
+        else:
+            assert bench.do({"file": tmp_path / "late"}, make) == {"n": 1.0}
+            assert (tmp_path / "late").read_text() == "1"
+
+
+def test_a_failure_of_the_work_itself_is_one(tmp_path: Path) -> None:
+    def make() -> dict[str, float]:
+        raise StoreError("The disk is full.")
+
+    with workbench("materialize", SECTION, INPUTS) as bench, pytest.raises(StoreError, match="The disk is full"):
+        bench.do({"file": tmp_path / "late"}, make)
 
 
 def test_a_failure_leaves_its_sentence_and_the_next_start_removes_it(tmp_path: Path) -> None:
