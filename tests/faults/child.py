@@ -21,7 +21,7 @@ class Saboteur:
     """Watches writes and rounds from outside.
 
     Args:
-        target: {"step", "kind", "round"}; kind is payload, pointer or shard. Empty watches only.
+        target: {"step", "kind", "round"}; kind is payload, pointer, shard or snapshot. Empty watches only.
     """
 
     def __init__(self, target: dict[str, Any]) -> None:
@@ -68,7 +68,7 @@ class Saboteur:
 
     def is_meant(self) -> bool:
         """Whether the file now being written is the target's."""
-        kinds = {"payload": "payloads/", "pointer": "latest.json", "shard": "shards/"}
+        kinds = {"payload": "payloads/", "pointer": "latest.json", "shard": "shards/", "snapshot": "snapshots/"}
         return bool(
             self.target
             and self.step == self.target["step"]

@@ -219,7 +219,7 @@ def test_online_run_killed_eight_times(nursery: Nursery, ground: Ground, tmp_pat
     left_alone, killed = online(nursery, ground, tmp_path / "alone"), online(nursery, ground, tmp_path / "killed")
     left_alone.complete()
     # a shard of round r + 1 is written after r finished rounds, the checkpoint of round r after r
-    for kind, number in [("shard", 1), ("payload", 2), ("shard", 3), ("pointer", 4), ("shard", 4), ("payload", 5), ("payload", 6)]:
+    for kind, number in [("shard", 1), ("payload", 2), ("shard", 3), ("pointer", 4), ("snapshot", 4), ("payload", 5), ("payload", 6)]:
         assert 0 < number < ROUNDS
         killed.kill_in_write("distill_online", kind, number)
     killed.kill_after_round("distill_online", 6, delay=random.Random(11).uniform(0, 0.02))
@@ -244,6 +244,7 @@ def test_offline_steps_killed_in_each(nursery: Nursery, ground: Ground, tmp_path
         assert 0 < number < len(shards)
         killed.kill_in_write("materialize", kind, number)
     killed.kill_in_write("train_student", "payload", 2)
+    killed.kill_in_write("train_student", "snapshot", 3)
     killed.kill_in_write("train_student", "payload", 4)
     killed.complete()
     check_equal(left_alone, killed)

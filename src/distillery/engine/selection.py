@@ -201,14 +201,13 @@ class Selection:
 
     def _consider(self, epoch: int, score: Score, student: Classifier) -> None:
         """Judge the candidates on the images that are new, and take the student in where it is not the worst of too many."""
+        self.candidates = _ranked(self._brought_up(kept, student, score.images) for kept in self.candidates)
+        if len(self.candidates) == CANDIDATES and Kept(epoch, "", score).rank < self.candidates[-1].rank:
+            return
         weights = weights_of(student)
-        data = save(weights)
-        new = Kept(epoch, sha256_bytes(data), score)
+        new = Kept(epoch, self._keep(save(weights)), score)
         self._weights.setdefault(new.sha256, weights)
-        contenders = [*(self._brought_up(kept, student, score.images) for kept in self.candidates), new]
-        self.candidates = sorted(contenders, key=lambda kept: kept.rank, reverse=True)[:CANDIDATES]
-        if new in self.candidates:
-            self._keep(data)
+        self.candidates = _ranked([*self.candidates, new])[:CANDIDATES]
         self._weights = {kept.sha256: self._weights[kept.sha256] for kept in self.candidates}
 
     def _brought_up(self, kept: Kept, like: Classifier, images: int, anew: bool = False) -> Kept:
@@ -253,6 +252,11 @@ class Selection:
 def weights_of(student: Classifier) -> dict[str, Tensor]:
     """A copy of the student's parameters and buffers, contiguous and on the CPU."""
     return {name: torch.empty(value.shape, dtype=value.dtype).copy_(value.detach()) for name, value in student.state_dict().items()}
+
+
+def _ranked(candidates: Iterable[Kept]) -> list[Kept]:
+    """Best first."""
+    return sorted(candidates, key=lambda kept: kept.rank, reverse=True)
 
 
 def _key(digest: str) -> str:

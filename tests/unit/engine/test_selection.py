@@ -266,6 +266,19 @@ def test_in_a_remote_store_only_files_of_this_process_are_removed() -> None:
     assert "snapshots/somebody.safetensors" in store.list("snapshots")
 
 
+def test_a_student_that_is_worse_than_all_candidates_is_not_written(store: FolderStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    jury = Jury({number: [1.0] * (20 - number) + [0.0] * number for number in range(1, 9)})
+    selection = Selection(store, jury)
+    written: list[str] = []
+    write = FolderStore.write
+    monkeypatch.setattr(FolderStore, "write", lambda self, key, data: (written.append(key), write(self, key, data))[1])
+    for epoch in range(1, 9):
+        selection.look(epoch, student_of(epoch))
+        selection.sweep()
+    assert [kept.epoch for kept in selection.candidates] == [1, 2, 3, 4, 5]
+    assert len(written) == CANDIDATES
+
+
 def test_two_epochs_with_equal_weights_share_a_file(store: FolderStore) -> None:
     jury = Jury({1: [1.0]})
     selection = Selection(store, jury)
