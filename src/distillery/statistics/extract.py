@@ -141,7 +141,7 @@ def _visits(classifier: Classifier) -> tuple[str, ...]:
 
 
 def _statistics(classifier: Classifier, key: str) -> tuple[Tensor, Tensor]:
-    found = statistics_of(classifier.get_submodule(visited_path(key)))
+    found = statistics_of(dict(classifier.named_modules())[visited_path(key)])
     assert found is not None, f"find_layers names {key}"
     return found
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from distillery.errors import ConfigError
-from distillery.models.trial import settle
+from distillery.models.trial import confirm, settle
 from distillery.types import Classifier, ImageSpec
 
 SPEC = ImageSpec(channels=3, height=8, width=8, mean=(0.5,) * 3, std=(0.25,) * 3)
@@ -37,7 +37,16 @@ class Softmax(nn.Module):
         return value.softmax(0)
 
 
+class Training(nn.BatchNorm2d):
+    """Stays in train mode, as some fine-tuning scripts leave it."""
+
+    def train(self, mode: bool = True) -> "Training":
+        super().train(True)
+        return self
+
+
 MIXING = {
+    "training": (Net(Training(4)), "the layer 'block.1', a Training, mixes them"),
     "BatchNorm2d": (Net(nn.BatchNorm2d(4, track_running_stats=False)), "the layer 'block.1', a BatchNorm2d without running statistics,"),
     "inside": (Net(nn.Sequential(nn.ReLU(), nn.BatchNorm2d(4, track_running_stats=False))), "the layer 'block.1.1', a BatchNorm2d without"),
     "no affine": (Net(nn.BatchNorm2d(4, affine=False, track_running_stats=False)), "without running statistics"),
@@ -75,6 +84,11 @@ def test_another_precision_passes(dtype: torch.dtype) -> None:
             return self.net(images.to(dtype)).float()
 
     settle(Classifier(Cast(), SPEC, ("a", "b", "c")), "mine:net")
+
+
+def test_a_bundle_from_before_is_refused_in_the_plan() -> None:
+    with pytest.raises(ConfigError, match="mine:net answers otherwise for an image with other images beside it"):
+        confirm(Classifier(MIXING["BatchNorm2d"][0], SPEC, ("a", "b", "c")), "mine:net")
 
 
 def test_a_student_that_mixes_images_is_refused_too() -> None:

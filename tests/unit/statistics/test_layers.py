@@ -185,6 +185,13 @@ def test_a_layer_of_two_names_counts_by_its_visits() -> None:
     assert find_layers(classifier(network)).visits == ("network.norm",)
 
 
+def test_a_name_with_a_dot_is_found() -> None:
+    network = Net(nn.Identity(), lambda net, value: net._modules["a.b"](value))
+    network._modules["a.b"] = nn.BatchNorm2d(4)  # what `add_module` refuses and some converters do
+    teacher = classifier(network)
+    assert torch.equal(global_moments(teacher, "").mean["network.a.b"], network._modules["a.b"].running_mean)
+
+
 def functional_norm(net: Net, value: Tensor) -> Tensor:
     norm = net.norm
     return functional.batch_norm(value, norm.running_mean, norm.running_var, norm.weight, norm.bias)
@@ -213,6 +220,7 @@ HIDDEN: dict[str, tuple[Callable[[], Net], str, str]] = {
     "instances": (lambda: Net(nn.InstanceNorm2d(4, track_running_stats=True)), "norm", "one image at a time"),
     "overwritten": (lambda: Net(OwnNorm(4), lambda net, value: net.norm(value) + value.relu_()), "norm", "overwritten in place"),
     "empty": (lambda: Net(nn.BatchNorm2d(4), routed), "norm", "its input is empty"),
+    "inference": (lambda: Net(nn.BatchNorm2d(4), in_inference), "norm", "no gradient"),
     "no_grad": (lambda: Net(nn.BatchNorm2d(4), lambda net, value: net.norm(value.detach())), "norm", "no gradient"),
     "reentrant": (
         lambda: Net(nn.BatchNorm2d(4), lambda net, value: checkpoint(lambda it: net.norm(it + 1), value, use_reentrant=True)),
@@ -237,6 +245,11 @@ def routed(net: Net, value: Tensor) -> Tensor:
     """Only very bright images go through the norm."""
     bright = value.mean((1, 2, 3)) > 20
     return value.index_put((bright,), net.norm(value[bright]))
+
+
+@torch.inference_mode()
+def in_inference(net: Net, value: Tensor) -> Tensor:
+    return net.norm(value * 2)
 
 
 def last(norm: nn.Module, value: Tensor) -> Tensor:
