@@ -281,3 +281,65 @@ class RaisesWhenBuilt(nn.Module):
     def __init__(self, num_classes: int = 3) -> None:
         super().__init__()
         raise Unprintable
+
+
+class HiddenParts(Pooled):
+    """Cannot be looked into."""
+
+    def named_modules(self, *_: Any, **__: Any) -> Any:
+        raise Unprintable
+
+
+class NoState(Pooled):
+    """Has no state dict."""
+
+    def state_dict(self, *_: Any, **__: Any) -> Any:
+        raise Unprintable
+
+
+class NoModes(Pooled):
+    """Cannot be put in eval mode."""
+
+    def train(self, mode: bool = True) -> "NoModes":
+        raise Unprintable
+
+
+class NoMoves(Pooled):
+    """Cannot be put on a device."""
+
+    def _apply(self, fn: Any, recurse: bool = True) -> "NoMoves":
+        raise Unprintable
+
+
+class NoCopy(Pooled):
+    """Keeps a computed tensor, which deepcopy refuses."""
+
+    def __init__(self, num_classes: int = 3) -> None:
+        super().__init__(num_classes)
+        self.cached = self.head.weight * 1
+
+
+class GradientsOff(Pooled):
+    """Switches gradients off for the whole process, as scripts for inference do."""
+
+    def __init__(self, num_classes: int = 3) -> None:
+        torch.set_grad_enabled(False)
+        super().__init__(num_classes)
+
+
+class GradientsOffInForward(Pooled):
+    """Does so whenever it is run."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        torch.set_grad_enabled(False)
+        return super().forward(x)
+
+
+class Reentrant(Pooled):
+    """Trains with checkpoints of the older kind, which know backward() alone."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        from torch.utils.checkpoint import checkpoint
+
+        x = self.conv(x)
+        return self.head(checkpoint(lambda x: functional.max_pool2d(self.norm(x).relu(), 2), x, use_reentrant=True).flatten(1))

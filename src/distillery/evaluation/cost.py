@@ -9,6 +9,7 @@ import torch
 from pydantic import Field
 
 from distillery.config import Config
+from distillery.errors import ConfigError
 from distillery.foreign_code import guarded
 from distillery.statistics.modes import eval_mode
 from distillery.types import Classifier
@@ -70,14 +71,24 @@ class Cost(Config):
             weights_bytes: size of its file.
             latency: how to time it; None leaves the latency out.
         """
-        with guarded(f"{type(classifier.network).__name__} cannot be copied", "let its attributes be parameters, buffers and plain values"):
-            model = copy.deepcopy(classifier).cpu()
+        model = _on_cpu(classifier)
         return cls(
             parameters=sum(parameter.numel() for parameter in model.parameters()),
             flops=count_flops(model),
             weights_bytes=weights_bytes,
             latency=tuple(measure_latency(model, batch, latency) for batch in latency.batches) if latency else (),
         )
+
+
+def _on_cpu(classifier: Classifier) -> Classifier:
+    """A copy on the CPU; the classifier itself where it stands there and cannot be copied, as one that keeps a computed tensor."""
+    try:
+        with guarded(f"{type(classifier.network).__name__} cannot be copied", "let its attributes be parameters, buffers and plain values"):
+            return copy.deepcopy(classifier).cpu()
+    except ConfigError:
+        if classifier.mean.device.type != "cpu":
+            raise
+        return classifier
 
 
 @torch.no_grad()

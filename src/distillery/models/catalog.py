@@ -7,7 +7,8 @@ import inspect
 import math
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -268,7 +269,10 @@ def _import_factory(name: str) -> Callable[..., Any]:
     path, _, attribute = name.partition(":")
     if path.split(".")[0] in sys.stdlib_module_names:  # a bundle may come from elsewhere: it must not name os:system
         raise ConfigError(f"architecture = {name!r} is not allowed: {path} is part of Python, name a module that builds a network.")
-    with guarded(f"{path!r}, named by architecture {name!r}, cannot be imported", "install it or put its folder on PYTHONPATH"):
+    with (
+        guarded(f"{path!r}, named by architecture {name!r}, cannot be imported", "install it or put its folder on PYTHONPATH"),
+        _kept_settings(),
+    ):
         module = import_module(path)
         factory = getattr(module, attribute, None)
     if not callable(factory):
@@ -284,11 +288,28 @@ def _call(factory: Callable[..., Any], architecture: Architecture, given: dict[s
     taken = sorted(set(given) & set(architecture.arguments))
     if taken:
         raise ConfigError(f"Argument {taken[0]!r} of {architecture.name} is set by us from the images and classes: leave it out.")
-    with guarded(f"{architecture.name} cannot be built with arguments {architecture.arguments}", "correct them"):
+    with guarded(f"{architecture.name} cannot be built with arguments {architecture.arguments}", "correct them"), _kept_settings():
         network = factory(**given, **architecture.arguments)
     if not isinstance(network, nn.Module):
         raise ConfigError(f"{architecture.name} gave a {type(network).__name__}: name a callable that returns a torch.nn.Module.")
+    advice = "leave state_dict() and named_modules() of nn.Module as they are"
+    with guarded(f"The parts and weights of {architecture.name} cannot be listed", advice):  # what works once is not guarded again
+        list(network.named_modules())
+        network.state_dict()
     return network
+
+
+@contextmanager
+def _kept_settings() -> Iterator[None]:
+    """Undo what a script of somebody's sets for the whole process: gradients off, or another default dtype."""
+    import torch
+
+    gradients, dtype = torch.is_grad_enabled(), torch.get_default_dtype()
+    try:
+        yield
+    finally:
+        torch.set_grad_enabled(gradients)
+        torch.set_default_dtype(dtype)
 
 
 def _refuse_downloads(architecture: Architecture, names: tuple[str, ...]) -> None:

@@ -53,7 +53,7 @@ def judge(trial: Trial, name: str) -> list[str]:
         ),
         f"{name} gives the same for images as different as noise and patches: check mean, std and the checkpoint.": _are_equal(logits),
         f"{name} lets no gradient through to its images ({trial.blocked}): it can teach on a set that exists, but no method can make "
-        "images with it.": bool(trial.blocked),
+        "images with it.": bool(trial.blocked) and not _are_equal(logits),
         f"{name} answers otherwise when it is asked again (dropout or noise that stays on in eval mode): switch that off, or no run can "
         "be repeated.": trial.random,
         f"{name} changes its own state {', '.join(trial.written[:3])} in eval mode: its answers may depend on what it saw before.": bool(
@@ -69,7 +69,8 @@ def _are_probabilities(rows: Tensor) -> bool:
 
 
 def _are_sigmoids(logits: Tensor) -> bool:
-    return bool(((logits >= 0) & (logits <= 1)).all()) and not _are_equal(logits)
+    """None is 0, as some are after a ReLU."""
+    return bool(((logits > 0) & (logits < 1)).all()) and not _are_equal(logits)
 
 
 def _are_equal(logits: Tensor) -> bool:

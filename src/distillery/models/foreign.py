@@ -53,12 +53,12 @@ def import_checkpoint(path: Path, architecture: Architecture, spec: ImageSpec, c
     _check_fit(weights, network, path, architecture, len(class_names))
     with guarded(f"{architecture.name} does not take the weights of {str(path)!r}", "check architecture and arguments"):
         network.load_state_dict(weights.completed(_counters(network)))
-    found = settle(classifier.eval(), architecture.name, _runtime())
+    found = settle(classifier, architecture.name, _runtime())
     for finding in judge(found, architecture.name):
         _log.warning(finding)
     if not (found.random or found.written):
-        check_rebuilt(classifier, architecture, probe_images(spec.shape))
-    return classifier
+        check_rebuilt(classifier.eval(), architecture, probe_images(spec.shape))
+    return classifier.eval()
 
 
 def _runtime() -> Runtime:

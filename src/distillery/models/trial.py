@@ -11,6 +11,7 @@ from distillery.foreign_code import guarded
 from distillery.models.catalog import Architecture, build_network
 from distillery.models.neighbours import check_neighbours
 from distillery.models.rebuilt import check_rebuilt
+from distillery.precision import exact
 from distillery.runtime import Runtime
 from distillery.seeding import seeded
 from distillery.types import Classifier, ImageSpec, MemoryFormat
@@ -71,14 +72,12 @@ def settle(classifier: Classifier, name: str, runtime: Runtime = FLOAT32, train:
         raise ConfigError(f"{name} keeps {odd[0]!r} in its state dict, which is no tensor, so no bundle can hold it: keep it as a buffer.")
     before, modes = _copies(classifier), _modes(classifier)
     try:
-        plain = _try(classifier, "contiguous", name, runtime, train)
-        written = _restore(classifier, before)
-        fast = _try(classifier, "channels_last", name, runtime, train)
-        if isinstance(plain, ConfigError):
-            raise plain
-        chosen = plain if isinstance(fast, ConfigError) or not _agree(fast, plain) else fast
-        _place(classifier, chosen.memory_format, name, runtime)
-        _check_neighbours(chosen, classifier, name, runtime)
+        with exact(runtime.device), torch.enable_grad():
+            fast = _try(classifier, "channels_last", name, runtime, train)
+            written = _restore(classifier, before)
+            chosen = _choose(classifier, fast, name, runtime, train)
+            _place(classifier, chosen.memory_format, name, runtime)
+            _check_neighbours(chosen, classifier, name, runtime)
         failed = "" if chosen.blocked else _try_bfloat16(classifier, name, runtime, train)
     finally:
         _restore(classifier, before)
@@ -100,13 +99,14 @@ def confirm(classifier: Classifier, name: str, runtime: Runtime = FLOAT32) -> Tr
     order = classifier.memory_format
     before, modes = _copies(classifier), _modes(classifier)
     try:
-        found = _try(classifier, order, name, runtime, train=False)
-        if isinstance(found, ConfigError) and order == "channels_last":
-            if isinstance(_try(classifier, "contiguous", name, runtime, train=False), Trial):
-                raise ConfigError(f"{name} takes contiguous images only, which its bundle does not say: import the teacher again.")
-        if isinstance(found, ConfigError):
-            raise found
-        _check_neighbours(found, classifier, name, runtime)
+        with exact(runtime.device), torch.enable_grad():
+            found = _try(classifier, order, name, runtime, train=False)
+            if isinstance(found, ConfigError) and order == "channels_last":
+                if isinstance(_try(classifier, "contiguous", name, runtime, train=False), Trial):
+                    raise ConfigError(f"{name} takes contiguous images only, which its bundle does not say: import the teacher again.")
+            if isinstance(found, ConfigError):
+                raise found
+            _check_neighbours(found, classifier, name, runtime)
         failed = "" if found.blocked else _try_bfloat16(classifier, name, runtime, train=False)
     finally:
         _restore(classifier, before)
@@ -137,7 +137,8 @@ def try_architecture(architecture: Architecture, spec: ImageSpec, num_classes: i
         if found.bfloat16:
             raise ConfigError(found.bfloat16)
         if not found.random:
-            check_rebuilt(classifier.eval(), architecture, probe_images(spec.shape).to(runtime.device))
+            with exact(runtime.device):
+                check_rebuilt(classifier.eval(), architecture, probe_images(spec.shape).to(runtime.device))
         return found.memory_format
     with torch.device("meta"):
         classifier = Classifier(build_network(architecture, spec, num_classes), spec, names)
@@ -161,7 +162,7 @@ def _try(classifier: Classifier, order: MemoryFormat, name: str, runtime: Runtim
             _train(classifier, name, images)
     except ConfigError as error:
         return error
-    random = again is not None and not torch.allclose(again, logits[2], rtol=0, atol=_CLOSE * _largest(again))
+    random = again is not None and not _close(again, logits[2])
     return Trial(order, logits, blocked, random)
 
 
@@ -173,7 +174,8 @@ def _check_neighbours(trial: Trial, classifier: Classifier, name: str, runtime: 
 
 def _place(classifier: Classifier, order: MemoryFormat, name: str, runtime: Runtime) -> None:
     classifier.memory_format = order
-    with guarded(f"{name} cannot be put on {runtime.device.type}", "keep its weights in parameters and buffers of up to 4 dimensions"):
+    advice = "leave to(), train() and eval() of nn.Module as they are, and keep weights in parameters and buffers"
+    with guarded(f"{name} cannot be put on {runtime.device.type} in eval mode", advice):
         runtime.place(classifier).eval()
 
 
@@ -197,7 +199,7 @@ def _forward(classifier: Classifier, name: str, images: Tensor) -> Tensor:
     n, size = len(images), "x".join(str(side) for side in images.shape[1:])
     mode = " in train mode" if classifier.training else ""
     apart = f" in a batch of {n}, though not of {_BATCHES[0]}" if n != _BATCHES[0] else ""
-    advice = "make it independent of the batch size" if apart else "check channels, height and width"
+    advice = "make it independent of the batch size" if apart else "check channels, height and width, and that it takes float32"
     with guarded(f"{name} fails on images of {size}{mode}{apart}", advice):
         logits = classifier.network(classifier.prepare(classifier.arrange(images)))
     expected = (n, classifier.num_classes)
@@ -246,8 +248,16 @@ def _train(classifier: Classifier, name: str, images: Tensor) -> None:
         raise ConfigError(
             f"{name} cuts its logits off from its weights in train mode (no_grad or detach within forward): it cannot be trained."
         )
-    with guarded(f"{name} fails as gradients go back to its weights", "take out what changes tensors in place"):
-        gradients = torch.autograd.grad(_projected(logits), weights, allow_unused=True)
+    kept = [weight.grad for weight in weights]
+    try:
+        for weight in weights:
+            weight.grad = None
+        with guarded(f"{name} fails as gradients go back to its weights", "take out what changes tensors in place"):
+            _projected(logits).backward()
+        gradients = [weight.grad for weight in weights]
+    finally:
+        for weight, gradient in zip(weights, kept, strict=True):
+            weight.grad = gradient
     found = [gradient for gradient in gradients if gradient is not None]
     if not found:
         raise ConfigError(f"No gradient reaches any weight of {name} in train mode: it cannot be trained.")
@@ -263,17 +273,25 @@ def _projected(logits: Tensor) -> Tensor:
     return (logits * torch.linspace(-1, 1, logits.numel(), device=logits.device).view_as(logits).sin()).sum()
 
 
-def _agree(fast: Trial, plain: Trial) -> bool:
-    """Whether channels-last does what contiguous images do."""
-    if fast.blocked and not plain.blocked:
-        return False
-    if fast.random or plain.random:
-        return True
-    return all(torch.allclose(fast.logits[n], plain.logits[n], rtol=0, atol=_CLOSE * _largest(plain.logits[n])) for n in _BATCHES)
+def _choose(classifier: Classifier, fast: Trial | ConfigError, name: str, runtime: Runtime, train: bool) -> Trial:
+    """What to stay with after channels-last was tried: that, where contiguous images do no better and get the same logits."""
+    if isinstance(fast, Trial) and not fast.blocked:
+        _place(classifier, "contiguous", name, runtime)
+        images = probe_images(classifier.spec.shape).to(runtime.device)
+        with seeded(0, "trial"), torch.no_grad():
+            logits = _forward(classifier, name, images[: _BATCHES[0]]).float().cpu()
+        if fast.random or _close(fast.logits[_BATCHES[0]], logits):
+            return fast
+    plain = _try(classifier, "contiguous", name, runtime, train)
+    if isinstance(plain, ConfigError):
+        raise plain
+    if isinstance(fast, Trial) and plain.blocked and (fast.random or _close(fast.logits[_BATCHES[0]], plain.logits[_BATCHES[0]])):
+        return fast
+    return plain
 
 
-def _largest(logits: Tensor) -> float:
-    return float(logits.abs().max())
+def _close(one: Tensor, other: Tensor) -> bool:
+    return torch.allclose(one, other, rtol=0, atol=_CLOSE * float(one.abs().max()))
 
 
 def _state(classifier: Classifier) -> dict[str, Tensor]:

@@ -1,7 +1,10 @@
+import copy
+
 import pytest
 import torch
 from torch import nn
 
+import toy_networks
 from distillery.evaluation.cost import Cost, LatencyConfig, count_flops, measure_latency
 from distillery.types import Classifier, ImageSpec
 
@@ -58,3 +61,11 @@ def test_measuring_leaves_modes_and_buffers_alone(training: bool) -> None:
     assert classifier.network[1].training is training
     assert all(torch.equal(value, before[name]) for name, value in classifier.state_dict().items())
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in classifier.modules())
+
+
+def test_a_network_that_cannot_be_copied_is_measured_itself() -> None:
+    classifier = Classifier(toy_networks.NoCopy(4), SPEC.model_copy(update={"width": 8}), ("a", "b", "c", "d"))
+    with pytest.raises(RuntimeError, match="deepcopy"):
+        copy.deepcopy(classifier)
+    assert Cost.measure(classifier, 0, QUICK).flops > 0
+    assert classifier.training

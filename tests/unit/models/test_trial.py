@@ -44,7 +44,7 @@ def test_the_order_in_memory_is_the_fastest_that_works(name: str) -> None:
 REFUSED = {
     "Squeezed": r"gives \(3,\) for 1 images of 3x8x8.*flatten\(1\) instead of squeeze",
     "FixedBatch": r"fails on images of 3x8x8 in a batch of 1, though not of 2 \(RuntimeError: .*\): make it independent",
-    "TooDeep": r"fails on images of 3x8x8 \(RuntimeError: Calculated padded input size.*\): check channels, height and width\.$",
+    "TooDeep": r"fails on images of 3x8x8 \(RuntimeError: Calculated padded input size.*\): check channels, .* float32\.$",
     "Classes": "gives logits of torch.int64, not of floating point",
     "Full": r"for want of memory \(OutOfMemoryError: CUDA out of memory\. Tried.*\): lower the batch size",
     "Silent": r"fails on images of 3x8x8 \(Unprintable\): check",
@@ -68,6 +68,11 @@ STUDENTS = {
     "TooDeep": r"fails on images of 3x8x8 \(RuntimeError",
     "TrainsWrong": r"fails on images of 3x8x8 in train mode \(RuntimeError",
     "CutInTraining": "cuts its logits off from its weights in train mode",
+    "HiddenParts": r"^The parts and weights of toy_networks:HiddenParts cannot be listed \(Unprintable\)",
+    "NoState": r"^The parts and weights of toy_networks:NoState cannot be listed \(Unprintable\)",
+    "NoModes": r"cannot change between train and eval mode \(Unprintable\)",
+    "NoMoves": r"cannot be put on cpu in eval mode \(Unprintable\)",
+    "GradientsOffInForward": "cuts its logits off from its weights",
     "WrittenInPlace": r"fails as gradients go back to its (weights|images) \(RuntimeError: one of the variables needed",
 }
 
@@ -77,6 +82,18 @@ def test_a_student_is_tried_in_train_mode(name: str) -> None:
     with pytest.raises(ConfigError, match=STUDENTS[name]) as caught:
         try_architecture(Architecture(name=f"toy_networks:{name}"), SPEC, 3)
     assert "\n" not in str(caught.value)
+
+
+def test_what_code_of_others_sets_for_the_process_is_undone() -> None:
+    assert try_architecture(Architecture(name="toy_networks:GradientsOff"), SPEC, 3) == "channels_last"
+    assert torch.is_grad_enabled()
+    assert settle(classifier("GradientsOffInForward"), "mine").blocked
+    assert torch.is_grad_enabled()
+
+
+@pytest.mark.filterwarnings("ignore:None of the inputs")
+def test_a_student_that_only_trains_by_backward_is_trained() -> None:
+    assert try_architecture(Architecture(name="toy_networks:Reentrant"), SPEC, 3) == "channels_last"
 
 
 @pytest.mark.parametrize("name", ["Pooled", "Viewed", "ViewedBack"])
