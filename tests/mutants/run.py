@@ -134,6 +134,20 @@ MUTANTS = (
         "        self._entries.append(entry)\n        self.store.write(MANIFEST, self._manifest(()).to_bytes())\n",
         "tests/unit/data/test_store.py",
     ),
+    Mutant(
+        "contiguous images whose strides say channels-last",
+        "src/distillery/types.py",
+        "return normalised.clone(memory_format=torch.contiguous_format)",
+        "return normalised.contiguous()",
+        "tests/unit/models/test_trial.py",
+    ),
+    Mutant(
+        "a student that is never tried in train mode",
+        "src/distillery/models/trial.py",
+        "        if train:\n            _train(classifier, name, images)\n    except ConfigError as error:\n        return error",
+        "    except ConfigError as error:\n        return error",
+        "tests/unit/models/test_trial.py",
+    ),
 )
 
 

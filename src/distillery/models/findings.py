@@ -4,10 +4,9 @@ import torch
 from torch import Tensor
 
 from distillery.errors import ConfigError
-from distillery.models.trial import Trial
+from distillery.models.trial import Trial, are_probabilities, refuse_probabilities
 from distillery.types import ImageSpec
 
-_ONE = 1e-4  # how near to 1 a sum of probabilities is
 _LARGEST_STD = 4.0  # pixels in [0, 1] have at most 0.5, and 1 leaves them as they are; on the scale to 255 images have 30 to 80
 
 
@@ -40,14 +39,10 @@ def judge(trial: Trial, name: str) -> list[str]:
         ConfigError: it gives probabilities where logits belong.
     """
     logits = trial.logits[max(trial.logits)].double()
-    if _are_probabilities(logits):
-        raise ConfigError(
-            f"{name} gives probabilities, not logits (each row sums to 1, as after a softmax): return what goes into its softmax, for "
-            "distillation takes a softmax of its own, and of probabilities that is nearly uniform."
-        )
+    refuse_probabilities(trial, name)
     told = {
         f"{name} gives the logarithms of probabilities (as after log_softmax), which a softmax takes for logits: nothing is lost, but "
-        "scores of other kinds see them shifted.": _are_probabilities(logits.exp()),
+        "scores of other kinds see them shifted.": are_probabilities(logits.exp()),
         f"All that {name} gives lies between 0 and 1, as after a sigmoid: if it ends in one, return what goes into it.": _are_sigmoids(
             logits
         ),
@@ -62,10 +57,6 @@ def judge(trial: Trial, name: str) -> list[str]:
         trial.bfloat16: bool(trial.bfloat16),
     }
     return [sentence for sentence, holds in told.items() if holds]
-
-
-def _are_probabilities(rows: Tensor) -> bool:
-    return bool((rows >= 0).all()) and bool(((rows.sum(1) - 1).abs() <= _ONE).all())
 
 
 def _are_sigmoids(logits: Tensor) -> bool:

@@ -18,6 +18,7 @@ from distillery.types import Classifier, ImageSpec, MemoryFormat
 
 FLOAT32 = Runtime(torch.device("cpu"), "float32", 1)
 _BATCHES = (2, 1, 3)
+_ONE = 1e-4  # how near to 1 a sum of probabilities is
 _CLOSE = 1e-3  # of the largest logit; another order of summation stays far below
 
 
@@ -114,6 +115,24 @@ def confirm(classifier: Classifier, name: str, runtime: Runtime = FLOAT32) -> Tr
     return found._replace(bfloat16=failed)
 
 
+def refuse_probabilities(trial: Trial, name: str) -> None:
+    """Refuse a network that ends in a softmax.
+
+    Raises:
+        ConfigError: each row of its logits sums to 1, and none of them is negative.
+    """
+    if are_probabilities(trial.logits[max(trial.logits)].double()):
+        raise ConfigError(
+            f"{name} gives probabilities, not logits (each row sums to 1, as after a softmax): return what goes into its softmax, for "
+            "distillation takes a softmax of its own, and of probabilities that is nearly uniform."
+        )
+
+
+def are_probabilities(rows: Tensor) -> bool:
+    """Whether rows (N, K) are distributions over K classes."""
+    return bool((rows >= 0).all()) and bool(((rows.sum(1) - 1).abs() <= _ONE).all())
+
+
 def try_architecture(architecture: Architecture, spec: ImageSpec, num_classes: int, runtime: Runtime = FLOAT32) -> MemoryFormat:
     """Build a student and run it as training and evaluation will; ours without memory for weights, so that it costs next to nothing.
 
@@ -134,6 +153,7 @@ def try_architecture(architecture: Architecture, spec: ImageSpec, num_classes: i
         with seeded(0, "trial"):
             classifier = Classifier(build_network(architecture, spec, num_classes), spec, names)
         found = settle(classifier, architecture.name, runtime, train=True)
+        refuse_probabilities(found, architecture.name)
         if found.bfloat16:
             raise ConfigError(found.bfloat16)
         if not found.random:

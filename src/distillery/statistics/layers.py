@@ -57,10 +57,17 @@ def find_layers(classifier: Classifier) -> Layers:
     declared = {path: module for path, module in classifier.named_modules() if statistics_of(module)}
     if not declared:
         return Layers((), {})
+    try:
+        return _look(classifier, declared, gradients=True)
+    except ConfigError:  # autograd refuses what it does, say to leave torch on the way: then nothing has a gradient
+        return _look(classifier, declared, gradients=False)
+
+
+def _look(classifier: Classifier, declared: Mapping[str, nn.Module], gradients: bool) -> Layers:
     visits: list[str] = []
     left_out: dict[str, str] = {}
     with seeded(0, "layers"), eval_mode(classifier), _frozen(classifier), torch.enable_grad():
-        images = torch.rand(2, *classifier.spec.shape).to(classifier.mean.device).requires_grad_()
+        images = torch.rand(2, *classifier.spec.shape).to(classifier.mean.device).requires_grad_(gradients)
         with tap_inputs(classifier, list(declared)) as taps:
             logits = _answer(classifier, images)
             idle = {path: module for path, module in declared.items() if not taps.visits(path)}

@@ -68,6 +68,7 @@ STUDENTS = {
     "TooDeep": r"fails on images of 3x8x8 \(RuntimeError",
     "TrainsWrong": r"fails on images of 3x8x8 in train mode \(RuntimeError",
     "CutInTraining": "cuts its logits off from its weights in train mode",
+    "Softmaxed": "gives probabilities, not logits",
     "HiddenParts": r"^The parts and weights of toy_networks:HiddenParts cannot be listed \(Unprintable\)",
     "NoState": r"^The parts and weights of toy_networks:NoState cannot be listed \(Unprintable\)",
     "NoModes": r"cannot change between train and eval mode \(Unprintable\)",

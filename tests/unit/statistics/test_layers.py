@@ -11,6 +11,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 from torchvision.ops import FrozenBatchNorm2d
 
+import toy_networks
 from distillery.errors import ConfigError
 from distillery.losses.moments import LayerMoments, batch_moments, moment_distance
 from distillery.statistics.extract import class_moments, global_moments
@@ -361,3 +362,10 @@ def test_auxiliary_heads_of_googlenet_are_no_layers() -> None:
     assert len(declared) - len(moments.mean) == 2
     _, batch = MomentMatcher(teacher, moments).observe(torch.rand(2, *spec.shape))
     assert len(batch) == len(moments.mean)
+
+
+def test_a_network_that_autograd_refuses_is_looked_at_without_gradients() -> None:
+    spec = ImageSpec(channels=3, height=8, width=8, mean=(0.5,) * 3, std=(0.25,) * 3)
+    found = find_layers(Classifier(toy_networks.ThroughNumpy(), spec, ("a", "b", "c")))
+    assert found.visits == ()
+    assert found.left_out == {"network.norm": "no gradient flows from its input to the images"}
