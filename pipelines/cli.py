@@ -8,6 +8,7 @@ import typer
 
 from distillery.errors import ConfigError, DistilleryError
 from distillery.redaction import redact_output
+from distillery_kfp.pipelines.commands.allowing import allowing
 from distillery_kfp.pipelines.commands.audit import audit_student
 from distillery_kfp.pipelines.commands.compare import compare
 from distillery_kfp.pipelines.commands.export import export_images
@@ -49,6 +50,7 @@ def main() -> None:
 
 
 @app.command()
+@allowing
 def run(
     recipe: Annotated[str, typer.Argument(metavar="RECIPE|FILE.yaml", help="A name that `distillery recipes` lists, or your own file.")],
     teacher: Annotated[str, typer.Option(metavar="BUNDLE", help="Folder that `distillery import-teacher` wrote.")],
@@ -144,6 +146,7 @@ def import_teacher(
 
 
 @app.command()
+@allowing
 def evaluate(
     student: Annotated[Path, typer.Argument(help="Bundle to score.")],
     teacher: Annotated[Path, typer.Option(help="Bundle to compare with.")],
@@ -176,16 +179,16 @@ def compile_pipelines(out: Annotated[Path, typer.Option(help="Folder for the fil
         typer.echo(path)
 
 
-app.command("audit")(audit_student)
-app.command("inspect")(inspect_set)
+app.command("audit")(allowing(audit_student))
+app.command("inspect")(allowing(inspect_set))
 app.command("verify")(verify_set)
-app.command("export")(export_images)
-app.command()(export_student)
-app.command()(extract_statistics)
-app.command()(train_student)
-app.command()(predict)
+app.command("export")(allowing(export_images))
+app.command()(allowing(export_student))
+app.command()(allowing(extract_statistics))
+app.command()(allowing(train_student))
+app.command()(allowing(predict))
 app.command()(runs)
-app.command()(resume)
+app.command()(allowing(resume))
 app.command()(compare)
 app.command()(prune)
 

@@ -6,7 +6,6 @@ Importing this file imports no torch: listing names and parsing a recipe stay fa
 import inspect
 import math
 import re
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module
@@ -19,6 +18,7 @@ from pydantic import field_validator
 from distillery.config import Config, nearest
 from distillery.errors import CheckpointMismatchError, ConfigError
 from distillery.foreign_code import guarded
+from distillery.models.allowance import PACKAGES, check_form, import_factory
 from distillery.provenance import sha256_bytes
 from distillery.step_version import hash_module, hash_trees
 
@@ -53,7 +53,6 @@ class Row(NamedTuple):
     summary: str
 
 
-_PACKAGES = ("timm", "torchvision")
 _CIFAR = "distillery.models.classifiers.cifar_resnet:CifarResNet"
 _RESNET = "distillery.models.classifiers.resnet:ResNet"
 _WRN = "distillery.models.classifiers.wide_resnet:WideResNet"
@@ -116,6 +115,7 @@ def check_architecture(architecture: Architecture) -> None:
     source, _, name = architecture.name.partition(":")
     if not source or not name:
         raise ConfigError(f"architecture = {architecture.name!r} is not allowed: write torchvision:NAME, timm:NAME or module.path:factory.")
+    check_form(architecture.name)
 
 
 def own_sources(*architectures: Architecture) -> dict[str, str]:
@@ -132,7 +132,7 @@ def own_sources(*architectures: Architecture) -> dict[str, str]:
         ConfigError: no such module.
     """
     foreign = [architecture.name.partition(":") for architecture in architectures if ":" in architecture.name]
-    names = sorted({path.partition(".")[0] for path, _, _ in foreign if path not in _PACKAGES})
+    names = sorted({path.partition(".")[0] for path, _, _ in foreign if path not in PACKAGES})
     return {name: _hash_module(name) for name in names}
 
 
@@ -146,7 +146,7 @@ def code_of_others(*architectures: Architecture) -> dict[str, Any]:
         ConfigError: no such module.
     """
     origins = {architecture.name.partition(":")[0] for architecture in architectures if ":" in architecture.name}
-    packages = [name for name in _PACKAGES if name in origins or origins - set(_PACKAGES)]
+    packages = [name for name in PACKAGES if name in origins or origins - set(PACKAGES)]
     return {"sources": own_sources(*architectures), "packages": packages}
 
 
@@ -251,7 +251,8 @@ def _build_timm(name: str, architecture: Architecture, spec: "ImageSpec", num_cl
 
 
 def _build_foreign(architecture: Architecture, num_classes: int) -> "nn.Module":
-    factory = _import_factory(architecture.name)
+    with _kept_settings():
+        factory = import_factory(architecture.name)
     try:
         parameters = inspect.signature(factory).parameters
     except (TypeError, ValueError):
@@ -263,22 +264,6 @@ def _build_foreign(architecture: Architecture, num_classes: int) -> "nn.Module":
         hint = nearest(unknown[0], allowed) or "."
         raise ConfigError(f"{architecture.name} has no argument {unknown[0]!r}; it takes: {', '.join(allowed) or 'none'}{hint}")
     return _call(factory, architecture, {"num_classes": num_classes} if "num_classes" in parameters else {})
-
-
-def _import_factory(name: str) -> Callable[..., Any]:
-    path, _, attribute = name.partition(":")
-    if path.split(".")[0] in sys.stdlib_module_names:  # a bundle may come from elsewhere: it must not name os:system
-        raise ConfigError(f"architecture = {name!r} is not allowed: {path} is part of Python, name a module that builds a network.")
-    with (
-        guarded(f"{path!r}, named by architecture {name!r}, cannot be imported", "install it or put its folder on PYTHONPATH"),
-        _kept_settings(),
-    ):
-        module = import_module(path)
-        factory = getattr(module, attribute, None)
-    if not callable(factory):
-        public = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
-        raise ConfigError(f"Module {path!r} has no callable {attribute!r}{nearest(attribute, public) or ': check its spelling.'}")
-    return factory  # type: ignore[no-any-return]
 
 
 def _call(factory: Callable[..., Any], architecture: Architecture, given: dict[str, Any]) -> "nn.Module":

@@ -11,6 +11,7 @@ from typing import Any
 
 from distillery.errors import CheckpointMismatchError, ConfigError, StoreError
 from distillery.methods.catalog import methods_without
+from distillery.models.allowance import check_allowed
 from distillery.models.bundle import WEIGHTS, BundleInfo, fetch_bundle, read_bundle
 from distillery.models.catalog import code_of_others
 from distillery.provenance import Provenance, code_version, dump_json, sha256_file, stamp
@@ -118,7 +119,7 @@ def open_teacher(uri: str, pinned: str) -> Teacher:
     """Read a teacher's bundle and verify its bytes.
 
     Raises:
-        ConfigError: no teacher was given.
+        ConfigError: no teacher was given, or one of a module that nobody allowed.
         CheckpointMismatchError: its digest is not the pinned one.
         MissingResourceError: there is no bundle.
         StoreError: the weights fail their hash.
@@ -127,6 +128,7 @@ def open_teacher(uri: str, pinned: str) -> Teacher:
         raise ConfigError("teacher_uri is missing: give the bundle folder that `distillery import-teacher` wrote.")
     folder = fetch_bundle(uri, workspace() / "bundles")
     info, sha256 = read_bundle(folder)
+    check_allowed(info.architecture.name)
     if pinned and sha256 != pinned:
         raise CheckpointMismatchError(
             f"The teacher {uri!r} has sha256 {sha256}, but teacher_sha256 asks for {pinned}: "

@@ -152,7 +152,10 @@ def test_wide_resnet_of_any_depth_is_parsed_from_its_name() -> None:
         ("torch:ones", {"size": 1}, ["torch:ones"]),
     ],
 )
-def test_wrong_architecture_is_one_sentence(name: str, arguments: dict[str, object], words: list[str]) -> None:
+def test_wrong_architecture_is_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, name: str, arguments: dict[str, object], words: list[str]
+) -> None:
+    monkeypatch.setenv("DISTILLERY_ALLOW_MODULES", "torch, torch.nn, no_such_package.nets,os")
     with pytest.raises(ConfigError) as caught:
         _build(name, **arguments)
     message = str(caught.value)
@@ -216,6 +219,7 @@ def test_factory_of_ones_own_gets_arguments_and_classes(monkeypatch: pytest.Monk
         """)
     )
     monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("DISTILLERY_ALLOW_MODULES", "outside_nets")
     assert _build("outside_nets:small", classes=9, width=4)(torch.randn(1, 3, 8, 8)).shape == (1, 9)
     assert isinstance(_build("outside_nets:fixed"), torch.nn.Flatten)
     with pytest.raises(ConfigError, match="RuntimeError: no such thing"):

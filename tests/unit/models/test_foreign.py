@@ -86,6 +86,7 @@ def test_a_network_whose_own_names_begin_with_module_keeps_them(tmp_path: Path, 
         "        return self.module(x)\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("DISTILLERY_ALLOW_MODULES", "wrapped_net")
     architecture = Architecture(name="wrapped_net:Net")
     weights = build_network(architecture, SPEC, 4).state_dict()
     for prefix in ("", "module."):

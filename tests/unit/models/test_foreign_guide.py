@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from distillery.models.allowance import allow_modules
 from distillery.models.bundle import load_classifier, read_bundle
 from distillery.statistics.moments import load_moments
 from distillery_kfp.pipelines import cli
@@ -61,7 +62,8 @@ def test_module_of_ones_own(outside: Path, monkeypatch: pytest.MonkeyPatch, caps
         assert float(re.search(r"top-1 on 300 images: ([\d.]+)%", capsys.readouterr().out)[1]) > 90
         info, sha256 = read_bundle(outside / "teachers" / "leaf")
         assert info.architecture.arguments == {"width": 8, "activation": "gelu"}
-        loaded = load_classifier(outside / "teachers" / "leaf").network.state_dict()
+        with allow_modules("my_models.nets"):
+            loaded = load_classifier(outside / "teachers" / "leaf").network.state_dict()
         assert all(torch.equal(value, loaded[name]) for name, value in load_file("leaf.safetensors").items())
         exec(_script("import_leaf.py"), {})
         assert read_bundle(outside / "teachers" / "leaf-python")[1] == sha256

@@ -41,6 +41,7 @@ def _importable(monkeypatch: pytest.MonkeyPatch) -> None:
     module = ModuleType("test_lazy_nets")
     module.Lazy = Lazy  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "test_lazy_nets", module)
+    monkeypatch.setenv("DISTILLERY_ALLOW_MODULES", "test_lazy_nets:Lazy")
 
 
 def test_a_lazy_network_is_built_with_its_sizes() -> None:

@@ -53,6 +53,7 @@ def give(monkeypatch: pytest.MonkeyPatch, change: Callable[[nn.Module], Callable
     module = ModuleType("rebuilt_nets")
     module.build = lambda: Net(change)  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "rebuilt_nets", module)
+    monkeypatch.setenv("DISTILLERY_ALLOW_MODULES", "rebuilt_nets:build")
 
 
 @pytest.mark.parametrize("what", MORE)

@@ -44,6 +44,7 @@ def _importable(monkeypatch: pytest.MonkeyPatch) -> None:
     module = ModuleType("versioned_net")
     module.network = network  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "versioned_net", module)
+    monkeypatch.setenv("DISTILLERY_ALLOW_MODULES", "versioned_net:network")
 
 
 def wrapped(how: str, whole: nn.Module) -> Any:
