@@ -12,6 +12,7 @@ from distillery.models.bundle import save_classifier
 from distillery.provenance import Provenance, code_version
 from distillery.recipes.loader import load_recipe
 from distillery.steps import calibration
+from distillery.steps.keys import step_versions
 from distillery.steps.runs import find_run
 from distillery.storage import FolderStore
 from distillery_kfp.pipelines import cli
@@ -111,12 +112,12 @@ def test_resume_refuses_what_needs_none(state: str, said: str, desk: Desk) -> No
     assert len(err.splitlines()) == 1
 
 
-def planned(desk: Desk, source: dict[str, str], overrides: dict[str, object]) -> None:
+def planned(desk: Desk, source: dict[str, str], overrides: dict[str, object], **more: object) -> None:
     config = load_recipe(next(iter(source.values())), overrides).to_json()
     parameters = {**source, "run_overrides": overrides, "run_seed": 3, "run_salt": "x", "teacher_uri": "teachers/one", "eval_data_uri": "d"}
     environment = {"device": "cpu", "threads": 2}
     sections = {"statistics": {"recipe": "own", "seed": 3}}
-    desk.run("third", "stopped", config, parameters=parameters, environment=environment, sections=sections)
+    desk.run("third", "stopped", config, parameters=parameters, environment=environment, sections=sections, **more)
 
 
 def test_a_run_is_asked_for_again_as_it_was(desk: Desk) -> None:
@@ -128,6 +129,25 @@ def test_a_run_is_asked_for_again_as_it_was(desk: Desk) -> None:
     assert request.arguments()["teacher_sha256"] == digest("teacher")
     desk.workspace.mkdir()
     assert workspace_of(find_run(desk.store, "third"), desk.folder) == desk.workspace
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({}, ""),
+        ({"train_generator": "x"}, ""),  # no step of this run
+        ({"extract_statistics": "x"}, "what it has of extract_statistics is done again"),
+        ({"torch": "0.1"}, "what it has of extract_statistics is done again"),
+    ],
+)
+def test_resume_says_which_steps_other_code_does_again(
+    change: dict[str, str], said: str, desk: Desk, caplog: pytest.LogCaptureFixture
+) -> None:
+    versions = {**step_versions(), **change}  # the record's code_version is another in any case
+    planned(desk, {"run_recipe": "fast_dfkd/digits"}, {}, step_versions=versions)
+    request_of(find_run(desk.store, "third"), desk.store.uri, desk.workspace)
+    assert ("planned by other code" in caplog.text) == bool(said)
+    assert said in caplog.text
 
 
 @pytest.mark.parametrize("change", ["changed", "gone"])

@@ -136,7 +136,11 @@ def call(monkeypatch: pytest.MonkeyPatch, *words: object) -> int:
     return 0
 
 
-def test_the_command_writes_either_kind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("pod", ["", "10.0.0.1"], ids=["desk", "notebook in a pod"])
+def test_the_command_writes_either_kind(
+    pod: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", pod)  # whose folder a person has chosen there
     sha256 = make_teacher(tmp_path / "teacher")
     data = make_data(tmp_path / "own.npz", [0, 1, 2, 3] * 2)
     assert call(monkeypatch, tmp_path / "teacher", "--out", tmp_path / "out" / "own") == 0

@@ -45,6 +45,13 @@ def test_an_equal_run_that_finished_makes_a_stopped_one_needless(made: MadeUp) -
     assert standing == {"one": ("superseded", "two"), "two": ("finished", ""), "three": ("stopped", "")}
 
 
+@pytest.mark.parametrize(("versions", "standing"), [({"train_student": "1"}, "superseded"), ({"train_student": "2"}, "stopped")])
+def test_other_comments_in_the_code_make_no_other_run_and_other_code_does(versions: dict[str, str], standing: str, made: MadeUp) -> None:
+    for name, state, code, steps in (("one", "stopped", "a", {"train_student": "1"}), ("two", "finished", "b", versions)):
+        made.run(name, state, sections={"student": {"seed": 3, "code_version": code}}, step_versions=steps)
+    assert {run.id: run.standing for run in list_runs(made.store)} == {"one": standing, "two": "finished"}
+
+
 def test_an_equal_run_of_another_name_makes_a_stopped_one_needless_too(made: MadeUp) -> None:
     made.run("one", "stopped", work="same")
     made.run("two", "finished", work="same", recipe="renamed")

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from buckets import Bucket, Killed, Turns, killing
+from buckets import Bucket, Killed, Turns, Watch, killing
 from distillery.data.pool import quantize
 from distillery.data.store import SyntheticSet
 from distillery.engine.checkpoint import Checkpoints
@@ -200,3 +200,30 @@ def test_two_workers_who_come_between_each_other_end_with_one_whole_result(
         winners |= {number for number, outputs in offered if outputs == result}
     assert met > 1, "they made the same, so nothing was seen"
     assert winners == {0, 1}
+
+
+@pytest.mark.parametrize("step", SECTIONS)
+def test_a_second_worker_who_is_killed_leaves_a_step_that_anybody_can_finish(
+    step: str, ground: Ground, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    offered = offers(monkeypatch)
+    requests: list[str] = []
+    with reached(Bucket({}, watch=lambda kind, key: requests.append(key))):
+        ground.work(step, tmp_path / "alone")
+    for back in range(1, 7):  # in one of its last requests: outputs, result, clearing up
+        offered.clear()
+        turns, kill = Turns(back), killing(len(requests) - back)
+
+        def watch(kind: str, key: str, turns: Turns = turns, kill: Watch = kill) -> None:
+            turns.watch(kind, key)
+            if threading.current_thread().name == "1":
+                kill(kind, key)
+
+        with reached(Bucket({}, watch=watch)) as bucket:
+            failed = turns.play({name: partial(ground.work, step, tmp_path / f"{back} {name}") for name in ("0", "1")})
+            assert set(failed) <= {"1"}
+            ground.work(step, tmp_path / f"{back} third")
+        result = handed_on(tmp_path / f"{back} third")
+        check_whole(bucket, step, result)
+        assert result in [outputs for _, outputs in offered], "a mixture"
+        assert "1" in failed or handed_on(tmp_path / f"{back} 1") == result
