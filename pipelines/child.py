@@ -18,6 +18,7 @@ from typing import Any
 import yaml
 
 from distillery.redaction import redact_output
+from distillery_kfp.pipelines.metadata import component_of
 
 _STARTED = re.compile(r"^Executing task \S*'([\w-]+)'")
 _ENDED = re.compile(r"^Task \S*'([\w-]+)'\S* finished with status \S*(SUCCESS|FAILURE)")
@@ -61,7 +62,7 @@ class Watch(logging.Filter):
             raise SystemExit(128 + self.stopping)
 
     def _tell(self, task: str, state: str) -> None:
-        line = json.dumps({"step": task.replace("-", "_"), "state": state}) + "\n"
+        line = json.dumps({"step": component_of(task) or task, "state": state}) + "\n"
         os.write(self.events, line.encode())
 
 

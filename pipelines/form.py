@@ -18,6 +18,7 @@ STEPS = {
 GROUPS = ("run_", "teacher_", "gen_", "synth_", "student_", "eval_", "mlflow_", "k8s_")
 """Prefixes of the fields: the form sorts by the alphabet, so that a group stays together."""
 CLUSTER = {
+    "k8s_cpu_limit": "CPUs that a task that trains may use at most.",
     "k8s_cpu_request": "CPUs of a task that trains.",
     "k8s_credentials": "Secret with the credentials of the store and of the tracking server.",
     "k8s_gpu_limit": "Accelerators of a task that trains; 0 runs it on CPUs.",
@@ -29,6 +30,8 @@ CLUSTER = {
     "k8s_settings": "ConfigMap with the addresses of the store and of the tracking server.",
 }
 """Fields that only a cluster reads, with what they mean."""
+NO_PROMISE = {"k8s_gpu_limit": "0"}
+"""What a run says where no cluster is asked for accelerators: a step takes what the machine has."""
 
 
 def fields(pipeline: str) -> dict[str, Parameter]:

@@ -11,7 +11,7 @@ from distillery_kfp.components.ops.register.component import register
 from distillery_kfp.components.student.train_student.component import train_student
 from distillery_kfp.components.synthesis.materialize.component import materialize
 from distillery_kfp.components.teacher.extract_statistics.component import extract_statistics
-from distillery_kfp.pipelines.resources import for_recipe, place
+from distillery_kfp.pipelines.resources import for_plan, place
 
 
 @dsl.pipeline(name="generative-distillation")
@@ -28,9 +28,10 @@ def generative_distillation(
     synth_size: int = 0,
     student_architecture: str = "",
     mlflow_model_name: str = "",
+    k8s_cpu_limit: str = "4",
     k8s_cpu_request: str = "2",
     k8s_credentials: str = "distillery-credentials",
-    k8s_gpu_limit: int = 1,
+    k8s_gpu_limit: str = "1",
     k8s_gpu_node_selector: dict[str, Any] = {},  # noqa: B006
     k8s_gpu_tolerations: list[Any] = [],  # noqa: B006
     k8s_gpu_type: str = "nvidia.com/gpu",
@@ -40,14 +41,15 @@ def generative_distillation(
 ) -> None:
     """Distil a teacher without its data: train a generator, draw a synthetic set, train and register a student."""
     form = dict(locals())
-    sections = place(plan(pipeline="generative_distillation", **for_recipe(form)), form).outputs
+    common = {"teacher_uri": teacher_uri, "accelerators": k8s_gpu_limit}
+    sections = place(plan(pipeline="generative_distillation", **for_plan(form)), form).outputs
     extract = place(extract_statistics(section=sections["statistics"], teacher_uri=teacher_uri), form)
     moments = extract.outputs["statistics"]
-    train = place(train_generator(section=sections["generator"], teacher_uri=teacher_uri, statistics=moments), form)
+    train = place(train_generator(section=sections["generator"], **common, statistics=moments), form)
     made = {"statistics": moments, "synthesizer": train.outputs["synthesizer"]}
-    draw = place(materialize(section=sections["materialize"], teacher_uri=teacher_uri, **made), form)
+    draw = place(materialize(section=sections["materialize"], **common, **made), form)
     dataset = draw.outputs["dataset"]
-    learn = place(train_student(section=sections["student"], teacher_uri=teacher_uri, dataset=dataset), form)
+    learn = place(train_student(section=sections["student"], **common, dataset=dataset), form)
     scored = {"eval_data_uri": eval_data_uri, "student": learn.outputs["student"], "dataset": dataset}
-    score = place(evaluate(section=sections["evaluation"], teacher_uri=teacher_uri, **scored), form)
+    score = place(evaluate(section=sections["evaluation"], **common, **scored), form)
     place(register(section=sections["registration"], student=learn.outputs["student"], report=score.outputs["report"]), form)

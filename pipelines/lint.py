@@ -3,13 +3,11 @@
 import json
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any
 
-import yaml
-
+from distillery_kfp.pipelines.cluster_rules import CLUSTER_RULES
+from distillery_kfp.pipelines.compiled import Compiled, iterated, tasks_below, values_of
 from distillery_kfp.pipelines.form import GROUPS, literals
-from distillery_kfp.pipelines.metadata import STAGES, images, metadata
+from distillery_kfp.pipelines.metadata import images, metadata
 
 SIZE_BUDGET = 150_000
 """Bytes of one compiled file; the cluster keeps it in one object of at most 1 MiB beside the state of the run."""
@@ -17,58 +15,6 @@ PARAMETER_BUDGET = 10_000
 """Bytes of JSON that all parameters of a run may have together."""
 _IMMUTABLE = re.compile(r"(@sha256:[0-9a-f]{64}|:v?\d+\.\d+\.\d+\S*)$")
 _SECRET = re.compile(r"SECRET|TOKEN|PASSWORD|ACCESS_KEY|CREDENTIAL", re.IGNORECASE)
-
-
-@dataclass(frozen=True)
-class Compiled:
-    """One compiled pipeline, taken apart.
-
-    Attributes:
-        pipeline: its name.
-        text: the file.
-        spec: the first document.
-        platform: executor label -> its Kubernetes settings.
-    """
-
-    pipeline: str
-    text: str
-    spec: dict[str, Any]
-    platform: dict[str, Any]
-
-    @classmethod
-    def parse(cls, pipeline: str, text: str) -> "Compiled":
-        """Take a file apart."""
-        spec, *rest = yaml.safe_load_all(text)
-        platform = rest[0]["platforms"]["kubernetes"]["deploymentSpec"]["executors"] if rest else {}
-        return cls(pipeline, text, spec, platform)
-
-    def graphs(self) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Name and component of the root and of every nested graph."""
-        yield "root", self.spec["root"]
-        for name, component in self.spec["components"].items():
-            if "dag" in component:
-                yield name, component
-
-    def tasks(self) -> Iterator[tuple[str, str, dict[str, Any]]]:
-        """(enclosing graph, task name, task) of every task."""
-        for graph, component in self.graphs():
-            for name, task in component["dag"]["tasks"].items():
-                yield graph, name, task
-
-    def executor(self, task: dict[str, Any]) -> str:
-        """Executor label of a task, empty for a nested graph."""
-        label: str = self.spec["components"][task["componentRef"]["name"]].get("executorLabel", "")
-        return label
-
-    def step(self, task: dict[str, Any]) -> str:
-        """Name of our component that a task runs, empty for a nested graph or a stranger."""
-        name = re.sub(r"-\d+$", "", self.executor(task).removeprefix("exec-")).replace("-", "_")
-        return name if name in STAGES else ""
-
-    def parameters(self) -> dict[str, Any]:
-        """Parameters of the run."""
-        found: dict[str, Any] = self.spec["root"].get("inputDefinitions", {}).get("parameters", {})
-        return found
 
 
 def lint(pipeline: str, text: str) -> list[str]:
@@ -87,12 +33,11 @@ def _inputs_exist(compiled: Compiled) -> Iterator[str]:
     for graph, component in compiled.graphs():
         definitions = component.get("inputDefinitions", {})
         for kind, key in (("parameters", "componentInputParameter"), ("artifacts", "componentInputArtifact")):
-            for name in set(_values(component["dag"], key)) - set(definitions.get(kind, {})):
+            for name in set(values_of(component["dag"], key)) - set(definitions.get(kind, {})):
                 yield f"{graph} has no input {name!r}"
     for _, name, task in compiled.tasks():
         declared = set(task.get("inputs", {}).get("parameters", {}))
-        executor = compiled.spec["deploymentSpec"]["executors"].get(compiled.executor(task), {})
-        wanted = re.findall(r"inputs\.parameters\['(pipelinechannel--[^']+)'\]", json.dumps(executor))
+        wanted = re.findall(r"inputs\.parameters\['(pipelinechannel--[^']+)'\]", json.dumps(compiled.container(task)))
         for channel in sorted(set(wanted) - declared):
             yield f"task {name} uses {channel!r} but does not take it"
 
@@ -102,15 +47,14 @@ def _platform_inputs_exist(compiled: Compiled) -> Iterator[str]:
     for graph, name, task in compiled.tasks():
         component = compiled.spec["root"] if graph == "root" else compiled.spec["components"][graph]
         known = set(component.get("inputDefinitions", {}).get("parameters", {}))
-        for parameter in sorted(set(_values(compiled.platform.get(compiled.executor(task), {}), "componentInputParameter")) - known):
+        for parameter in sorted(set(values_of(compiled.settings(task), "componentInputParameter")) - known):
             yield f"the Kubernetes settings of {name} use {parameter!r}, which {graph} does not have"
 
 
 def _images_are_listed(compiled: Compiled) -> Iterator[str]:
     """Images stand in images.yaml, under the name that metadata.yaml gives, and never move."""
     for _, name, task in compiled.tasks():
-        label = compiled.executor(task)
-        image = compiled.spec["deploymentSpec"]["executors"].get(label, {}).get("container", {}).get("image", "")
+        label, image = compiled.executor(task), compiled.container(task).get("image", "")
         step = compiled.step(task)
         if step and image != images()[metadata(step).image]:
             yield f"{name} runs in {image!r}, but images.yaml says {images()[metadata(step).image]!r}"
@@ -137,12 +81,12 @@ def _loops_and_conditions(compiled: Compiled) -> Iterator[str]:
     """No condition below a loop (false without a word), no loop below an exit handler, no loop over a named output at the root."""
     for graph, name, task in compiled.tasks():
         looping = "parameterIterator" in task or "artifactIterator" in task
-        below = list(_below(compiled, task))
+        below = list(tasks_below(compiled, task))
         if looping and any("condition" in inner.get("triggerPolicy", {}) for inner in below):
             yield f"loop {name} holds a condition"
         if name.startswith("exit-handler") and any("parameterIterator" in inner or "artifactIterator" in inner for inner in below):
             yield f"exit handler {name} holds a loop"
-        source = _iterated(task)
+        source = iterated(task)
         if graph == "root" and source.get("outputParameterKey", "Output") != "Output":
             yield f"loop {name} runs over the named output {source['outputParameterKey']!r}: put it in a nested pipeline"
 
@@ -150,11 +94,9 @@ def _loops_and_conditions(compiled: Compiled) -> Iterator[str]:
 def _accelerated_tasks_survive(compiled: Compiled) -> Iterator[str]:
     """A task with an accelerator has shared memory, a retry and a time limit."""
     for _, name, task in compiled.tasks():
-        label = compiled.executor(task)
-        container = compiled.spec["deploymentSpec"]["executors"].get(label, {}).get("container", {})
-        if "accelerator" not in container.get("resources", {}):
+        if "accelerator" not in compiled.container(task).get("resources", {}):
             continue
-        settings = compiled.platform.get(label, {})
+        settings = compiled.settings(task)
         if all(mount.get("mountPath") != "/dev/shm" for mount in settings.get("emptyDirMounts", [])):
             yield f"{name} has an accelerator but no /dev/shm"
         if not task.get("retryPolicy", {}).get("maxRetryCount"):
@@ -210,30 +152,5 @@ RULES: tuple[Callable[[Compiled], Iterator[str]], ...] = (
     _caching_as_declared,
     _no_secret_values,
     _choices_are_literals,
+    *CLUSTER_RULES,
 )
-
-
-def _values(tree: Any, key: str) -> Iterator[str]:
-    """Every text under `key` anywhere in a tree."""
-    if isinstance(tree, dict):
-        for name, value in tree.items():
-            if name == key and isinstance(value, str):
-                yield value
-            yield from _values(value, key)
-    elif isinstance(tree, list):
-        for value in tree:
-            yield from _values(value, key)
-
-
-def _below(compiled: Compiled, task: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    component = compiled.spec["components"][task["componentRef"]["name"]]
-    for inner in component.get("dag", {}).get("tasks", {}).values():
-        yield inner
-        yield from _below(compiled, inner)
-
-
-def _iterated(task: dict[str, Any]) -> dict[str, Any]:
-    """The upstream output that a loop runs over, empty where it runs over something else."""
-    items = task.get("parameterIterator", {}).get("items", {}).get("inputParameter", "")
-    source: dict[str, Any] = task.get("inputs", {}).get("parameters", {}).get(items, {}).get("taskOutputParameter", {})
-    return source

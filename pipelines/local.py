@@ -29,7 +29,7 @@ from distillery.steps.lineage import evaluation_of, page_of
 from distillery.steps.runs import RunState
 from distillery.storage import Store, join_uri, open_store
 from distillery_kfp.pipelines.display import Display
-from distillery_kfp.pipelines.form import STEPS
+from distillery_kfp.pipelines.form import NO_PROMISE, STEPS
 from distillery_kfp.pipelines.request import RunRequest as RunRequest
 from distillery_kfp.pipelines.withdrawal import Footprint
 
@@ -148,7 +148,8 @@ class _Run:
         rmtree(self.root, ignore_errors=True)  # of the same run, before it was stopped
         for folder in (self.root / "tmp", self.log.parent):
             folder.mkdir(parents=True, exist_ok=True)
-        request = {"pipeline": self.pipeline, "arguments": self.request.arguments(), "root": str(self.root)}
+        arguments = {**NO_PROMISE, **self.request.arguments()}
+        request = {"pipeline": self.pipeline, "arguments": arguments, "root": str(self.root)}
         (self.root / "request.json").write_bytes(dump_json(request))
 
     def environment(self) -> dict[str, str]:

@@ -1,5 +1,6 @@
 """What stands beside the components: metadata.yaml of each, and the one table of images."""
 
+import re
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module, resources
@@ -42,6 +43,20 @@ class Metadata:
     caching: bool
     retries: int
     timeout_seconds: int
+
+
+def component_of(name: str) -> str:
+    """The component behind one of kfp's names: of a task, an executor or a component, numbered where it is used a second time.
+
+    Args:
+        name: such as `evaluate`, `evaluate-2`, `exec-train-student` or `comp-train-student-3`.
+
+    Returns:
+        A key of `STAGES`; "" for a stranger.
+    """
+    bare = re.sub(r"^(comp|exec)-", "", name)
+    candidates = (found.replace("-", "_") for found in (bare, re.sub(r"-\d+$", "", bare)))
+    return next((found for found in candidates if found in STAGES), "")
 
 
 @cache

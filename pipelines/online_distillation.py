@@ -9,7 +9,7 @@ from distillery_kfp.components.ops.plan.component import plan
 from distillery_kfp.components.ops.register.component import register
 from distillery_kfp.components.student.distill_online.component import distill_online
 from distillery_kfp.components.teacher.extract_statistics.component import extract_statistics
-from distillery_kfp.pipelines.resources import for_recipe, place
+from distillery_kfp.pipelines.resources import for_plan, place
 
 
 @dsl.pipeline(name="online-distillation")
@@ -25,9 +25,10 @@ def online_distillation(
     gen_rounds: int = 0,
     student_architecture: str = "",
     mlflow_model_name: str = "",
+    k8s_cpu_limit: str = "4",
     k8s_cpu_request: str = "2",
     k8s_credentials: str = "distillery-credentials",
-    k8s_gpu_limit: int = 1,
+    k8s_gpu_limit: str = "1",
     k8s_gpu_node_selector: dict[str, Any] = {},  # noqa: B006
     k8s_gpu_tolerations: list[Any] = [],  # noqa: B006
     k8s_gpu_type: str = "nvidia.com/gpu",
@@ -37,10 +38,11 @@ def online_distillation(
 ) -> None:
     """Distil a teacher without its data: a generator and a student play against each other; register the student."""
     form = dict(locals())
-    sections = place(plan(pipeline="online_distillation", **for_recipe(form)), form).outputs
+    common = {"teacher_uri": teacher_uri, "accelerators": k8s_gpu_limit}
+    sections = place(plan(pipeline="online_distillation", **for_plan(form)), form).outputs
     extract = place(extract_statistics(section=sections["statistics"], teacher_uri=teacher_uri), form)
     moments = extract.outputs["statistics"]
-    play = place(distill_online(section=sections["distill"], teacher_uri=teacher_uri, statistics=moments), form)
+    play = place(distill_online(section=sections["distill"], **common, statistics=moments), form)
     scored = {"eval_data_uri": eval_data_uri, "student": play.outputs["student"], "dataset": play.outputs["dataset"]}
-    score = place(evaluate(section=sections["evaluation"], teacher_uri=teacher_uri, **scored), form)
+    score = place(evaluate(section=sections["evaluation"], **common, **scored), form)
     place(register(section=sections["registration"], student=play.outputs["student"], report=score.outputs["report"]), form)

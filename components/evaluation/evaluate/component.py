@@ -7,6 +7,7 @@ from kfp import dsl
 def evaluate(
     section: dict[str, object],
     teacher_uri: str,
+    accelerators: str,
     eval_data_uri: str,
     student: dsl.Input[dsl.Model],
     dataset: dsl.Input[dsl.Dataset],
@@ -20,6 +21,7 @@ def evaluate(
     Args:
         section: the plan's settings for this step.
         teacher_uri: folder of the teacher's bundle.
+        accelerators: how many the cluster was asked for; the step refuses to work where it finds none.
         eval_data_uri: labelled images; empty falls back on agreement over the set's held-out images.
         student: the student's bundle.
         dataset: reference to the synthetic set.
@@ -30,10 +32,8 @@ def evaluate(
     """
     from pathlib import Path
 
-    from distillery.steps.evaluate import confusion_of, run
+    from distillery.steps.evaluate import log_confusion, run
 
-    scores = run(section, teacher_uri, Path(student.path), Path(dataset.path), eval_data_uri, Path(report.path), Path(page.path))
-    for name, value in scores.items():
-        metrics.log_metric(name, value)
-    if matrix := confusion_of(Path(report.path)):
-        confusion.log_confusion_matrix(*matrix)
+    paths = [Path(artifact.path) for artifact in (student, dataset, report, page)]
+    metrics.metadata.update(run(section, teacher_uri, *paths[:2], eval_data_uri, *paths[2:], accelerators))
+    log_confusion(paths[2], confusion.log_confusion_matrix)

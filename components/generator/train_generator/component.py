@@ -9,6 +9,7 @@ from kfp import dsl
 def train_generator(
     section: dict[str, Any],
     teacher_uri: str,
+    accelerators: str,
     statistics: dsl.Input[dsl.Artifact],
     synthesizer: dsl.Output[dsl.Model],
     metrics: dsl.Output[dsl.Metrics],
@@ -18,6 +19,7 @@ def train_generator(
     Args:
         section: the plan's settings for this step.
         teacher_uri: folder of the teacher's bundle.
+        accelerators: how many the cluster was asked for; the step refuses to work where it finds none.
         statistics: the teacher's moments.
         synthesizer: the trained synthesizer and its configuration.
         metrics: the loss terms of the last round.

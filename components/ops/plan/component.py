@@ -19,6 +19,14 @@ def plan(
     gen_rounds: int,
     student_architecture: str,
     mlflow_model_name: str,
+    k8s_cpu_limit: str,
+    k8s_cpu_request: str,
+    k8s_gpu_limit: str,
+    k8s_gpu_node_selector: dict[str, Any],
+    k8s_gpu_tolerations: list[Any],
+    k8s_gpu_type: str,
+    k8s_memory_limit: str,
+    k8s_memory_request: str,
     synth_size: int = 0,
 ) -> NamedTuple(  # type: ignore[valid-type]
     "Sections", [(n, dict[str, Any]) for n in "statistics generator materialize student distill evaluation registration".split()]
@@ -27,6 +35,5 @@ def plan(
     form = dict(locals())
     from distillery.steps.plan import run
 
-    sections = run(form.pop("pipeline"), {name: value for name, value in form.items() if value})
-    names = "statistics generator materialize student distill evaluation registration".split()
-    return tuple(sections.get(name, {}) for name in names)
+    sections = run(form.pop("pipeline"), {name: value for name, value in form.items() if value or name[:4] == "k8s_"})
+    return tuple(sections.get(name, {}) for name in "statistics generator materialize student distill evaluation registration".split())

@@ -9,6 +9,7 @@ from kfp import dsl
 def distill_online(
     section: dict[str, Any],
     teacher_uri: str,
+    accelerators: str,
     statistics: dsl.Input[dsl.Artifact],
     synthesizer: dsl.Output[dsl.Model],
     dataset: dsl.Output[dsl.Dataset],
@@ -20,6 +21,7 @@ def distill_online(
     Args:
         section: the plan's settings for this step.
         teacher_uri: folder of the teacher's bundle.
+        accelerators: how many the cluster was asked for; the step refuses to work where it finds none.
         statistics: the teacher's moments.
         synthesizer: the synthesizer after the last round.
         dataset: reference to the pool that the student was trained on, published as a set.

@@ -9,6 +9,7 @@ from kfp import dsl
 def train_student(
     section: dict[str, Any],
     teacher_uri: str,
+    accelerators: str,
     dataset: dsl.Input[dsl.Dataset],
     student: dsl.Output[dsl.Model],
     metrics: dsl.Output[dsl.Metrics],
@@ -18,6 +19,7 @@ def train_student(
     Args:
         section: the plan's settings for this step.
         teacher_uri: folder of the teacher's bundle.
+        accelerators: how many the cluster was asked for; the step refuses to work where it finds none.
         dataset: reference to the synthetic set; its shards are verified as they are read.
         student: the student's bundle.
         metrics: the loss terms of the last epoch, and agreement on held-out images.

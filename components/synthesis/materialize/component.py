@@ -9,6 +9,7 @@ from kfp import dsl
 def materialize(
     section: dict[str, Any],
     teacher_uri: str,
+    accelerators: str,
     statistics: dsl.Input[dsl.Artifact],
     synthesizer: dsl.Input[dsl.Model],
     dataset: dsl.Output[dsl.Dataset],
@@ -19,6 +20,7 @@ def materialize(
     Args:
         section: the plan's settings for this step.
         teacher_uri: folder of the teacher's bundle.
+        accelerators: how many the cluster was asked for; the step refuses to work where it finds none.
         statistics: the teacher's moments.
         synthesizer: the trained synthesizer.
         dataset: a copy of the set's manifest, and a reference with its address and digest.

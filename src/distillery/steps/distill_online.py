@@ -10,6 +10,7 @@ from distillery.engine.recorded import RecordedPool
 from distillery.engine.selection import Selection
 from distillery.engine.session import Session
 from distillery.recipes.schema import DistillSection
+from distillery.steps.accelerators import check_promise
 from distillery.steps.assembly import PlannedMethod, Teacher, build_student, judging, open_teacher, save_student
 from distillery.steps.materialize import open_set_store, publish, set_header, write_set
 from distillery.steps.review import Reviewer
@@ -21,7 +22,13 @@ STEP = "distill_online"
 
 @reporting(STEP)
 def run(
-    section: Mapping[str, Any], teacher_uri: str, statistics_path: Path, synthesizer_path: Path, set_path: Path, student_path: Path
+    section: Mapping[str, Any],
+    teacher_uri: str,
+    statistics_path: Path,
+    synthesizer_path: Path,
+    set_path: Path,
+    student_path: Path,
+    accelerators: str = "0",
 ) -> dict[str, float]:
     """Play all rounds, then publish the pool as a set.
 
@@ -32,18 +39,20 @@ def run(
         synthesizer_path: folder of the synthesizer to write.
         set_path: folder for the set's reference; the set itself goes to the store.
         student_path: folder of the student's bundle to write: the last epoch's, and `best/` below it where images are held out.
+        accelerators: how many the cluster was asked for.
 
     Returns:
         The synthesizer's loss terms of its last round, the student's and its held-out scores of the very last one, `rounds`,
         `closing_rounds`, `epochs`, what `save_student` returns, and `health/` numbers of the pool.
 
     Raises:
-        ConfigError: settings that are not allowed, a teacher that the method cannot use, a term that went bad, or a collapsed
-            pool under `strict`.
+        ConfigError: a promised accelerator that is not there, settings that are not allowed, a teacher that the method cannot use, a term
+            that went bad, or a collapsed pool under `strict`.
         CheckpointMismatchError: another teacher, or another teacher's moments.
         MissingResourceError: an input that is not there.
         StoreError: damaged bytes, or a store that cannot be written.
     """
+    check_promise(accelerators)
     parsed = DistillSection.parse(section, "distill")
     plan = PlannedMethod.parse(parsed.method, parsed.method_config, statistics_path)
     teacher = open_teacher(parsed, teacher_uri)

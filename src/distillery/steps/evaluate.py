@@ -32,6 +32,7 @@ from distillery.provenance import Provenance, load_json
 from distillery.recipes.schema import EvaluationSection
 from distillery.runtime import Runtime, resolve_runtime
 from distillery.seeding import stream
+from distillery.steps.accelerators import check_promise
 from distillery.steps.keys import key_of
 from distillery.steps.lineage import evaluation_of, page_of, run_identity
 from distillery.steps.page import Gathering, origin_of, training_of
@@ -41,6 +42,8 @@ from distillery.types import Classifier
 
 STEP = "evaluate"
 MAX_TRAINING_IMAGES = 10_000
+MAX_SHOWN_CLASSES = 30
+"""Classes up to which a confusion matrix is handed to the platform, whose metadata it fills with K x K numbers; the report has it whole."""
 
 
 @reporting(STEP)
@@ -52,6 +55,7 @@ def run(
     eval_data_uri: str,
     report_path: Path,
     page_path: Path | None = None,
+    accelerators: str = "0",
 ) -> dict[str, float]:
     """Score a student beside its teacher.
 
@@ -63,16 +67,18 @@ def run(
         eval_data_uri: labelled images; "" measures agreement on the set's held-out images.
         report_path: the JSON file to write.
         page_path: the HTML file to write; None writes none.
+        accelerators: how many the cluster was asked for.
 
     Returns:
         `evaluation.report.flat_metrics` of the report.
 
     Raises:
-        ConfigError: a student of another class count or image size, or data that does not fit.
+        ConfigError: a promised accelerator that is not there, a student of another class count or image size, or data that does not fit.
         CheckpointMismatchError: another teacher than the plan was made for, or a set of another teacher.
         MissingResourceError: no such bundle, set or data.
         StoreError: bytes that fail their hash, or a report that cannot be written.
     """
+    check_promise(accelerators)
     parsed = EvaluationSection.parse(section, "evaluation")
     teacher = open_candidate(fetch_bundle(teacher_uri, workspace() / "bundles"), parsed.teacher_sha256)
     student = open_candidate(student_path)
@@ -160,11 +166,17 @@ def choose_images(teacher: Classifier, data_uri: str, set_path: Path, teacher_sh
     return EvaluationImages(_some_training_images(synthetic), None, "training synthetic"), synthetic.digest
 
 
-def confusion_of(report_path: Path) -> tuple[list[str], list[list[int]]] | None:
-    """The student's class names and confusion matrix (row = label, column = argmax), None where a report has none."""
+def log_confusion(report_path: Path, log: Callable[[list[str], list[list[int]]], object]) -> None:
+    """Hand the student's confusion matrix to a platform's own display, where there is one that somebody could read there.
+
+    Args:
+        report_path: of the report, which keeps it whole.
+        log: takes class names and counts (row = label, column = argmax).
+    """
     report = load_report(report_path)
     matrix = report.student.accuracy.confusion
-    return (list(report.class_names), [list(row) for row in matrix]) if matrix else None
+    if matrix and len(report.class_names) <= MAX_SHOWN_CLASSES:
+        log(list(report.class_names), [list(row) for row in matrix])
 
 
 def _snapshots(folder: Path) -> dict[str, Callable[[], Classifier]]:

@@ -11,6 +11,7 @@ from distillery.engine.materialize import Materializer, check_size
 from distillery.engine.session import Session
 from distillery.errors import CheckpointMismatchError
 from distillery.recipes.schema import MaterializeSection
+from distillery.steps.accelerators import check_promise
 from distillery.steps.assembly import PlannedMethod, Teacher, open_teacher
 from distillery.steps.grid import image_grid
 from distillery.steps.review import Reviewer
@@ -22,7 +23,9 @@ STEP = "materialize"
 
 
 @reporting(STEP)
-def run(section: Mapping[str, Any], teacher_uri: str, statistics_path: Path, synthesizer_path: Path, set_path: Path) -> dict[str, float]:
+def run(
+    section: Mapping[str, Any], teacher_uri: str, statistics_path: Path, synthesizer_path: Path, set_path: Path, accelerators: str = "0"
+) -> dict[str, float]:
     """Draw images until every class has its quota, and publish them as a set.
 
     Args:
@@ -31,17 +34,20 @@ def run(section: Mapping[str, Any], teacher_uri: str, statistics_path: Path, syn
         statistics_path: the teacher's moments; not read by a method that needs none.
         synthesizer_path: folder of the trained synthesizer.
         set_path: folder for the set's reference; the set itself goes to the store.
+        accelerators: how many the cluster was asked for.
 
     Returns:
         `images`, `holdout`, `drawn`, `shortfall`, and, where classes were asked for, `asked_agreement` over all raw images and
         `set_agreement` over those kept; `health/` numbers of the set.
 
     Raises:
-        ConfigError: settings that are not allowed, or a shortfall or a collapsed set under `strict`.
+        ConfigError: a promised accelerator that is not there, settings that are not allowed, or a shortfall or a collapsed set under
+            `strict`.
         CheckpointMismatchError: another teacher, moments or a synthesizer of another one, or a synthesizer of another method.
         MissingResourceError: an input that is not there.
         StoreError: damaged bytes, or a store that cannot be written.
     """
+    check_promise(accelerators)
     parsed = MaterializeSection.parse(section, "materialize")
     plan = PlannedMethod.parse(parsed.method, parsed.method_config, statistics_path)
     teacher = open_teacher(parsed, teacher_uri)

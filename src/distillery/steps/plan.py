@@ -18,6 +18,7 @@ from distillery.provenance import Provenance, code_version, dump_json, sha256_fi
 from distillery.recipes.cost import estimate_cost
 from distillery.recipes.loader import apply_overrides, is_own_file, load_document, recipe_name
 from distillery.recipes.parameters import Value, parameters_of, read_parameters
+from distillery.recipes.placement import check_placement
 from distillery.recipes.schema import SECTIONS, Recipe
 from distillery.steps.keys import step_versions
 from distillery.steps.networks import check_networks
@@ -56,7 +57,7 @@ def run(pipeline: str, parameters: Mapping[str, Any]) -> dict[str, dict[str, Any
         StoreError: a damaged bundle, or a store that cannot be written.
     """
     open_run_store()  # before anything is fetched: a store that loses everything is refused in the first second
-    values = read_parameters(pipeline, parameters)
+    values = read_parameters(pipeline, check_placement(parameters))
     source = recipe_source(values)
     recipe = resolve_recipe(pipeline, values)
     check_pipeline(pipeline, recipe, source)

@@ -8,6 +8,7 @@ from distillery.data.pool import quantize
 from distillery.engine.offline import train_synthesizer
 from distillery.engine.session import Session
 from distillery.recipes.schema import GeneratorSection
+from distillery.steps.accelerators import check_promise
 from distillery.steps.assembly import PlannedMethod, Teacher, open_teacher
 from distillery.steps.grid import image_grid
 from distillery.steps.workbench import Workbench, reporting, workbench
@@ -18,7 +19,9 @@ STEP = "train_generator"
 
 
 @reporting(STEP)
-def run(section: Mapping[str, Any], teacher_uri: str, statistics_path: Path, synthesizer_path: Path) -> dict[str, float]:
+def run(
+    section: Mapping[str, Any], teacher_uri: str, statistics_path: Path, synthesizer_path: Path, accelerators: str = "0"
+) -> dict[str, float]:
     """Train a method's synthesizer.
 
     Args:
@@ -26,16 +29,19 @@ def run(section: Mapping[str, Any], teacher_uri: str, statistics_path: Path, syn
         teacher_uri: the teacher's bundle, a folder or a URI.
         statistics_path: the teacher's moments; not read by a method that needs none.
         synthesizer_path: folder to write.
+        accelerators: how many the cluster was asked for.
 
     Returns:
         Loss terms of the last round, and `rounds`.
 
     Raises:
-        ConfigError: settings that are not allowed, a teacher that the method cannot use, or a term that went bad.
+        ConfigError: a promised accelerator that is not there, settings that are not allowed, a teacher that the method cannot use, or a
+            term that went bad.
         CheckpointMismatchError: another teacher, or another teacher's moments.
         MissingResourceError: an input that is not there.
         StoreError: damaged bytes, or a store that cannot be written.
     """
+    check_promise(accelerators)
     parsed = GeneratorSection.parse(section, "generator")
     plan = PlannedMethod.parse(parsed.method, parsed.method_config, statistics_path)
     teacher = open_teacher(parsed, teacher_uri)

@@ -10,6 +10,7 @@ from distillery.engine.selection import Selection
 from distillery.engine.session import Session
 from distillery.errors import ConfigError
 from distillery.recipes.schema import StudentSection
+from distillery.steps.accelerators import check_promise
 from distillery.steps.assembly import Teacher, build_student, open_teacher, save_student
 from distillery.steps.sources import Source, only_one, open_live, open_real, open_set
 from distillery.steps.workbench import Workbench, reporting, workbench
@@ -24,6 +25,7 @@ def run(
     teacher_uri: str,
     set_path: Path | None,
     student_path: Path,
+    accelerators: str = "0",
     *,
     synthesizer_path: Path | None = None,
     statistics_path: Path | None = None,
@@ -36,6 +38,7 @@ def run(
         teacher_uri: the teacher's bundle, a folder or a URI.
         set_path: folder with the reference to a set; pipelines give nothing else.
         student_path: folder of the student's bundle to write: the last epoch's, and `best/` below it where images are held out.
+        accelerators: how many the cluster was asked for.
         synthesizer_path: folder of a trained synthesizer, which makes new images for each step.
         statistics_path: the teacher's moments, for a synthesizer whose method needs them.
         data_uri: labelled images to train on, with their labels.
@@ -45,12 +48,13 @@ def run(
         held-out images.
 
     Raises:
-        ConfigError: settings that are not allowed, not exactly one source, an empty set, data that does not fit the teacher, or a
-            term that went bad.
+        ConfigError: a promised accelerator that is not there, settings that are not allowed, not exactly one source, an empty set, data
+            that does not fit the teacher, or a term that went bad.
         CheckpointMismatchError: another teacher, or a set, synthesizer or moments of another one.
         MissingResourceError: an input or a shard that is not there.
         StoreError: damaged bytes, or a store that cannot be written.
     """
+    check_promise(accelerators)
     parsed = StudentSection.parse(section, "student")
     only_one({"set_path": set_path, "synthesizer_path": synthesizer_path, "data_uri": data_uri})
     if statistics_path is not None and synthesizer_path is None:

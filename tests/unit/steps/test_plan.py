@@ -199,6 +199,19 @@ def test_a_failure_leaves_its_sentence_and_an_untouched_store(teacher: dict[str,
     assert not (tmp_path / "store").exists()
 
 
+def test_what_no_cluster_can_place_is_refused_first(teacher: dict[str, str], tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="k8s_gpu_limit = 'one' is not allowed"):
+        run(ONLINE, {"k8s_gpu_limit": "one", "teacher_uri": "nowhere"})
+    assert not (tmp_path / "store").exists()
+
+
+def test_where_tasks_run_changes_no_work_and_no_record(teacher: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KFP_RUN_ID", "placed")
+    placed = plan(ONLINE, teacher, k8s_gpu_limit="4", k8s_gpu_type="nvidia.com/gpu", k8s_memory_limit="64Gi")
+    assert placed == plan(ONLINE, teacher)
+    assert "k8s_" not in (tmp_path / "store" / "runs" / "placed" / "run.json").read_text()
+
+
 def test_missing_teacher(teacher: dict[str, str], tmp_path: Path) -> None:
     with pytest.raises(MissingResourceError, match="no bundle"):
         plan(ONLINE, teacher, teacher_uri=str(tmp_path / "nowhere"))

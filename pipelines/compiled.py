@@ -1,0 +1,134 @@
+"""A compiled pipeline, taken apart for the rules that look at it."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from distillery_kfp.pipelines.metadata import component_of
+
+_PLACEHOLDER = re.compile(r"\{\{\$\.inputs\.parameters\['([^']+)'\]\}\}")
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """One compiled pipeline, taken apart.
+
+    Attributes:
+        pipeline: its name.
+        text: the file.
+        spec: the first document.
+        platform: executor label -> its Kubernetes settings.
+    """
+
+    pipeline: str
+    text: str
+    spec: dict[str, Any]
+    platform: dict[str, Any]
+
+    @classmethod
+    def parse(cls, pipeline: str, text: str) -> "Compiled":
+        """Take a file apart."""
+        spec, *rest = yaml.safe_load_all(text)
+        platform = rest[0]["platforms"]["kubernetes"]["deploymentSpec"]["executors"] if rest else {}
+        return cls(pipeline, text, spec, platform)
+
+    def graphs(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Name and component of the root and of every nested graph."""
+        yield "root", self.spec["root"]
+        for name, component in self.spec["components"].items():
+            if "dag" in component:
+                yield name, component
+
+    def tasks(self) -> Iterator[tuple[str, str, dict[str, Any]]]:
+        """(enclosing graph, task name, task) of every task."""
+        for graph, component in self.graphs():
+            for name, task in component["dag"]["tasks"].items():
+                yield graph, name, task
+
+    def executor(self, task: dict[str, Any]) -> str:
+        """Executor label of a task, empty for a nested graph."""
+        label: str = self.spec["components"][task["componentRef"]["name"]].get("executorLabel", "")
+        return label
+
+    def step(self, task: dict[str, Any]) -> str:
+        """Name of our component that a task runs, however often it is used; empty for a nested graph or a stranger."""
+        return component_of(self.executor(task))
+
+    def parameters(self) -> dict[str, Any]:
+        """Parameters of the run."""
+        found: dict[str, Any] = self.spec["root"].get("inputDefinitions", {}).get("parameters", {})
+        return found
+
+    def container(self, task: dict[str, Any]) -> dict[str, Any]:
+        """The container of a task, empty for a nested graph."""
+        found: dict[str, Any] = self.spec["deploymentSpec"]["executors"].get(self.executor(task), {}).get("container", {})
+        return found
+
+    def settings(self, task: dict[str, Any]) -> dict[str, Any]:
+        """The Kubernetes settings of a task."""
+        found: dict[str, Any] = self.platform.get(self.executor(task), {})
+        return found
+
+    def executed(self) -> Iterator[tuple[str, str, dict[str, Any]]]:
+        """Those of `tasks` that run a container."""
+        return ((graph, name, task) for graph, name, task in self.tasks() if self.executor(task))
+
+    def origin(self, graph: str, source: dict[str, Any]) -> tuple[str, Any]:
+        """Where the value of a task's parameter comes from: `("constant", value)`, or `(type, name)` of a parameter or an output.
+
+        Args:
+            graph: that the task stands in.
+            source: one of the task's `inputs.parameters`.
+        """
+        if "runtimeValue" in source:
+            return "constant", source["runtimeValue"]["constant"]
+        if "taskOutputParameter" in source:
+            made = source["taskOutputParameter"]
+            inner = self.spec["root"] if graph == "root" else self.spec["components"][graph]
+            producer = inner["dag"]["tasks"][made["producerTask"]]["componentRef"]["name"]
+            outputs = self.spec["components"][producer]["outputDefinitions"]["parameters"]
+            return outputs[made["outputParameterKey"]]["parameterType"], f"{made['producerTask']}.{made['outputParameterKey']}"
+        name = source.get("componentInputParameter", "")
+        if graph == "root":
+            return self.parameters().get(name, {}).get("parameterType", ""), name
+        outer, around = next((outer, task) for outer, _, task in self.tasks() if task["componentRef"]["name"] == graph)
+        handed = around.get("inputs", {}).get("parameters", {}).get(name)
+        if handed:
+            return self.origin(outer, handed)
+        own = self.spec["components"][graph].get("inputDefinitions", {}).get("parameters", {})  # the item of a loop
+        return own.get(name, {}).get("parameterType", ""), name
+
+
+def placeholders(text: str) -> list[str]:
+    """The inputs that a text of a container refers to."""
+    return _PLACEHOLDER.findall(text)
+
+
+def values_of(tree: Any, key: str) -> Iterator[str]:
+    """Every text under `key` anywhere in a tree."""
+    if isinstance(tree, dict):
+        for name, value in tree.items():
+            if name == key and isinstance(value, str):
+                yield value
+            yield from values_of(value, key)
+    elif isinstance(tree, list):
+        for value in tree:
+            yield from values_of(value, key)
+
+
+def tasks_below(compiled: Compiled, task: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Every task of the graphs that a task runs."""
+    component = compiled.spec["components"][task["componentRef"]["name"]]
+    for inner in component.get("dag", {}).get("tasks", {}).values():
+        yield inner
+        yield from tasks_below(compiled, inner)
+
+
+def iterated(task: dict[str, Any]) -> dict[str, Any]:
+    """The upstream output that a loop runs over, empty where it runs over something else."""
+    items = task.get("parameterIterator", {}).get("items", {}).get("inputParameter", "")
+    source: dict[str, Any] = task.get("inputs", {}).get("parameters", {}).get(items, {}).get("taskOutputParameter", {})
+    return source
