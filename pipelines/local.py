@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -22,11 +22,12 @@ from typing import Any, Literal
 from rich.console import Console
 
 from distillery import errors
+from distillery.documents import read_any
 from distillery.engine.locks import lock
 from distillery.errors import DistilleryError, StoreError
-from distillery.provenance import dump_json, load_json, sha256_file
+from distillery.provenance import dump_json, sha256_bytes, sha256_file
 from distillery.steps.lineage import evaluation_of, page_of
-from distillery.steps.runs import RunState
+from distillery.steps.runs import RunState, amend_run, place_in_store
 from distillery.storage import Store, join_uri, open_store
 from distillery_kfp.pipelines.display import Display
 from distillery_kfp.pipelines.form import NO_PROMISE, STEPS
@@ -200,10 +201,10 @@ class _Run:
             self._note("stopped")
             raise SystemExit(128 + self.stopped)
         for path in sorted((self.request.workdir / "errors").glob("*.json")):
-            said = json.loads(path.read_bytes())
-            if not self.footprint.withdraw():
-                self._note("failed", said["message"])
-            raise getattr(errors, said["error"], DistilleryError)(said["message"])
+            if error := _read_error(path):
+                if not self.footprint.withdraw():
+                    self._note("failed", str(error))
+                raise error
         self._note("failed", f"Step {self.failed} ended without a word of its own (exit {code}).")
         tail = self.log.read_text(errors="replace").splitlines()[-15:]
         logger.error(
@@ -217,14 +218,17 @@ class _Run:
         key = f"students/{sha256_file(student / 'bundle.json')}"
         files = [path.relative_to(student).as_posix() for path in student.rglob("*") if path.is_file()]
         for name in sorted(files, key=lambda name: (name == "bundle.json", name)):  # without that document there is no bundle
-            if not self.store.exists(f"{key}/{name}"):
-                self.store.write(f"{key}/{name}", (student / name).read_bytes())
-        dataset = json.loads((self._artifact("dataset") / "reference.json").read_bytes())
+            data = (student / name).read_bytes()
+            if not self.store.holds(f"{key}/{name}", len(data), sha256_bytes(data)):
+                self.store.write(f"{key}/{name}", data)
+        reference = self._artifact("dataset") / "reference.json"
+        dataset = read_any(reference.read_bytes(), str(reference))
         seconds = time.monotonic() - self.began
         files_of_run = {"evaluation": evaluation_of(self.id), "page": page_of(self.id)}
-        results = {"student": key, "dataset": dataset, **files_of_run}
+        places = {"dataset": {"place": place_in_store(str(dataset["uri"])), "sha256": dataset["sha256"]}, **files_of_run}
         times = {"began": self.began_at.isoformat(timespec="seconds"), "seconds": round(seconds, 1)}
-        self._amend({**times, "results": results, "state": RunState.here("finished", self.request.workdir).to_json()})
+        state = RunState.here("finished", self.request.workdir, self.store).to_json()
+        amend_run(self.store, self.id, {**times, "results": {"student": key, **places}, "state": state})
         rmtree(self.root / "tmp", ignore_errors=True)
         return RunResult(
             run_id=self.id,
@@ -233,7 +237,7 @@ class _Run:
             student_uri=join_uri(self.store.uri, key),
             report=self.store.local_path(files_of_run["evaluation"]) or report,
             page=self.store.local_path(files_of_run["page"]) or page,
-            dataset=dataset,
+            dataset={name: str(dataset[name]) for name in ("uri", "sha256")},
             log=self.log,
             tracking_uri=self.tracking_uri(),
             seconds=seconds,
@@ -310,17 +314,12 @@ class _Run:
 
     def _note(self, name: Literal["running", "stopped", "failed"], message: str = "") -> None:
         """Tell the run's record how it stands; before the plan has written one there is none."""
-        state = RunState.here(name, self.request.workdir, message).to_json()
+        state = RunState.here(name, self.request.workdir, self.store, message).to_json()
         try:
             if self.store.exists(f"runs/{self.id}/run.json"):
-                self._amend({"state": state, "environment": self.request.surroundings()})
+                amend_run(self.store, self.id, {"state": state, "environment": self.request.surroundings()})
         except DistilleryError as error:  # what stopped the run may be the store
             logger.warning("The record of run %s does not say that it is %s: %s", self.id, name, error)
-
-    def _amend(self, fields: Mapping[str, Any]) -> None:
-        key = f"runs/{self.id}/run.json"
-        record = load_json(self.store.read(key), key)
-        self.store.write(key, dump_json({**record, **fields}))
 
     def _close_tracking(self, status: Any) -> None:
         from distillery.tracking.protocol import close_parent
@@ -328,6 +327,16 @@ class _Run:
         chosen = self.environment()
         os.environ.update({name: chosen[name] for name in ("MLFLOW_TRACKING_URI", "KFP_RUN_ID", "DISTILLERY_WORKDIR")})
         close_parent(status)
+
+
+def _read_error(path: Path) -> DistilleryError | None:
+    """What a step said when it failed; None where the disk was too full for its sentence."""
+    try:
+        said = json.loads(path.read_bytes())
+        kind = getattr(errors, str(said["error"]), DistilleryError)
+        return kind(str(said["message"])) if issubclass(kind, DistilleryError) else None
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
 
 
 def _read_events(descriptor: int, arrivals: "queue.SimpleQueue[dict[str, str]]") -> None:

@@ -13,6 +13,7 @@ from distillery.recipes.parameters import parameters_of, read_parameters
 from distillery.steps.keys import SECTIONS, step_versions
 from distillery.steps.plan import recipe_source, resolve_recipe
 from distillery.steps.runs import Run
+from distillery.storage import Store
 from distillery_kfp.pipelines.local import RunRequest
 
 logger = logging.getLogger(__name__)
@@ -68,15 +69,17 @@ def _other_code(run: Run) -> list[str]:
     return [step for step in steps if planned.get("torch") != now["torch"] or planned.get(step) != now[step]]
 
 
-def workspace_of(run: Run, otherwise: Path) -> Path:
-    """The workspace that the run had on this machine, else `otherwise`."""
+def workspace_of(run: Run, store: Store, otherwise: Path) -> Path:
+    """The workspace that the run had on this machine, else `otherwise`, as for a run in the copy of a store."""
     state = run.state
-    return Path(state.workspace) if state and state.host == platform.node() and Path(state.workspace).is_dir() else otherwise
+    here = state is not None and state.host == platform.node() and state.is_of(store)
+    return Path(state.workspace) if state and here and Path(state.workspace).is_dir() else otherwise
 
 
 def _check(run: Run) -> None:
     if run.standing == "damaged" or not {"pipeline", "parameters"} <= set(run.document):
-        raise StoreError(f"The record of run {run.id} is damaged or of a newer Distillery, so it cannot be resumed: start the run again.")
+        reason = " ".join(run.damage) or f"The record of run {run.id} says not enough."
+        raise StoreError(f"Run {run.id} cannot be resumed: {reason}")
     if run.standing == "running":
         holder = f"process {run.state.process} on {run.state.host}" if run.state else "another machine"
         raise ConfigError(f"Run {run.id} is worked at by {holder}: stop that first, or wait for it.")

@@ -1,6 +1,5 @@
 """A whole chain, from a registered student back to its teacher, made in this process in seconds, and ways to break it."""
 
-import json
 import shutil
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -10,11 +9,14 @@ from typing import Any
 
 import torch
 
+from distillery.data.store import read_reference
 from distillery.environment import environment
 from distillery.models.bundle import save_classifier
 from distillery.models.catalog import Architecture, build_network
-from distillery.provenance import Provenance, code_version, dump_json, sha256_file
+from distillery.provenance import Provenance, code_version, sha256_file
 from distillery.steps import distill_online, evaluate, extract_statistics, materialize, plan, register, train_generator, train_student
+from distillery.steps.lineage import evaluation_of
+from distillery.steps.runs import amend_run, place_in_store
 from distillery.storage import open_store
 from distillery.types import Classifier, ImageSpec
 
@@ -126,9 +128,9 @@ class Chain:
         store = open_store(self.store)
         for path in sorted(path for path in self.student.rglob("*") if path.is_file()):
             store.write(f"{self.key}/{path.relative_to(self.student).as_posix()}", path.read_bytes())
-        evaluation, record = f"runs/{self.run}/evaluation.json", f"runs/{self.run}/run.json"
-        results = {"student": self.key, "dataset": json.loads((out / "set" / "reference.json").read_bytes()), "evaluation": evaluation}
-        store.write(record, dump_json({**json.loads(store.read(record)), "results": results}))
+        reference = read_reference(out / "set")
+        dataset = {"place": place_in_store(reference.uri), "sha256": reference.sha256}
+        amend_run(store, self.run, {"results": {"student": self.key, "dataset": dataset, "evaluation": evaluation_of(self.run)}})
 
     def environment(self) -> AbstractContextManager[None]:
         """What the steps read."""

@@ -5,11 +5,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from distillery.engine.checkpoint import RESULT_FORMAT
+from distillery.engine.checkpoint import RESULT
+from distillery.evaluation.report import FORMAT as EVALUATION
 from distillery.provenance import Provenance, dump_json, sha256_bytes, stamp
 from distillery.steps.lineage import FILE, kept_in
 from distillery.steps.openings import Work, mark_opened
-from distillery.steps.runs import RUN_FORMAT, RUN_VERSION, RunState
+from distillery.steps.runs import RUN_FORMAT, RunState
 from distillery.storage import MemoryStore, Store
 
 
@@ -73,10 +74,10 @@ class MadeUp:
             }
         if state == "finished":
             fields |= {"results": {"student": f"students/{digest(name)}", "dataset": {"uri": "u", "sha256": ""}}, "seconds": 61.0}
-            self.store.write(f"runs/{name}/evaluation.json", dump_json(stamp("r", 1, provenance, report(0.5))))
+            self.store.write(f"runs/{name}/evaluation.json", EVALUATION.write(provenance, report(0.5)))
         if noted:
             fields["state"] = noted.to_json()
-        self.store.write(f"runs/{name}/run.json", dump_json(stamp(RUN_FORMAT, RUN_VERSION, provenance, {**fields, **more})))
+        self.store.write(f"runs/{name}/run.json", RUN_FORMAT.write(provenance, {**fields, **more}))
 
     def mark(self, run: str, step: str, key: str) -> None:
         """Say that the run opened that work."""
@@ -92,8 +93,7 @@ class MadeUp:
         """Work with a result whose outputs have these hashes, by default one that nobody names; its folder."""
         outputs = outputs or {"synthesizer": digest(f"output of {key}")}
         result: dict[str, dict[str, Any]] = {"metrics": {}, "outputs": {name: {"": sha256} for name, sha256 in outputs.items()}}
-        document = stamp(RESULT_FORMAT, 1, Provenance(code_version="c"), {"result": result})
-        self.store.write(f"checkpoints/{step}/{key}/result.json", dump_json(document))
+        self.store.write(f"checkpoints/{step}/{key}/result.json", RESULT.write(Provenance(code_version="c"), {"result": result}))
         for name, files in result["outputs"].items():
             self.store.write(f"checkpoints/{step}/{key}/{kept_in(name, files)}/{FILE}", b"bytes")
         return f"checkpoints/{step}/{key}"

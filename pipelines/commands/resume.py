@@ -22,7 +22,8 @@ def resume(
     from distillery_kfp.pipelines.commands.running import carry_out
     from distillery_kfp.pipelines.resume import request_of, workspace_of
 
-    found = find_run(open_existing(store), run)
+    opened = open_existing(store)
+    found = find_run(opened, run)
     place = workdir_of(store, workdir)
-    request = request_of(found, store, place if workdir else workspace_of(found, place), teacher, data)
+    request = request_of(found, store, place if workdir else workspace_of(found, opened, place), teacher, data)
     carry_out(replace(request, device=device or request.device, threads=threads or request.threads))

@@ -25,6 +25,9 @@ def runs(
     opened = open_existing(store)
     found = [find_run(opened, run)] if run else list_runs(opened)
     rows = [item.to_json(opened.uri) for item in found]
+    for item in [] if run else found:
+        for sentence in item.damage:
+            typer.echo(f"distillery: {sentence}", err=True)
     if json_:
         typer.echo(canonical_json(rows[0] if run else rows))
     elif run:

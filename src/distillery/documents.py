@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from pydantic import ValidationError
+from pydantic import ConfigDict, ValidationError
 
 from distillery.config import Config
 from distillery.errors import StoreError
@@ -19,10 +19,19 @@ SEAL = "document_sha256"
 BLANK = "0" * 64
 """Stands in the seal's place while a file is hashed."""
 
-_HEADER = ("format", "version", "provenance", SEAL)
+AGAIN = "fetch or write it again"
+HEADER = ("format", "version", "provenance", SEAL)
+"""What every document has beside its own fields."""
+
 _LINE = '\n  "{}": "{}"'  # of the outermost object, whatever is called so inside
 
 C = TypeVar("C", bound=Config)
+
+
+class Fields(Config):
+    """What a document must say to be read; whatever else it says is let be."""
+
+    model_config = ConfigDict(extra="ignore")
 
 
 @dataclass(frozen=True)
@@ -67,15 +76,14 @@ class Format:
 
     Attributes:
         name: such as "distillery-set".
-        version: the one that is written, and the newest that is read.
+        version: the one that is written, and the newest that is read. Documents of version 1 hold no hash of themselves and are read as
+            they were written, so a new format begins with 2, unless its files are named by their hash.
         advice: what to do with a damaged one, the end of a sentence.
-        unsealed: the newest version whose documents hold no hash of themselves; they are read as before.
     """
 
     name: str
     version: int
-    advice: str = "fetch or write it again"
-    unsealed: int = 1
+    advice: str = AGAIN
 
     def write(self, provenance: Provenance, fields: Mapping[str, Any]) -> bytes:
         """The file; equal documents give equal bytes.
@@ -100,7 +108,7 @@ class Format:
         """
         document = load_json(data, where)
         check_format(document, self.name, self.version, where)
-        self._check_seal(data, document, where)
+        _check_seal(data, document, where, self.advice)
         return self.open(document, where)
 
     def open(self, document: Mapping[str, Any], where: str) -> Document:
@@ -113,16 +121,28 @@ class Format:
             provenance = Provenance.model_validate(document.get("provenance"))
         except ValidationError:
             raise StoreError(f"{where} is damaged (its provenance is missing or wrong): {self.advice}.") from None
-        fields = {name: value for name, value in document.items() if name not in _HEADER}
+        fields = {name: value for name, value in document.items() if name not in HEADER}
         return Document(document["version"], provenance, fields, where, self.advice)
 
-    def needs_seal(self, document: Mapping[str, Any]) -> bool:
-        """Whether a document must hold its hash; one of an old version that holds one was changed, and must pass it as well."""
-        return document["version"] > self.unsealed or SEAL in document
 
-    def _check_seal(self, data: bytes, document: Mapping[str, Any], where: str) -> None:
-        if self.needs_seal(document) and sha256_bytes(_with_seal(data, said := str(document.get(SEAL)), BLANK)) != said:
-            raise damaged(where, self.advice)
+def read_any(data: bytes, where: str) -> dict[str, Any]:
+    """What a document says whose format others know: only its bytes are checked.
+
+    Args:
+        data: its bytes.
+        where: path or key of the document, for messages.
+
+    Raises:
+        StoreError: it is damaged.
+    """
+    document = load_json(data, where)
+    _check_seal(data, document, where, AGAIN)
+    return document
+
+
+def needs_seal(document: Mapping[str, Any]) -> bool:
+    """Whether a document must hold its hash; one of version 1 that holds one was changed, and must pass it as well."""
+    return document.get("version") != 1 or SEAL in document
 
 
 def damaged(where: str, advice: str) -> StoreError:
@@ -134,6 +154,11 @@ def seal(document: Mapping[str, Any]) -> bytes:
     """The bytes of a stamped document with its hash in it; a hash that it has is made anew."""
     data = dump_json({**document, SEAL: BLANK})
     return _with_seal(data, BLANK, sha256_bytes(data))
+
+
+def _check_seal(data: bytes, document: Mapping[str, Any], where: str, advice: str) -> None:
+    if needs_seal(document) and sha256_bytes(_with_seal(data, said := str(document.get(SEAL)), BLANK)) != said:
+        raise damaged(where, advice)
 
 
 def _with_seal(data: bytes, old: str, new: str) -> bytes:

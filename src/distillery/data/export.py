@@ -21,11 +21,12 @@ from torch import Tensor
 from distillery.config import Config
 from distillery.data.shards import Role
 from distillery.data.store import SyntheticSet
+from distillery.documents import Format
 from distillery.errors import ConfigError, StoreError
-from distillery.provenance import Provenance, code_version, dump_json, stamp
+from distillery.provenance import Provenance, code_version
 
-FORMAT = "distillery-export"
-VERSION = 1
+FORMAT = Format("distillery-set-export", 2, "export the set again")
+"""Version 1 was called distillery-export, as that of a student was."""
 DOCUMENT = "export.json"
 CLASSES = "classes.txt"
 
@@ -89,7 +90,7 @@ def export_set(found: SyntheticSet, out: Path, config: ExportConfig, class_names
         count = _write_folders(fresh, samples, folders) if config.format == "imagefolder" else _write_tars(fresh, samples, config)
         inputs = {"set": found.digest, "teacher": manifest.teacher_sha256}
         fields = {"export": config.to_json(), "images": count, "class_names": names}
-        (fresh / DOCUMENT).write_bytes(dump_json(stamp(FORMAT, VERSION, Provenance(inputs=inputs, code_version=code_version()), fields)))
+        (fresh / DOCUMENT).write_bytes(FORMAT.write(Provenance(inputs=inputs, code_version=code_version()), fields))
         (fresh / CLASSES).write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
     return count
 

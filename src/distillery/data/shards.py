@@ -1,26 +1,24 @@
 """One file of a synthetic set: uint8 images, the labels asked for, the teacher's logits, and where they come from."""
 
-import json
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
 import torch
 from pydantic import Field
-from safetensors import SafetensorError
-from safetensors.torch import load, save
 from torch import Tensor
 
-from distillery.config import Config, canonical_json
+from distillery.config import Config
 from distillery.data.pool import NO_LABEL
+from distillery.documents import Format
 from distillery.errors import CheckpointMismatchError, MissingResourceError, StoreError
-from distillery.provenance import Provenance, check_format, sha256_bytes, stamp
+from distillery.provenance import Provenance, sha256_bytes
 from distillery.storage import Store
 from distillery.storage.cache import read_cached
+from distillery.tensor_files import read_tensors, write_tensors
 
-FORMAT = "distillery-shard"
-VERSION = 1
+FORMAT = Format("distillery-shard", 1, "materialize the set again")
+"""Holds no hash of itself: a shard is named by that of its bytes, and read only by who knows it."""
 _SHA256 = r"^[0-9a-f]{64}$"
-_METADATA = "distillery"  # one entry only: safetensors writes several in no fixed order, and the bytes are hashed
 
 Role = Literal["train", "holdout"]
 
@@ -78,7 +76,7 @@ def pack_shard(shard: Shard, provenance: Provenance) -> bytes:
         "asked": shard.asked.cpu().contiguous(),
         "teacher_logits": shard.teacher_logits.detach().float().cpu().contiguous(),
     }
-    return save(tensors, {_METADATA: canonical_json(stamp(FORMAT, VERSION, provenance, {}))})
+    return write_tensors(FORMAT, provenance, {}, tensors)
 
 
 def describe_shard(shard: Shard, data: bytes, role: Role) -> ShardEntry:
@@ -172,17 +170,11 @@ def sample_shards(store: Store, entries: Sequence[ShardEntry], limit: int, draws
 
 
 def _unpack(data: bytes, where: str, entry: ShardEntry) -> Shard:
+    _, tensors = read_tensors(FORMAT, data, where)
     try:
-        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-        document = json.loads(header["__metadata__"][_METADATA])
-    except (KeyError, TypeError, ValueError):
-        document = {}
-    check_format(document, FORMAT, VERSION, where)
-    try:
-        tensors = load(data)
         shard = Shard(tensors["images"], tensors["asked"], tensors["teacher_logits"])
-    except (SafetensorError, KeyError) as error:
-        raise StoreError(f"{where} cannot be read ({error}): materialize the set again.") from None
+    except KeyError as error:
+        raise StoreError(f"{where} has no {error}: materialize the set again.") from None
     if {len(part) for part in shard} != {entry.images}:
         raise CheckpointMismatchError(f"{where} does not hold the {entry.images} images of its manifest: materialize the set again.")
     return shard

@@ -11,15 +11,14 @@ from torch import Tensor
 
 from distillery.config import Config, canonical_json
 from distillery.data.shards import Role, Shard, ShardEntry, check_whole, count_shard, describe_shard, has_shard, pack_shard, read_shard
+from distillery.documents import Format
 from distillery.errors import CheckpointMismatchError, ConfigError, MissingResourceError, StoreError
-from distillery.provenance import Provenance, check_format, dump_json, load_json, sha256_bytes, stamp
+from distillery.provenance import Provenance, sha256_bytes
 from distillery.storage import FolderStore, Store, open_store
 
-FORMAT = "distillery-set"
-VERSION = 1
+FORMAT = Format("distillery-set", 2, "materialize the set again")
 MANIFEST = "manifest.json"
-REFERENCE_FORMAT = "distillery-set-reference"
-REFERENCE_VERSION = 1
+REFERENCE_FORMAT = Format("distillery-set-reference", 2, "run the step that made the set again")
 REFERENCE = "reference.json"
 
 _log = logging.getLogger(__name__)
@@ -72,13 +71,15 @@ class SetManifest(SetHeader):
             raise ValueError("a shard does not count every class")
         if any(getattr(self, name) != value for name, value in _totals(self.shards, self.num_classes).items()):
             raise ValueError("its totals are not the sums of its shards")
+        if self.config_sha256 != _config_sha256(self.provenance):
+            raise ValueError("its configuration is another than the one that it names by hash")
         return self
 
     def to_bytes(self) -> bytes:
         """The manifest's file."""
         fields = self.to_json()
         del fields["provenance"]
-        return dump_json(stamp(FORMAT, VERSION, self.provenance, fields))
+        return FORMAT.write(self.provenance, fields)
 
     @classmethod
     def from_bytes(cls, data: bytes, where: str) -> Self:
@@ -90,14 +91,10 @@ class SetManifest(SetHeader):
 
         Raises:
             CheckpointMismatchError: another format, or a newer version.
-            StoreError: not what Distillery writes.
+            StoreError: it is damaged.
         """
-        document = load_json(data, where)
-        check_format(document, FORMAT, VERSION, where)
-        try:
-            return cls.parse({key: value for key, value in document.items() if key not in ("format", "version")})
-        except ConfigError:  # its message would repeat the whole manifest
-            raise StoreError(f"{where} is damaged or was edited: materialize the set again.") from None
+        document = FORMAT.read(data, where)
+        return document.parse(cls, provenance=document.provenance)
 
 
 class SetReference(Config):
@@ -199,7 +196,7 @@ class SetWriter:
         assert len(shortfall) in (0, num_classes), "one shortfall a class"
         return SetManifest(
             **dict(self.header),
-            config_sha256=sha256_bytes(canonical_json(self.header.provenance.to_json()["config"]).encode()),
+            config_sha256=_config_sha256(self.header.provenance),
             **_totals(self._entries, num_classes),
             shortfall=tuple(shortfall) or (0,) * num_classes,
             shards=tuple(self._entries),
@@ -311,8 +308,7 @@ def write_reference(folder: Path, reference: SetReference) -> None:
     published = _open_exactly(reference, "")
     target = FolderStore(folder)
     target.write(MANIFEST, published.store.read(MANIFEST))
-    document = stamp(REFERENCE_FORMAT, REFERENCE_VERSION, published.manifest.provenance, reference.to_json())
-    target.write(REFERENCE, dump_json(document))
+    target.write(REFERENCE, REFERENCE_FORMAT.write(published.manifest.provenance, reference.to_json()))
 
 
 def read_reference(folder: Path) -> SetReference:
@@ -324,12 +320,7 @@ def read_reference(folder: Path) -> SetReference:
         StoreError: it is damaged.
     """
     where = f"The set reference {str(folder / REFERENCE)!r}"
-    document = load_json(FolderStore(folder).read(REFERENCE), where)
-    check_format(document, REFERENCE_FORMAT, REFERENCE_VERSION, where)
-    try:
-        return SetReference.parse({key: document[key] for key in SetReference.model_fields if key in document})
-    except ConfigError as error:
-        raise StoreError(f"{where} is damaged: {error}") from None
+    return REFERENCE_FORMAT.read(FolderStore(folder).read(REFERENCE), where).parse(SetReference)
 
 
 def open_reference(folder: Path, teacher_sha256: str = "") -> SyntheticSet:
@@ -354,6 +345,10 @@ def _open_exactly(reference: SetReference, teacher_sha256: str) -> SyntheticSet:
             f"The set at {reference.uri!r} is {found.digest[:12]}, not {reference.sha256[:12]} as referred to: run its step again."
         )
     return found
+
+
+def _config_sha256(provenance: Provenance) -> str:
+    return sha256_bytes(canonical_json(provenance.to_json()["config"]).encode())
 
 
 def _totals(shards: Sequence[ShardEntry], num_classes: int) -> dict[str, Any]:

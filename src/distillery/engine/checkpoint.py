@@ -11,19 +11,33 @@ from typing import Any
 
 import torch
 
+from distillery.config import Config
+from distillery.documents import Format
 from distillery.errors import DistilleryError, MissingResourceError, StoreError
-from distillery.provenance import Provenance, check_format, code_version, dump_json, load_json, sha256_bytes, stamp
+from distillery.provenance import Provenance, code_version, sha256_bytes
 from distillery.storage import Store
 
 logger = logging.getLogger(__name__)
 
-FORMAT = "distillery-checkpoint"
-VERSION = 1
-RESULT_FORMAT = "distillery-result"
+_ADVICE = "delete the folder that it lies in to start this step anew"
+POINTER = Format("distillery-checkpoint", 2, _ADVICE)
+RESULT = Format("distillery-result", 2, _ADVICE)
 _POINTER = "latest.json"
 _RESULT = "result.json"
 _PAYLOADS = "payloads"
 _SNAPSHOTS = "snapshots"  # of `Selection`
+
+
+class _Pointer(Config):
+    round: int
+    payload: str
+    sha256: str
+    bytes: int
+    threads: int
+
+
+class _Result(Config):
+    result: dict[str, Any]
 
 
 class Checkpoints:
@@ -49,46 +63,45 @@ class Checkpoints:
         data = buffer.getvalue()
         digest = sha256_bytes(data)
         payload = f"{_PAYLOADS}/{digest}.pt"
-        fields = {"round": round, "payload": payload, "sha256": digest, "bytes": len(data), "threads": torch.get_num_threads()}
+        pointer = _Pointer(round=round, payload=payload, sha256=digest, bytes=len(data), threads=torch.get_num_threads())
         self.store.write(payload, data)
         self._known.add(payload)
-        pointer = dump_json(stamp(FORMAT, VERSION, Provenance(code_version=code_version()), fields))
-        self.store.write(_POINTER, pointer)
+        document = POINTER.write(Provenance(code_version=code_version()), pointer.to_json())
+        self.store.write(_POINTER, document)
         # no lock reaches the other machines that write to a remote store: what is not known here may be what another's pointer names
         dropped = (self._known if self.store.remote else set(self.store.list(_PAYLOADS))) - {payload}
         self._drop(dropped)
         if (named := self._named()) in dropped or (named == payload and not self.store.exists(payload)):
             # another worker of this key computes the same payloads, and one has dropped what the other has just named
             self.store.write(payload, data)
-            self.store.write(_POINTER, pointer)
+            self.store.write(_POINTER, document)
 
     def load(self) -> tuple[int, dict[str, Any]] | None:
         """The finished rounds and the state of the newest checkpoint, on the CPU; None where there is none.
 
         Raises:
-            StoreError: the payload is missing or fails its hash.
+            StoreError: the pointer is damaged, or the payload is missing or fails its hash.
             CheckpointMismatchError: written by a newer Distillery.
         """
         where = f"The checkpoint {_POINTER} in {self.store.uri!r}"
         try:
-            pointer = load_json(self.store.read(_POINTER), where)
+            pointer = POINTER.read(self.store.read(_POINTER), where).parse(_Pointer)
         except MissingResourceError:
             return None
-        check_format(pointer, FORMAT, VERSION, where)
         try:
-            state = self._payload(str(pointer["payload"]), str(pointer["sha256"]))
+            state = self._payload(pointer.payload, pointer.sha256)
         except StoreError:
-            if self._named() == pointer["payload"]:
+            if self._named() == pointer.payload:
                 raise
             return self.load()  # another worker of this key has gone on, or has finished
-        if pointer["threads"] != torch.get_num_threads():
+        if pointer.threads != torch.get_num_threads():
             logger.warning(
                 "The checkpoint was written with %d threads and this process has %d: the run will not end bit-equal.",
-                pointer["threads"],
+                pointer.threads,
                 torch.get_num_threads(),
             )
-        self._known.add(str(pointer["payload"]))
-        return int(pointer["round"]), state
+        self._known.add(pointer.payload)
+        return pointer.round, state
 
     def finish(self, result: dict[str, Any]) -> dict[str, Any]:
         """Record the result of finished work unless there is one, then drop the checkpoints and snapshots that led to it.
@@ -99,8 +112,7 @@ class Checkpoints:
         Returns:
             The result that stands: this one, or that of another worker who came first.
         """
-        document = stamp(RESULT_FORMAT, VERSION, Provenance(code_version=code_version()), {"result": result})
-        self.store.create(_RESULT, dump_json(document))
+        self.store.create(_RESULT, RESULT.write(Provenance(code_version=code_version()), {"result": result}))
         standing = self.finished()  # read back: few servers tell truly who came first
         assert standing is not None, "a result was just written"
         self.store.delete(_POINTER)
@@ -108,19 +120,21 @@ class Checkpoints:
         return standing
 
     def finished(self) -> dict[str, Any] | None:
-        """The result of finished work, None where it is not finished."""
+        """The result of finished work, None where it is not finished.
+
+        Raises:
+            StoreError: it is damaged.
+            CheckpointMismatchError: written by a newer Distillery.
+        """
         if not self.store.exists(_RESULT):
             return None
         where = f"The result {_RESULT} in {self.store.uri!r}"
-        document = load_json(self.store.read(_RESULT), where)
-        check_format(document, RESULT_FORMAT, VERSION, where)
-        result: dict[str, Any] = document["result"]
-        return result
+        return RESULT.read(self.store.read(_RESULT), where).parse(_Result).result
 
     def _named(self) -> str:
         """The payload that the pointer names now, "" where nothing or nobody says it."""
         try:
-            return str(load_json(self.store.read(_POINTER), _POINTER).get("payload", ""))
+            return POINTER.read(self.store.read(_POINTER), _POINTER).parse(_Pointer).payload
         except DistilleryError:
             return ""
 

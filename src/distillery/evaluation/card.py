@@ -13,8 +13,8 @@ from distillery.evaluation.health import HealthReport, load_health
 from distillery.evaluation.loading import how_to_load
 from distillery.evaluation.report import EvaluationReport, ModelReport, SnapshotScore, load_report
 from distillery.methods.catalog import METHODS
-from distillery.models.bundle import DOCUMENT, BundleInfo, read_bundle
-from distillery.provenance import Provenance, load_json, sha256_bytes
+from distillery.models.bundle import BundleInfo, read_bundle, read_origin
+from distillery.provenance import Provenance, sha256_bytes
 
 _WEAKEST = 3
 _NAMED_CLASSES = 100
@@ -98,11 +98,10 @@ def open_sources(
         CheckpointMismatchError: they do not belong together.
     """
     info, sha256 = read_bundle(bundle)
-    document = load_json((bundle / DOCUMENT).read_bytes(), str(bundle / DOCUMENT))
     sources = CardSources(
         bundle=info,
         sha256=sha256,
-        provenance=Provenance.parse(document["provenance"], "provenance"),
+        provenance=read_origin(bundle),
         report=load_report(report) if report else None,
         manifest=manifest,
         health=load_health(health) if health else None,

@@ -7,14 +7,14 @@ from pydantic import Field
 from torch import Tensor
 
 from distillery.config import Config
+from distillery.documents import Format
 from distillery.errors import MissingResourceError
 from distillery.evaluation.diversity import Diversity, class_entropy
 from distillery.evaluation.features import LOGITS, Features
-from distillery.provenance import Provenance, check_format, dump_json, load_json, stamp
+from distillery.provenance import Provenance
 from distillery.storage import open_store
 
-FORMAT = "distillery-health"
-VERSION = 1
+FORMAT = Format("distillery-health", 2, "make the set again")
 FILE = "health.json"
 
 _ENOUGH = 10  # images a class on average, below which a rare class is chance
@@ -117,7 +117,7 @@ def flat_health(report: HealthReport) -> dict[str, float]:
 
 def save_health(path: Path, report: HealthReport, provenance: Provenance) -> None:
     """Write a report atomically as JSON with format, version and provenance."""
-    open_store(str(path.parent)).write(path.name, dump_json(stamp(FORMAT, VERSION, provenance, report.to_json())))
+    open_store(str(path.parent)).write(path.name, FORMAT.write(provenance, report.to_json()))
 
 
 def load_health(path: Path) -> HealthReport:
@@ -125,14 +125,12 @@ def load_health(path: Path) -> HealthReport:
 
     Raises:
         MissingResourceError: no such file.
-        StoreError: bytes that are no JSON object.
+        StoreError: it is damaged.
         CheckpointMismatchError: another format or a newer version.
     """
     if not path.is_file():
         raise MissingResourceError(f"There is no health report at {str(path)!r}: run the step that makes the set first.")
-    document = load_json(path.read_bytes(), str(path))
-    check_format(document, FORMAT, VERSION, str(path))
-    return HealthReport.parse({key: document[key] for key in document if key not in ("format", "version", "provenance")}, str(path))
+    return FORMAT.read(path.read_bytes(), str(path)).parse(HealthReport)
 
 
 def _class_findings(report: HealthReport) -> list[str]:

@@ -4,25 +4,25 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from pydantic import Field
 from rich.table import Table
 from torch import Tensor
 
 from distillery.config import Config
+from distillery.documents import Document, Format
 from distillery.errors import ConfigError, MissingResourceError
 from distillery.evaluation.accuracy import Accuracy
 from distillery.evaluation.agreement import Agreement
 from distillery.evaluation.calibration import Calibration
 from distillery.evaluation.cost import Cost, LatencyConfig
 from distillery.evaluation.predict import predict
-from distillery.provenance import Provenance, check_format, dump_json, load_json, stamp
+from distillery.provenance import Provenance
 from distillery.storage import open_store
 from distillery.types import Classifier
 
-FORMAT = "distillery-evaluation"
-VERSION = 1
+FORMAT = Format("distillery-evaluation", 2, "evaluate the student again")
 Source = Literal["test set", "held-out synthetic", "training synthetic"]
 
 
@@ -258,7 +258,7 @@ def table(report: EvaluationReport) -> Table:
 
 def save_report(path: Path, report: EvaluationReport, provenance: Provenance) -> None:
     """Write a report atomically as JSON with format, version and provenance."""
-    open_store(str(path.parent)).write(path.name, dump_json(stamp(FORMAT, VERSION, provenance, report.to_json())))
+    open_store(str(path.parent)).write(path.name, FORMAT.write(provenance, report.to_json()))
 
 
 def load_report(path: Path) -> EvaluationReport:
@@ -266,15 +266,20 @@ def load_report(path: Path) -> EvaluationReport:
 
     Raises:
         MissingResourceError: no such file.
-        StoreError: bytes that are no JSON object.
+        StoreError: it is damaged.
         CheckpointMismatchError: another format or a newer version.
     """
-    if not path.is_file():
-        raise MissingResourceError(f"There is no evaluation report at {path}: run the evaluate step first.")
-    document: dict[str, Any] = load_json(path.read_bytes(), str(path))
-    check_format(document, FORMAT, VERSION, str(path))
-    fields = {key: value for key, value in document.items() if key not in ("format", "version", "provenance")}
-    return EvaluationReport.parse(fields, str(path))
+    return _open(path).parse(EvaluationReport)
+
+
+def read_origin(path: Path) -> Provenance:
+    """What a report was made from; raises as `load_report` does."""
+    return _open(path).provenance
+
+
+def parse_report(data: bytes, where: str) -> EvaluationReport:
+    """A report's file; raises as `load_report` does."""
+    return FORMAT.read(data, where).parse(EvaluationReport)
 
 
 _SOURCES: dict[str, str] = {
@@ -309,6 +314,12 @@ def _score_snapshots(student: Candidate, teacher_logits: Tensor, data: Evaluatio
             score = score.model_copy(update={"correct": correct, "total": len(logits)})
         scores.append(score)
     return tuple(scores)
+
+
+def _open(path: Path) -> Document:
+    if not path.is_file():
+        raise MissingResourceError(f"There is no evaluation report at {path}: run the evaluate step first.")
+    return FORMAT.read(path.read_bytes(), str(path))
 
 
 def _check_labels(data: EvaluationImages, num_classes: int) -> None:

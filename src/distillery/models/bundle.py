@@ -111,6 +111,11 @@ def read_bundle(folder: Path) -> tuple[BundleInfo, str]:
     return _parse(data, str(folder / DOCUMENT)), sha256_bytes(data)
 
 
+def read_origin(folder: Path) -> Provenance:
+    """What a bundle was made from; raises as `read_bundle` does."""
+    return FORMAT.read(_read(folder, DOCUMENT), str(folder / DOCUMENT)).provenance
+
+
 def load_classifier(folder: Path, expected_sha256: str = "") -> Classifier:
     """Read a bundle whole: verify it, build the network, load its weights. The classifier is on the CPU, in train mode, not frozen.
 

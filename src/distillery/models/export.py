@@ -12,14 +12,16 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from distillery.config import canonical_json
+from distillery.documents import Format
 from distillery.errors import ConfigError, StoreError
 from distillery.foreign_code import guarded, named
 from distillery.models.bundle import load_classifier, publish, read_bundle
-from distillery.provenance import Provenance, code_version, dump_json, load_json, sha256_bytes, stamp
+from distillery.provenance import Provenance, code_version, load_json, sha256_bytes
 from distillery.types import Classifier
 
-FORMAT = "distillery-export"
-VERSION = 1
+FORMAT = Format("distillery-student-export", 2, "export the student again")
+"""Version 1 was called distillery-export, as that of a set was, which lists no files."""
+_FIRST_NAME = "distillery-export"
 DOCUMENT = "export.json"
 FORMATS = ("pt2", "onnx")
 INPUTS = ("float32", "uint8")
@@ -167,10 +169,22 @@ def _check_target(out: Path) -> None:
     document = out / DOCUMENT
     if not document.is_file():
         return  # `publish` refuses a folder that holds anything
-    listed = {*load_json(document.read_bytes(), str(document)).get("files", {}), DOCUMENT}
+    listed = {*_files_of(document), DOCUMENT}
     strange = sorted(path.name for path in out.iterdir() if path.name not in listed)
     if strange:
         raise StoreError(f"{str(out)!r} holds {strange[0]!r}, which no export wrote: move it away, or name a new folder.")
+
+
+def _files_of(document: Path) -> set[str]:
+    """What an earlier export of a student lists; nothing where something else was exported."""
+    data = document.read_bytes()
+    said = load_json(data, str(document))
+    if said.get("format") == FORMAT.name:
+        said = FORMAT.read(data, str(document)).fields
+    elif said.get("format") != _FIRST_NAME:
+        return set()
+    files = said.get("files")
+    return set(files) if isinstance(files, dict) else set()
 
 
 def _trace(classifier: Classifier, input: str, name: str) -> ExportedProgram:
@@ -281,4 +295,4 @@ def _document(classifier: Classifier, sha256: str, files: Mapping[str, ExportedF
         "files": {name: {"sha256": file.sha256, "bytes": file.bytes} for name, file in files.items()},
     }
     provenance = Provenance(inputs={"bundle": sha256}, code_version=code_version())
-    return dump_json(stamp(FORMAT, VERSION, provenance, fields))
+    return FORMAT.write(provenance, fields)

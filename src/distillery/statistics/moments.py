@@ -1,24 +1,22 @@
 """BatchNorm moments of a teacher: the value, and its file format `distillery-moments`."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load, save
 from torch import Tensor
 
-from distillery.config import Config, canonical_json
-from distillery.errors import CheckpointMismatchError, ConfigError, MissingResourceError, StoreError
-from distillery.provenance import Provenance, check_format, sha256_bytes, stamp
+from distillery.config import Config
+from distillery.documents import Document, Format
+from distillery.errors import CheckpointMismatchError, MissingResourceError, StoreError
+from distillery.provenance import Provenance, sha256_bytes
 from distillery.storage import open_store
+from distillery.tensor_files import payload, read_document, read_tensors, write_tensors
 
-FORMAT = "distillery-moments"
-VERSION = 1
-_ENTRY = "distillery"  # one entry only: safetensors writes several in no fixed order
+FORMAT = Format("distillery-moments", 2, "extract the statistics again")
+"""1 holds no hash of itself, but one of its tensors' bytes."""
 Kind = Literal["global", "per_class"]
 
 
@@ -69,7 +67,7 @@ def save_moments(path: Path, moments: Moments, provenance: Provenance) -> str:
 
     One safetensors file: tensors `mean/PATH`, `variance/PATH` and, per class, `counts`; its `__metadata__` holds one entry `distillery`,
     a JSON document with format, version, kind, layers (in the network's order, which safetensors does not keep), teacher_sha256,
-    tensors_sha256 and provenance.
+    provenance and the hash of the whole file.
 
     Args:
         path: the file to write.
@@ -88,10 +86,8 @@ def save_moments(path: Path, moments: Moments, provenance: Provenance) -> str:
         "kind": moments.kind,
         "layers": list(moments.mean),
         "teacher_sha256": moments.teacher_sha256,
-        "tensors_sha256": sha256_bytes(_payload(save(tensors))),
     }
-    header = stamp(FORMAT, VERSION, provenance, fields)
-    data: bytes = save(tensors, metadata={_ENTRY: canonical_json(header)})
+    data = write_tensors(FORMAT, provenance, fields, tensors)
     open_store(str(path.parent)).write(path.name, data)
     return sha256_bytes(data)
 
@@ -111,19 +107,14 @@ def load_moments(path: Path, teacher_sha256: str) -> Moments:
     if not path.is_file():
         raise MissingResourceError(f"There are no moments at {path}: run the extract-statistics step for this teacher first.")
     data = path.read_bytes()
-    try:
-        tensors = load(data)
-    except SafetensorError as error:
-        raise StoreError(f"{path} is damaged or no safetensors file ({error}): extract the statistics again.") from None
-    document = _document(data)
-    check_format(document, FORMAT, VERSION, str(path))
-    header = _parse(document, str(path))
+    document, tensors = read_tensors(FORMAT, data, str(path))
+    header = document.parse(_Header)
     if header.teacher_sha256 != teacher_sha256:
         raise CheckpointMismatchError(
             f"The moments at {path} belong to teacher {header.teacher_sha256[:12]}, but the teacher in use is {teacher_sha256[:12]}: "
             "extract the statistics of this teacher."
         )
-    if header.tensors_sha256 != sha256_bytes(_payload(data)) or not header.names() <= set(tensors):
+    if _is_damaged(document, data) or header.names() != set(tensors):
         raise StoreError(f"The tensors in {path} do not match their sha256: the file is damaged, extract the statistics again.")
     mean = {layer: tensors[f"mean/{layer}"] for layer in header.layers}
     variance = {layer: tensors[f"variance/{layer}"] for layer in header.layers}
@@ -132,15 +123,14 @@ def load_moments(path: Path, teacher_sha256: str) -> Moments:
 
 def read_origin(path: Path) -> Provenance:
     """What a file that `load_moments` takes was made from."""
-    return _parse(_document(path.read_bytes()), str(path)).provenance
+    return read_document(FORMAT, path.read_bytes(), str(path)).provenance
 
 
 class _Header(Config):
     kind: Kind
     layers: tuple[str, ...]
     teacher_sha256: str
-    tensors_sha256: str
-    provenance: Provenance
+    tensors_sha256: str = ""
 
     def names(self) -> set[str]:
         """The tensors that must be in the file."""
@@ -152,26 +142,6 @@ def _expand(values: Mapping[str, Tensor], rows: int) -> dict[str, Tensor]:
     return {path: value.expand(rows, -1) for path, value in values.items()}
 
 
-def _header_length(data: bytes) -> int:
-    return int.from_bytes(data[:8], "little")
-
-
-def _payload(data: bytes) -> bytes:
-    return data[8 + _header_length(data) :]
-
-
-def _document(data: bytes) -> dict[str, Any]:
-    """Our own header inside the safetensors header; empty where somebody else wrote the file, which `check_format` then refuses."""
-    metadata = json.loads(data[8 : 8 + _header_length(data)]).get("__metadata__") or {}
-    try:
-        document = json.loads(metadata.get(_ENTRY, "{}"))
-    except ValueError:
-        return {}
-    return document if isinstance(document, dict) else {}
-
-
-def _parse(document: dict[str, Any], where: str) -> _Header:
-    try:
-        return _Header.parse({key: value for key, value in document.items() if key not in ("format", "version")})
-    except ConfigError:
-        raise StoreError(f"The header of {where} is damaged: extract the statistics again.") from None
+def _is_damaged(document: Document, data: bytes) -> bool:
+    """Whether the tensors of a file of the first version fail their hash; of later ones all bytes have passed already."""
+    return document.version == 1 and document.fields.get("tensors_sha256") != sha256_bytes(payload(data))

@@ -12,15 +12,16 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from distillery.data.store import MANIFEST, SetManifest
-from distillery.errors import ConfigError, DistilleryError, MissingResourceError, StoreError
+from distillery.errors import CheckpointMismatchError, ConfigError, DistilleryError, MissingResourceError, StoreError
 from distillery.evaluation.report import flat_metrics, load_report
-from distillery.models.bundle import DOCUMENT, WEIGHTS, read_bundle
-from distillery.provenance import Provenance, check_format, load_json, sha256_bytes, sha256_file
-from distillery.statistics.moments import load_moments, read_origin
+from distillery.models.bundle import DOCUMENT, WEIGHTS, read_bundle, read_origin
+from distillery.provenance import Provenance, sha256_bytes, sha256_file
+from distillery.statistics.moments import load_moments
+from distillery.statistics.moments import read_origin as origin_of_moments
 from distillery.steps.evidence import Link, agree, broken, fetch, find_link, keep, match, names
 from distillery.steps.keys import SECTIONS, is_planned, key_of
 from distillery.steps.lineage import StepRecord, evaluation_of, find_record, parse_record, records_of
-from distillery.steps.plan import RUN_FORMAT, RUN_VERSION
+from distillery.steps.runs import read_run
 from distillery.storage import Store, open_store
 from distillery.synthesis.bundle import DOCUMENT as SYNTHESIZER
 from distillery.synthesis.bundle import load_synthesizer, read_synthesizer
@@ -88,6 +89,7 @@ class _Walk:
         places: copies of the student's bundle: a store and the prefix of the keys in it.
         run_id: of the run that made the student.
         run: its record.
+        planned: where the record comes from.
         missed: why the record was not reached.
         steps: what its steps wrote.
         sha256: the student's.
@@ -105,6 +107,7 @@ class _Walk:
     places: list[tuple[Store | None, str]] = field(default_factory=list)
     run_id: str = ""
     run: dict[str, Any] = field(default_factory=dict)
+    planned: Provenance = field(default_factory=lambda: Provenance(code_version=""))
     missed: str = ""
     steps: tuple[StepRecord, ...] = ()
     sha256: str = ""
@@ -155,8 +158,8 @@ class _Walk:
             key = f"runs/{self.run_id}/run.json"
             if not self.run_id:
                 raise MissingResourceError("Its version names no run, so nothing says where the rest lies.")
-            self.run = load_json(fetch(self.store, key), key)
-            check_format(self.run, RUN_FORMAT, RUN_VERSION, key)
+            record = read_run(fetch(self.store, key), key)
+            self.run, self.planned = record.fields, record.provenance
             self.steps = self._records(self.run_id, names(self.store, records_of(self.run_id)))
         except MissingResourceError as error:
             self.missed = str(error)
@@ -180,13 +183,19 @@ class _Walk:
         if self.named not in ("", sha256):
             raise MissingResourceError("The bundle is not the one that its folder is called after.")
         result = f"students/{sha256}"
-        keys = names(self.store, "runs")
+        keys, unread = names(self.store, "runs"), ""
         for key in sorted((key for key in keys if key.endswith("/run.json")), reverse=True):
             run = key.split("/")[1]
-            results = load_json(fetch(self.store, key), key).get("results")
+            try:
+                results = read_run(fetch(self.store, key), key).fields.get("results")
+            except (StoreError, CheckpointMismatchError) as error:
+                unread += f"; {str(error).rstrip('.')}"
+                continue
             if results.get("student") == result if results else find_record(self._records(run, keys), "student", sha256):
                 return run
-        raise StoreError(f"no run in {self._place('runs')!r} says that it made {result}, so the bundle or the run's record was changed")
+        raise StoreError(
+            f"no run in {self._place('runs')!r} says that it made {result}, so the bundle or the run's record was changed{unread}"
+        )
 
     def _student(self, link: Link) -> None:
         notes = [self.unfetched] if self.unfetched else []
@@ -270,12 +279,11 @@ class _Walk:
     def _run(self, link: Link) -> None:
         key = f"runs/{self.run_id}/run.json"
         link.where, link.sha256 = self._place(key), sha256_bytes(fetch(self.store, key))
-        planned = Provenance.parse(self.run["provenance"], "provenance")
         result = self.run.get("results", {}).get("student", f"students/{self.sha256}")
         agree({"student": f"students/{self.sha256}"}, {"student": result}, repr(key))
-        agree({"teacher": self.made.inputs.get("teacher", "")}, planned.inputs, repr(key))
+        agree({"teacher": self.made.inputs.get("teacher", "")}, self.planned.inputs, repr(key))
         self._recorded("student", self.sha256, self.made)
-        link.what = f"{self.run['pipeline']} with {planned.config['synthesis']['method']}, planned {self.run['planned']}"
+        link.what = f"{self.run['pipeline']} with {self.planned.config['synthesis']['method']}, planned {self.run['planned']}"
 
     def _set(self, link: Link) -> None:
         link.sha256 = self.made.inputs.get("set", "")  # a student that was trained while its set grew does not name it: its step does
@@ -297,13 +305,11 @@ class _Walk:
         record = self._recorded("synthesizer", link.sha256)
         link.sha256, link.where = record.sha256("synthesizer"), self._place(record.at("synthesizer", SYNTHESIZER))
         folder = self._outputs(record, "synthesizer")
-        document, _ = read_synthesizer(folder)
-        made = Provenance.parse(document["provenance"], "provenance")
+        made = read_synthesizer(folder)[0].provenance
         self._recorded("synthesizer", link.sha256, made)
-        self._of_this_teacher(str(document.get("teacher_sha256")))
-        load_synthesizer(folder, self.made.inputs["teacher"])
+        method = load_synthesizer(folder, self.made.inputs.get("teacher", "")).method
         self.statistics = made.inputs.get("statistics", "")
-        link.what = f"what made the images, of {document['method']}"
+        link.what = f"what made the images, of {method}"
 
     def _statistics(self, link: Link) -> None:
         link.sha256 = self.statistics or ""
@@ -315,8 +321,8 @@ class _Walk:
         record = self._recorded("statistics", self.statistics)
         link.where = self._place(record.at("statistics", ""))
         file = self._outputs(record, "statistics") / "file"
-        moments = load_moments(file, self.made.inputs["teacher"])
-        self._recorded("statistics", self.statistics, read_origin(file))
+        moments = load_moments(file, self.made.inputs.get("teacher", ""))
+        self._recorded("statistics", self.statistics, origin_of_moments(file))
         link.what = f"{moments.kind} BatchNorm moments of {len(moments.mean)} layers of the teacher"
 
     def _teacher(self, link: Link) -> None:
@@ -363,6 +369,5 @@ def _check_bundle(folder: Path, place: str) -> tuple[str, Provenance]:
     info, _ = read_bundle(folder)
     if (found := sha256_file(folder / WEIGHTS)) != info.weights_sha256:
         raise StoreError(f"{WEIGHTS} in {place!r} has sha256 {found}, but {DOCUMENT} promises {info.weights_sha256}")
-    document = load_json((folder / DOCUMENT).read_bytes(), place)
     what = f"{info.architecture.name}, {info.parameters:,} parameters, {info.num_classes} classes"
-    return what, Provenance.parse(document["provenance"], "provenance")
+    return what, read_origin(folder)

@@ -3,12 +3,13 @@
 from collections.abc import Mapping
 from typing import Any
 
+from distillery.documents import HEADER
+from distillery.errors import StoreError
 from distillery.evaluation.report import EvaluationReport, flat_metrics
 from distillery.steps.lineage import evaluation_of
 from distillery.steps.runs import Run
 
 _MISSING = "(not set)"
-_HEADER = ("format", "version", "provenance")
 
 
 def differences(first: Run, second: Run) -> dict[str, tuple[Any, Any]]:
@@ -17,18 +18,35 @@ def differences(first: Run, second: Run) -> dict[str, tuple[Any, Any]]:
     Beside the recipe's keys: `run.pipeline`, `run.recipe`, `run.seed`, `run.salt`, `run.teacher`, `run.data`, `run.code`, `run.device` and
     `run.threads`. What the recipe says about itself makes no difference.
     """
+    check(first)
+    check(second)
     left, right = ({**_settings(run), **dotted(run.config)} for run in (first, second))
     both = {key: (left.get(key, _MISSING), right.get(key, _MISSING)) for key in (*left, *right)}
     return {key: pair for key, pair in both.items() if pair[0] != pair[1] and not key.startswith("about.")}
 
 
 def results(run: Run) -> dict[str, float]:
-    """The numbers of a run: those of its evaluation, `seconds`, and nothing else; without an evaluation only the seconds."""
+    """The numbers of a run: those of its evaluation, `seconds`, and nothing else; without an evaluation only the seconds.
+
+    Raises:
+        StoreError: a record of the run is damaged.
+    """
+    check(run)
     metrics: dict[str, float] = {}
     if run.evaluation:
-        fields = {key: value for key, value in run.evaluation.items() if key not in _HEADER}
+        fields = {key: value for key, value in run.evaluation.items() if key not in HEADER}
         metrics = flat_metrics(EvaluationReport.parse(fields, evaluation_of(run.id)))
     return {**metrics, **({"seconds": run.seconds} if run.seconds else {})}
+
+
+def check(run: Run) -> None:
+    """Refuse a run of which a record is damaged.
+
+    Raises:
+        StoreError: with the sentence about it.
+    """
+    if run.damage:
+        raise StoreError(run.damage[0])
 
 
 def dotted(values: Mapping[str, Any]) -> dict[str, Any]:

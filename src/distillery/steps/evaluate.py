@@ -16,6 +16,7 @@ from distillery.data.store import MANIFEST, SyntheticSet, open_reference, read_r
 from distillery.errors import ConfigError, DistilleryError
 from distillery.evaluation.page.render import render
 from distillery.evaluation.report import (
+    FORMAT,
     Candidate,
     Chosen,
     EvaluationConfig,
@@ -27,15 +28,14 @@ from distillery.evaluation.report import (
     save_report,
     table,
 )
-from distillery.models.bundle import DOCUMENT, fetch_bundle, load_classifier, read_bundle
-from distillery.provenance import Provenance, load_json
+from distillery.models.bundle import DOCUMENT, fetch_bundle, load_classifier, read_bundle, read_origin
 from distillery.recipes.schema import EvaluationSection
 from distillery.runtime import Runtime, resolve_runtime
 from distillery.seeding import stream
 from distillery.steps.accelerators import check_promise
 from distillery.steps.keys import key_of
 from distillery.steps.lineage import evaluation_of, page_of, run_identity
-from distillery.steps.page import Gathering, origin_of, training_of
+from distillery.steps.page import Gathering, training_of
 from distillery.steps.workbench import Workbench, reporting, workbench, workspace
 from distillery.storage import Store, join_uri, open_store
 from distillery.types import Classifier
@@ -188,7 +188,7 @@ def _snapshots(folder: Path) -> dict[str, Callable[[], Classifier]]:
 def _chosen(store: Store, student_path: Path) -> Chosen:
     """How the student's best epoch was chosen, where the store still knows."""
     try:
-        numbers = training_of(store, origin_of(student_path))
+        numbers = training_of(store, read_origin(student_path))
     except DistilleryError:  # the scores do not depend on it
         return Chosen()
     return Chosen(int(numbers.get("best_epoch", 0)), int(numbers.get("best_images", 0)))
@@ -219,7 +219,7 @@ def _first_of(bench: Workbench, key: str, path: Path) -> EvaluationReport:
 def _is_of(bench: Workbench, data: bytes) -> bool:
     """Whether a report was made under the step's own key; a damaged one was not."""
     try:
-        return key_of(STEP, Provenance.parse(load_json(data, "The report").get("provenance", {}))) == bench.key
+        return key_of(STEP, FORMAT.read(data, "The report").provenance) == bench.key
     except DistilleryError:
         return False
 

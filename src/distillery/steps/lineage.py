@@ -6,17 +6,17 @@ because several steps may end at once and a store locks nothing.
 
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Literal
 
 from distillery.config import canonical_json
-from distillery.errors import StoreError
-from distillery.provenance import Provenance, check_format, dump_json, load_json, sha256_bytes, stamp
+from distillery.documents import Fields, Format
+from distillery.provenance import Provenance, sha256_bytes
 from distillery.storage import Store
 
-FORMAT = "distillery-step"
-VERSION = 2
-LAYOUTS = (1, VERSION)
-"""Versions of a record whose kept outputs lie in different places."""
+FORMAT = Format("distillery-step", 2, "run its step again")
+LAYOUTS = (1, 2)
+"""Ways in which a step's kept outputs lie; a record of the first version names none, and has the first."""
 FILE = "file"
 """How an output that is a file is called in the folder that keeps it."""
 _DOCUMENTS = ("", "bundle.json", "synthesizer.json", "manifest.json")
@@ -30,13 +30,13 @@ class StepRecord:
         step: its name.
         key: names its work; its kept outputs lie below `checkpoints/<step>/<key>` of the store.
         outputs: output -> file below it ("" where the output is a file) -> sha256.
-        layout: version of the record, which says where kept outputs lie.
+        layout: of `LAYOUTS`, which says where kept outputs lie.
     """
 
     step: str
     key: str
     outputs: dict[str, dict[str, str]]
-    layout: int = VERSION
+    layout: int = LAYOUTS[-1]
 
     @property
     def folder(self) -> str:
@@ -55,6 +55,13 @@ class StepRecord:
         """The hash that names an output: its document's, or the file's own; "" where the step wrote no such output."""
         files = self.outputs.get(output, {})
         return next((files[name] for name in _DOCUMENTS if name in files), "")
+
+
+class _Said(Fields):
+    step: str
+    key: str
+    outputs: dict[str, dict[str, str]]
+    layout: Literal[1, 2] = 1
 
 
 def kept_in(output: str, files: Mapping[str, str]) -> str:
@@ -100,9 +107,7 @@ def runs_with(step: str, keys: Iterable[str]) -> set[str]:
 
 def write_record(store: Store, run: str, record: StepRecord, provenance: Provenance) -> None:
     """Note a finished step beside its run's record."""
-    fields = {"step": record.step, "key": record.key, "outputs": record.outputs}
-    document = stamp(FORMAT, record.layout, provenance, fields)
-    store.write(f"{records_of(run)}/{record.step}-{record.key[:16]}.json", dump_json(document))
+    store.write(f"{records_of(run)}/{record.step}-{record.key[:16]}.json", FORMAT.write(provenance, asdict(record)))
 
 
 def read_records(store: Store, run: str) -> tuple[StepRecord, ...]:
@@ -134,9 +139,5 @@ def parse_record(data: bytes, where: str) -> StepRecord:
         StoreError: it is damaged.
         CheckpointMismatchError: written by a newer Distillery.
     """
-    document = load_json(data, where)
-    check_format(document, FORMAT, VERSION, where)
-    step, key, outputs = (document.get(name) for name in ("step", "key", "outputs"))
-    if not (isinstance(step, str) and isinstance(key, str) and isinstance(outputs, dict)):
-        raise StoreError(f"{where} is damaged: it says no step, key or outputs.")
-    return StepRecord(step, key, {str(output): dict(files) for output, files in outputs.items()}, int(document["version"]))
+    said = FORMAT.read(data, where).parse(_Said)
+    return StepRecord(said.step, said.key, said.outputs, said.layout)

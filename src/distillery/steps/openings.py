@@ -8,11 +8,11 @@ names of what was there already, so that the work that a run has added to is kno
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from distillery.provenance import Provenance, code_version, dump_json, load_json, sha256_bytes, stamp
+from distillery.documents import Format
+from distillery.provenance import Provenance, code_version, sha256_bytes
 from distillery.storage import Store
 
-FORMAT = "distillery-opening"
-VERSION = 1
+FORMAT = Format("distillery-opening", 2, "run its step again")
 
 
 class Work(NamedTuple):
@@ -30,8 +30,8 @@ def lock_of(work: Work) -> str:
 def mark_opened(store: Store, run: str, work: Work) -> None:
     """Say that a run works at something; the caller holds the lock of its key."""
     fields = {**work._asdict(), "found": _present(store, work)}
-    document = stamp(FORMAT, VERSION, Provenance(code_version=code_version()), fields)
-    store.write(f"runs/{run}/opened/{work.step}/{work.key}.json", dump_json(document))
+    document = FORMAT.write(Provenance(code_version=code_version()), fields)
+    store.write(f"runs/{run}/opened/{work.step}/{work.key}.json", document)
 
 
 def opened_by_run(keys: Iterable[str]) -> dict[str, set[Work]]:
@@ -54,8 +54,8 @@ def has_added(store: Store, run: str) -> bool:
         StoreError: the store cannot be read, or a mark in it is damaged.
     """
     for key in store.list(f"runs/{run}/opened"):
-        document = load_json(store.read(key), key)
-        if document.get("found") != _present(store, Work(str(document.get("step")), str(document.get("key")))):
+        said = FORMAT.read(store.read(key), key).fields
+        if said.get("found") != _present(store, Work(str(said.get("step")), str(said.get("key")))):
             return True
     return False
 

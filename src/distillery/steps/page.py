@@ -16,14 +16,15 @@ from distillery.evaluation.page.data import Link, PageData, RunRecord, SetFacts
 from distillery.evaluation.page.pictures import Sample, sample_classes
 from distillery.evaluation.page.words import count
 from distillery.evaluation.report import EvaluationReport
+from distillery.evaluation.report import read_origin as report_origin
 from distillery.methods.catalog import METHODS
-from distillery.models.bundle import DOCUMENT
-from distillery.provenance import Provenance, check_format, code_version, load_json, sha256_file
+from distillery.models.bundle import read_origin
+from distillery.provenance import Provenance, code_version, sha256_file
 from distillery.recipes.schema import Section
 from distillery.step_version import step_version
 from distillery.steps.keys import key_of
 from distillery.steps.lineage import evaluation_of
-from distillery.steps.plan import RUN_FORMAT, RUN_VERSION
+from distillery.steps.runs import read_run
 from distillery.storage import Store
 from distillery.tracking.history import History, read_history
 
@@ -95,17 +96,17 @@ class Gathering:
         key = f"runs/{identity}/run.json"
         if not identity or not self.store.exists(key):
             raise MissingResourceError("The step ran without a pipeline around it, so no command is known that makes this run again.")
-        document = load_json(self.store.read(key), key)
-        check_format(document, RUN_FORMAT, RUN_VERSION, key)
+        document = read_run(self.store.read(key), key)
+        said = document.fields
         return RunRecord(
             id=identity,
-            pipeline=document["pipeline"],
-            planned=document["planned"],
-            parameters=document["parameters"],
-            recipe=document["provenance"]["config"],
-            sections=document["sections"],
-            image=document.get("image", ""),
-            environment=document.get("environment", {}),
+            pipeline=said["pipeline"],
+            planned=said["planned"],
+            parameters=said["parameters"],
+            recipe=document.provenance.config,
+            sections=said["sections"],
+            image=said.get("image", ""),
+            environment=said.get("environment", {}),
         )
 
     def _set(self) -> SyntheticSet:
@@ -116,7 +117,7 @@ class Gathering:
 
     @cached_property
     def _student(self) -> Provenance:
-        return origin_of(self.student_path)
+        return read_origin(self.student_path)
 
     def _method(self, run: RunRecord) -> str:
         synthesis = run.recipe.get("synthesis", {})
@@ -158,8 +159,7 @@ class Gathering:
             links.append(Link(name="Synthetic set", sha256=found.digest, what=what, where=found.store.uri))
         place = f"{self.store.uri}/students/{report.student.sha256}"
         links.append(Link(name="Student", sha256=report.student.sha256, what=_model(report.student), where=place))
-        document = load_json(self.report_path.read_bytes(), "The report")
-        if data := document["provenance"]["inputs"].get("eval_data"):
+        if data := report_origin(self.report_path).inputs.get("eval_data"):
             links.append(
                 Link(name="Test pictures", sha256=data, what=f"{count(report.images)} labelled pictures, read by the last step only.")
             )
@@ -172,12 +172,6 @@ class Gathering:
             return found.manifest.synthesizer_sha256
         done = _checkpoints(self.store, _maker(made), made).finished() or {}
         return str(done.get("outputs", {}).get("synthesizer", {}).get("synthesizer.json", ""))
-
-
-def origin_of(student_path: Path) -> Provenance:
-    """What a student's bundle says of its origin."""
-    document = load_json((student_path / DOCUMENT).read_bytes(), "The student's bundle")
-    return Provenance.parse(document["provenance"], "provenance")
 
 
 def training_of(store: Store, student: Provenance) -> dict[str, float]:

@@ -14,7 +14,7 @@ from distillery.methods.catalog import methods_without
 from distillery.models.allowance import check_allowed
 from distillery.models.bundle import WEIGHTS, BundleInfo, fetch_bundle, read_bundle
 from distillery.models.catalog import code_of_others
-from distillery.provenance import Provenance, code_version, dump_json, sha256_file, stamp
+from distillery.provenance import Provenance, code_version, sha256_file
 from distillery.recipes.cost import estimate_cost
 from distillery.recipes.loader import apply_overrides, is_own_file, load_document, recipe_name
 from distillery.recipes.parameters import Value, parameters_of, read_parameters
@@ -22,8 +22,7 @@ from distillery.recipes.placement import check_placement
 from distillery.recipes.schema import SECTIONS, Recipe
 from distillery.steps.keys import step_versions
 from distillery.steps.networks import check_networks
-from distillery.steps.runs import RUN_FORMAT as RUN_FORMAT
-from distillery.steps.runs import RUN_VERSION as RUN_VERSION
+from distillery.steps.runs import RUN_FORMAT
 from distillery.steps.workbench import open_run_store, reporting, runtime_here, workspace
 from distillery.tracking.protocol import open_parent
 
@@ -268,7 +267,7 @@ def _record(
         "host": platform.node(),
         "image": os.environ.get("DISTILLERY_IMAGE", ""),
     }
-    open_run_store().write(f"runs/{identity}/run.json", dump_json(stamp(RUN_FORMAT, RUN_VERSION, provenance, fields)))
+    open_run_store().write(f"runs/{identity}/run.json", RUN_FORMAT.write(provenance, fields))
     tags = {
         "pipeline": pipeline,
         "recipe": name,

@@ -11,9 +11,10 @@ from pathlib import Path
 from shutil import rmtree
 from typing import Any
 
+from distillery.documents import read_any
 from distillery.engine.locks import holder, try_lock
 from distillery.errors import ConfigError, StoreError
-from distillery.provenance import load_json, sha256_bytes
+from distillery.provenance import sha256_bytes
 from distillery.steps.lineage import LAYOUTS, StepRecord
 from distillery.steps.openings import Work, lock_of, opened_by_run
 from distillery.steps.runs import LOCK, Run, list_runs
@@ -88,6 +89,7 @@ class Survey:
         self.opened = opened_by_run(self.sizes)
         self._open = [run for run in self._runs if run.is_open and run.id not in self.forget]
         self._goes_on = self._works_of(self._open)
+        self._is_unsure = False
         self._named = self._find_named()
         self._is_blind = False
         for run in self._open:
@@ -182,15 +184,23 @@ class Survey:
         named = {str(run.results.get("dataset", {}).get("sha256", "")) for run in self._runs}
         for key in self.sizes:
             parts = key.split("/")
-            if parts[0] == "students" and parts[-1] == _BUNDLE:
-                named |= {parts[1], *_inputs(self._document(key))}
-            elif parts[0] == "sets" and len(parts) == 3 and parts[2] == _MANIFEST:
-                document = self._document(key)
+            is_manifest = parts[0] == "sets" and len(parts) == 3 and parts[2] == _MANIFEST
+            if not is_manifest and not (parts[0] == "students" and parts[-1] == _BUNDLE):
+                continue
+            document = self._document(key)
+            if not document:
+                self._is_unsure = True
+                self.warnings.append(f"{key} is damaged, so nobody knows what it comes from: all finished work is kept.")
+            if not is_manifest:
+                named |= {parts[1], *_inputs(document)}
+            else:
                 named |= {sha256_bytes(self.store.read(key)), str(document.get("synthesizer_sha256", "")), *_inputs(document)}
         return named - {""}
 
     def _is_named(self, place: str) -> bool:
-        """Whether an output of finished work is named; what cannot be read counts as named."""
+        """Whether an output of finished work is named; what cannot be read counts as named, and as naming all."""
+        if self._is_unsure:
+            return True
         record = StepRecord(step="", key="", outputs=self._outputs_of(place))
         return not record.outputs or any(record.sha256(name) in self._named for name in record.outputs)
 
@@ -214,7 +224,7 @@ class Survey:
         """A document; empty where it is damaged, for then something else says so."""
         data = self.store.read(key)
         try:
-            return load_json(data, key)
+            return read_any(data, key)
         except StoreError:
             return {}
 

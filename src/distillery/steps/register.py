@@ -8,11 +8,14 @@ from typing import Any
 
 import torch
 
+from distillery.documents import Format
 from distillery.errors import CheckpointMismatchError, ConfigError, StoreError
 from distillery.evaluation.report import EvaluationReport, flat_metrics, load_report
-from distillery.models.bundle import DOCUMENT, WEIGHTS, read_bundle
+from distillery.evaluation.report import read_origin as report_origin
+from distillery.models.bundle import WEIGHTS, read_bundle
+from distillery.models.bundle import read_origin as bundle_origin
 from distillery.models.export import export_student, file_name, random_images
-from distillery.provenance import dump_json, load_json, sha256_bytes, sha256_file, stamp
+from distillery.provenance import sha256_bytes, sha256_file
 from distillery.recipes.schema import RegistrationSection
 from distillery.steps.lineage import StepRecord, find_record, read_records, run_identity, write_record
 from distillery.steps.workbench import Workbench, workbench
@@ -21,8 +24,7 @@ from distillery.tracking.protocol import Candidate, Registered, Served, close_pa
 
 log = logging.getLogger(__name__)
 
-FORMAT = "distillery-registration"
-VERSION = 1
+FORMAT = Format("distillery-registration", 2, "register the student again")
 
 
 def run(section: Mapping[str, Any], student_path: Path, report_path: Path, registration_path: Path) -> dict[str, Any]:
@@ -57,7 +59,7 @@ def run(section: Mapping[str, Any], student_path: Path, report_path: Path, regis
         bench.tracker.tags({"student_sha256": student, "teacher_sha256": settings.teacher_sha256})
         bench.tracker.json("registration.json", registered.to_json())
         fields = {"student_sha256": student, **registered.to_json()}
-        document = dump_json(stamp(FORMAT, VERSION, bench.provenance, fields))
+        document = FORMAT.write(bench.provenance, fields)
         open_store(str(registration_path.parent)).write(registration_path.name, document)
         if run := run_identity():  # the last step's record is what tells that a run ended whose runner writes nothing into the store
             record = StepRecord(step="register", key=bench.key, outputs={"registration": {"": sha256_bytes(document)}})
@@ -125,8 +127,7 @@ def _candidate(settings: RegistrationSection, report: EvaluationReport, origin: 
 
 def _origin(bench: Workbench, bundle: Path, student: str) -> dict[str, str]:
     """The student by hash, what it was made from by the name of the input, what its run made before, and the store that holds it all."""
-    provenance = load_json((bundle / DOCUMENT).read_bytes(), str(bundle / DOCUMENT)).get("provenance", {})
-    inputs = {f"input.{name}": str(sha256) for name, sha256 in provenance.get("inputs", {}).items()}
+    inputs = {f"input.{name}": sha256 for name, sha256 in bundle_origin(bundle).inputs.items()}
     run = run_identity()
     records = read_records(bench.store, run) if run else ()
     before = {f"{output}_sha256": find_record(records, output) for output in ("set", "synthesizer", "statistics")}
@@ -136,8 +137,7 @@ def _origin(bench: Workbench, bundle: Path, student: str) -> dict[str, str]:
 
 def _source(report: EvaluationReport, path: Path) -> str:
     """What the number was measured on: a test set by its hash; synthetic ones, new in every run, only by their kind."""
-    inputs = load_json(path.read_bytes(), str(path)).get("provenance", {}).get("inputs", {})
-    data = next((sha256 for name, sha256 in sorted(inputs.items()) if name.startswith("eval")), "")
+    data = next((sha256 for name, sha256 in sorted(report_origin(path).inputs.items()) if name.startswith("eval")), "")
     return f"{report.source} {data[:12]}".strip() if report.labelled else report.source
 
 

@@ -2,28 +2,45 @@
 
 import os
 import platform
+import re
 from collections.abc import Collection, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from pydantic import Field
+
 from distillery.config import canonical_json
+from distillery.documents import Document, Fields, Format, read_any
 from distillery.engine.locks import holder
 from distillery.errors import ConfigError, DistilleryError, MissingResourceError
-from distillery.provenance import check_format, load_json
 from distillery.steps.lineage import evaluation_of, find_record, page_of, read_records, runs_with
 from distillery.storage import Store
 
-RUN_FORMAT, RUN_VERSION = "distillery-run", 1
+RUN_FORMAT = Format("distillery-run", 2, "copy it back from where it is whole, or start the run again")
+
+_SET = re.compile(r"(?:^|(?<=/))sets/[0-9a-f]{64}$")
 
 Standing = Literal["finished", "running", "stopped", "failed", "superseded", "open", "damaged"]
 """superseded: stopped or failed, and an equal run finished since; open: no runner notes how it goes, as on a cluster, and its register
 step has not ended yet."""
 
 Noted = Literal["running", "stopped", "failed", "finished"]
+
+
+class _Said(Fields):
+    pipeline: str
+    parameters: dict[str, Any]
+    sections: dict[str, dict[str, Any]]
+    planned: str
+    began: str = ""
+    seconds: float = 0.0
+    environment: dict[str, Any] = Field(default_factory=dict)
+    step_versions: dict[str, Any] = Field(default_factory=dict)
+    results: dict[str, Any] = Field(default_factory=dict)
+
 
 LOCK = "locks/run.lock"
 """Held in a workspace for as long as a run works in it."""
@@ -40,6 +57,7 @@ class RunState:
         workspace: its local folder.
         at: when it noted it.
         message: the sentence that a failed run ended with.
+        store: where the runner saw the record; elsewhere it is a copy, at which nobody works. "" where that was not noted.
     """
 
     name: Noted
@@ -48,29 +66,33 @@ class RunState:
     workspace: str = ""
     at: str = ""
     message: str = ""
+    store: str = ""
 
     @classmethod
-    def here(cls, name: Noted, workspace: Path, message: str = "") -> "RunState":
+    def here(cls, name: Noted, workspace: Path, store: Store, message: str = "") -> "RunState":
         """The state of a run of this process, now."""
         now = datetime.now(UTC).isoformat(timespec="seconds")
-        return cls(name=name, host=platform.node(), process=os.getpid(), workspace=str(workspace), at=now, message=message)
+        return cls(name, platform.node(), os.getpid(), str(workspace), now, message, place_of(store))
 
     @classmethod
     def parse(cls, value: object) -> "RunState | None":
         """What a record holds under `state`; None for anything else than was written there, as newer code may."""
-        known = {part.name for part in fields(cls)}
-        if not isinstance(value, Mapping) or set(value) != known or value["name"] not in get_args(Noted):
+        known = {part.name: int if part.name == "process" else str for part in fields(cls)}
+        if not isinstance(value, Mapping) or {*value, "store"} != set(known) or value["name"] not in get_args(Noted):
             return None
-        return cls(**value)
+        return cls(**value) if all(isinstance(part, known[name]) for name, part in value.items()) else None
 
     def to_json(self) -> dict[str, Any]:
         """For a record."""
         return asdict(self)
 
-    @property
-    def is_alive(self) -> bool:
-        """Whether the runner still works; one on another machine is believed."""
-        if self.name != "running":
+    def is_of(self, store: Store) -> bool:
+        """Whether it was noted in this store, and not in one that this is a copy of; another machine may know it by another name."""
+        return self.host != platform.node() or self.store in ("", place_of(store))
+
+    def is_alive(self, store: Store) -> bool:
+        """Whether the runner still works at the run of this store; one on another machine is believed."""
+        if self.name != "running" or not self.is_of(store):
             return False
         return self.host != platform.node() or holder(Path(self.workspace, LOCK)) == self.process
 
@@ -86,7 +108,8 @@ class Run:
         standing: how it stands.
         successor: the finished run that made a superseded one needless.
         registered: its register step, the last one, has recorded its result.
-        results: where the student, the set, the evaluation and the page lie; empty before the end.
+        results: where in the store the student, the set, the evaluation and the page lie; empty before the end.
+        damage: a sentence for each of its records that is damaged.
     """
 
     id: str
@@ -96,6 +119,7 @@ class Run:
     successor: str = ""
     registered: bool = False
     results: Mapping[str, Any] = field(default_factory=dict)
+    damage: tuple[str, ...] = ()
 
     @property
     def is_open(self) -> bool:
@@ -166,7 +190,7 @@ class Run:
             "seed": self.seed,
             "state": self.standing,
             "successor": self.successor,
-            "message": self.state.message if self.state else "",
+            "message": " ".join([*self.damage, *([self.state.message] if self.state and self.state.message else [])]),
             "pipeline": self.document.get("pipeline", ""),
             "began": self.began,
             "seconds": self.seconds,
@@ -175,7 +199,7 @@ class Run:
             "student_top1": self.score("student", "accuracy", "top1"),
             "teacher_top1": self.score("teacher", "accuracy", "top1"),
             "agreement": self.score("agreement", "rate"),
-            "set": self.results.get("dataset", {}).get("uri", ""),
+            "set": set_place(self.results, uri),
             **places,
         }
 
@@ -195,9 +219,9 @@ def list_runs(store: Store, keys: Sequence[str] | None = None) -> list[Run]:
     keys = store.list("runs") if keys is None else keys
     names = sorted({parts[1] for parts in (key.split("/") for key in keys) if len(parts) == 3 and parts[2] == "run.json"})
     read = {name: _read(store, f"runs/{name}/run.json") for name in names}
-    documents = {name: document for name, document in read.items() if document is not None}
+    documents = {name: found[0] for name, found in read.items() if found is not None}
     registered = runs_with("register", keys)
-    stands = {name: stand(document, name in registered) for name, document in documents.items()}
+    stands = {name: stand(document, store, name in registered) for name, document in documents.items()}
     finished = {_work(document): name for name, document in documents.items() if stands[name] == "finished"}
     present = set(keys)
     runs = []
@@ -205,9 +229,13 @@ def list_runs(store: Store, keys: Sequence[str] | None = None) -> list[Run]:
         standing = stands[name]
         successor = finished.get(_work(document), "") if standing in ("stopped", "failed") else ""
         evaluation = _read(store, evaluation_of(name)) if evaluation_of(name) in present and standing == "finished" else None
-        results = document.get("results") or (_results(store, name, present) if standing == "finished" else {})
+        results, unread = document.get("results") or {}, ""
+        if standing == "finished" and not results:
+            results, unread = _results(store, name, present)
         standing = "superseded" if successor else standing
-        runs.append(Run(name, document, standing, evaluation or {}, successor, name in registered, results))
+        said, damage = evaluation or ({}, "")
+        damages = tuple(sentence for sentence in ((read[name] or ({}, ""))[1], damage, unread) if sentence)
+        runs.append(Run(name, document, standing, said, successor, name in registered, results, damages))
     return sorted(runs, key=lambda run: (run.began, run.id))
 
 
@@ -227,11 +255,12 @@ def find_run(store: Store, name: str) -> Run:
     return found[0]
 
 
-def stand(document: Mapping[str, Any], registered: bool = False) -> Standing:
+def stand(document: Mapping[str, Any], store: Store, registered: bool = False) -> Standing:
     """How a run stands by its own records, whatever other runs did.
 
     Args:
         document: its `run.json`, empty where that is damaged.
+        store: that the record was read from.
         registered: its register step has recorded its result.
     """
     if not document:
@@ -241,20 +270,67 @@ def stand(document: Mapping[str, Any], registered: bool = False) -> Standing:
     state = RunState.parse(document.get("state"))
     if state is None or state.name == "finished":
         return "finished" if registered else "open"
-    return "running" if state.is_alive else "failed" if state.name == "failed" else "stopped"
+    return "running" if state.is_alive(store) else "failed" if state.name == "failed" else "stopped"
 
 
-def _results(store: Store, name: str, keys: Collection[str]) -> dict[str, Any]:
-    """What a runner would have noted at the end, from the records of the steps alone; the student lies where its step kept it."""
+def read_run(data: bytes, where: str) -> Document:
+    """A `run.json`.
+
+    Raises:
+        StoreError: it is damaged.
+        CheckpointMismatchError: another format, or a newer version than this code reads.
+    """
+    document = RUN_FORMAT.read(data, where)
+    document.parse(_Said)
+    return document
+
+
+def amend_run(store: Store, run: str, fields: Mapping[str, Any]) -> None:
+    """Add to the record of a run, or replace what it says there; raises as `read_run` does."""
+    key = f"runs/{run}/run.json"
+    document = read_run(store.read(key), key)
+    store.write(key, RUN_FORMAT.write(document.provenance, {**document.fields, **fields}))
+
+
+def set_place(results: Mapping[str, Any], uri: str) -> str:
+    """Where the set of a run lies, in the store at `uri`; "" where the run has none.
+
+    Records of the first version name it with the store that it was in when they were written.
+    """
+    place = results.get("dataset", {})
+    place = str(place.get("place") or place.get("uri", "")) if isinstance(place, Mapping) else ""
+    inside = place_in_store(place)
+    return f"{uri}/{inside}" if inside else place
+
+
+def place_in_store(uri: str) -> str:
+    """Where below its store a set lies; "" where it is in none."""
+    found = _SET.search(uri)
+    return found[0] if found else ""
+
+
+def place_of(store: Store) -> str:
+    """Names a store on this machine, whichever way it was reached."""
+    inside = store.local_path("runs")
+    return str(inside.parent.resolve()) if inside is not None else store.uri
+
+
+def _results(store: Store, name: str, keys: Collection[str]) -> tuple[dict[str, Any], str]:
+    """What a runner would have noted at the end, from the records of the steps alone, and what is damaged of these.
+
+    The student lies where its step kept it.
+    """
     found: dict[str, Any] = {"evaluation": evaluation_of(name), "page": page_of(name)}
     found = {part: key for part, key in found.items() if key in keys}
-    with suppress(DistilleryError):  # a damaged record hides what it says, and no run
+    try:
         records = read_records(store, name)
-        if student := find_record(records, "student"):
-            found["student"] = student.place("student")
-        if dataset := find_record(records, "set"):
-            found["dataset"] = {"uri": f"{store.uri}/sets/{dataset.key}", "sha256": dataset.sha256("set")}
-    return found
+    except DistilleryError as error:  # a damaged record hides what it says, and no run
+        return found, str(error)
+    if student := find_record(records, "student"):
+        found["student"] = student.place("student")
+    if dataset := find_record(records, "set"):
+        found["dataset"] = {"place": f"sets/{dataset.key}", "sha256": dataset.sha256("set")}
+    return found, ""
 
 
 def _work(document: Mapping[str, Any]) -> str:
@@ -269,16 +345,16 @@ def _work(document: Mapping[str, Any]) -> str:
     return canonical_json({"sections": sections, "step_versions": versions, **inputs})
 
 
-def _read(store: Store, key: str) -> dict[str, Any] | None:
-    """A document that is looked at among others: empty where it is damaged or of newer code, None where it is gone by now."""
+def _read(store: Store, key: str) -> tuple[dict[str, Any], str] | None:
+    """A document that is looked at among others; empty, and a sentence, where it is damaged or of newer code; None where it is gone."""
     try:
         data = store.read(key)
     except MissingResourceError:
         return None
     try:
-        document = load_json(data, key)
-        if key.endswith("/run.json"):
-            check_format(document, RUN_FORMAT, RUN_VERSION, key)
-    except DistilleryError:
-        return {}
-    return document
+        if not key.endswith("/run.json"):
+            return read_any(data, key), ""
+        document = read_run(data, key)
+    except DistilleryError as error:
+        return {}, str(error)
+    return {**document.fields, "provenance": document.provenance.to_json()}, ""

@@ -10,12 +10,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
+from distillery.config import Config
+from distillery.documents import Document, Format
 from distillery.errors import CheckpointMismatchError, MissingResourceError, StoreError
-from distillery.provenance import Provenance, check_format, dump_json, load_json, sha256_bytes, stamp
+from distillery.provenance import Provenance, sha256_bytes
 from distillery.storage import FolderStore
 
-FORMAT = "distillery-synthesizer"
-VERSION = 1
+FORMAT = Format("distillery-synthesizer", 2, "run the step that trains it again")
 DOCUMENT = "synthesizer.json"
 TENSORS = "state.safetensors"
 _TENSOR = "$tensor"
@@ -36,6 +37,15 @@ class SynthesizerState:
     config: dict[str, Any]
     teacher_sha256: str
     state: dict[str, Any]
+
+
+class _Said(Config):
+    method: str
+    method_config: dict[str, Any]
+    teacher_sha256: str
+    state: Any
+    tensors_sha256: str
+    tensors_bytes: int
 
 
 def save_synthesizer(folder: Path, content: SynthesizerState, provenance: Provenance) -> str:
@@ -60,7 +70,7 @@ def save_synthesizer(folder: Path, content: SynthesizerState, provenance: Proven
         "tensors_sha256": sha256_bytes(data),
         "tensors_bytes": len(data),
     }
-    document = dump_json(stamp(FORMAT, VERSION, provenance, fields))
+    document = FORMAT.write(provenance, fields)
     store = FolderStore(folder)
     store.delete(DOCUMENT)
     store.write(TENSORS, data)
@@ -68,20 +78,19 @@ def save_synthesizer(folder: Path, content: SynthesizerState, provenance: Proven
     return sha256_bytes(document)
 
 
-def read_synthesizer(folder: Path) -> tuple[dict[str, Any], str]:
+def read_synthesizer(folder: Path) -> tuple[Document, str]:
     """The JSON of a bundle and the bundle's sha256, without its tensors.
 
     Raises:
         MissingResourceError: no bundle there.
+        StoreError: it is damaged.
         CheckpointMismatchError: another format or a newer version.
     """
     path = folder / DOCUMENT
     if not path.is_file():
         raise MissingResourceError(f"There is no synthesizer bundle at {str(folder)!r}: run the train-generator step first.")
     data = path.read_bytes()
-    document = load_json(data, str(path))
-    check_format(document, FORMAT, VERSION, str(path))
-    return document, sha256_bytes(data)
+    return FORMAT.read(data, str(path)), sha256_bytes(data)
 
 
 def load_synthesizer(folder: Path, teacher_sha256: str) -> SynthesizerState:
@@ -94,24 +103,23 @@ def load_synthesizer(folder: Path, teacher_sha256: str) -> SynthesizerState:
     Raises:
         MissingResourceError: no bundle there.
         CheckpointMismatchError: another teacher's, another format or a newer version.
-        StoreError: tensors that are missing or fail their hash.
+        StoreError: a damaged document, or tensors that are missing or fail their hash.
     """
-    document, _ = read_synthesizer(folder)
-    found = str(document["teacher_sha256"])
-    if found != teacher_sha256:
+    made = read_synthesizer(folder)[0].parse(_Said)
+    if made.teacher_sha256 != teacher_sha256:
         raise CheckpointMismatchError(
-            f"The synthesizer at {str(folder)!r} was trained against teacher {found[:12]}, but the teacher in use is "
+            f"The synthesizer at {str(folder)!r} was trained against teacher {made.teacher_sha256[:12]}, but the teacher in use is "
             f"{teacher_sha256[:12]}: train a generator for this teacher."
         )
     path = folder / TENSORS
     data = path.read_bytes() if path.is_file() else b""
-    if sha256_bytes(data) != document["tensors_sha256"]:
+    if sha256_bytes(data) != made.tensors_sha256:
         raise StoreError(f"The tensors at {str(path)!r} are missing or do not match their sha256: run the train-generator step again.")
     try:
         tensors = load(data)
     except SafetensorError as error:
         raise StoreError(f"{str(path)!r} is no safetensors file ({error}): run the train-generator step again.") from None
-    return SynthesizerState(str(document["method"]), document["method_config"], found, _restore(document["state"], tensors))
+    return SynthesizerState(made.method, made.method_config, made.teacher_sha256, _restored(made.state, tensors, folder))
 
 
 def _flatten(value: Any, tensors: dict[str, Tensor]) -> Any:
@@ -129,11 +137,24 @@ def _flatten(value: Any, tensors: dict[str, Tensor]) -> Any:
     return value
 
 
-def _restore(value: Any, tensors: Mapping[str, Tensor]) -> Any:
+def _restored(state: Any, tensors: Mapping[str, Tensor], folder: Path) -> dict[str, Any]:
+    """The state with its tensors; each belongs to one place."""
+    waiting = dict(tensors)
+    try:
+        restored = _restore(state, waiting)
+    except (KeyError, TypeError, ValueError):
+        waiting, restored = {"one too few": torch.empty(0)}, {}
+    if waiting or not isinstance(restored, dict):
+        raise StoreError(f"The state in {str(folder / DOCUMENT)!r} is not of its tensors, so it is damaged: {FORMAT.advice}.")
+    return restored
+
+
+def _restore(value: Any, waiting: dict[str, Tensor]) -> Any:
+    """A value of the state; each tensor is taken out of those that wait for their place."""
     if isinstance(value, list):
-        return [_restore(item, tensors) for item in value]
+        return [_restore(item, waiting) for item in value]
     if isinstance(value, dict):
         if _TENSOR in value:
-            return tensors[value[_TENSOR]]
-        return {key: _restore(item, tensors) for key, item in value["$dict"]}
+            return waiting.pop(value[_TENSOR])
+        return {key: _restore(item, waiting) for key, item in value["$dict"]}
     return value

@@ -11,11 +11,11 @@ from contextlib import contextmanager
 from pydantic import Field
 
 from distillery.config import Config
-from distillery.provenance import Provenance, check_format, code_version, dump_json, load_json, stamp
+from distillery.documents import Format
+from distillery.provenance import Provenance, code_version
 from distillery.storage import Store
 
-FORMAT = "distillery-history"
-VERSION = 1
+FORMAT = Format("distillery-history", 2, "delete it to go on without")
 FILE = "history.json"
 OTHER = "other"
 """Time in no named part: starting up, looking at held-out images, waiting."""
@@ -127,13 +127,11 @@ def read_history(store: Store) -> History:
     if not store.exists(FILE):
         return History()
     where = f"The history {FILE} in {store.uri!r}"
-    document = load_json(store.read(FILE), where)
-    check_format(document, FORMAT, VERSION, where)
-    return History.parse({key: document[key] for key in History.model_fields if key in document}, where)
+    return FORMAT.read(store.read(FILE), where).parse(History)
 
 
 def _write(store: Store, history: History) -> None:
-    store.write(FILE, dump_json(stamp(FORMAT, VERSION, Provenance(code_version=code_version()), history.to_json())))
+    store.write(FILE, FORMAT.write(Provenance(code_version=code_version()), history.to_json()))
 
 
 def _add(total: dict[str, float], part: Mapping[str, float]) -> None:

@@ -89,13 +89,24 @@ class NullTracker:
 
     def _merge(self, name: str, values: Mapping[str, Any]) -> None:
         path = self.folder / name
-        known = json.loads(path.read_text()) if path.exists() else {}
-        _replace(path, json_bytes({**known, **values}))
+        _replace(path, json_bytes({**_known(path), **values}))
 
     def _append(self, name: str, line: str) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / name).open("a") as file:
             file.write(line)
+
+
+def _known(path: Path) -> dict[str, Any]:
+    """What was recorded before; nothing where that was damaged, for records are only looked at."""
+    try:
+        known = json.loads(path.read_bytes()) if path.exists() else {}
+    except ValueError:
+        known = None
+    if not isinstance(known, dict):
+        log.warning("The records in %s were damaged and begin anew.", path)
+        return {}
+    return known
 
 
 def _replace(path: Path, data: bytes) -> None:

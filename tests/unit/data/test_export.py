@@ -102,7 +102,7 @@ def test_equal_sets_give_equal_bytes(format_: str, tmp_path: Path, monkeypatch: 
     export_set(make_set(tmp_path / "other"), tmp_path / "second", parse(format=format_), NAMES)
     assert digests(tmp_path / "first") == digests(tmp_path / "second")
     document = json.loads((tmp_path / "first" / "export.json").read_text())
-    assert (document["format"], document["images"]) == ("distillery-export", 31)
+    assert (document["format"], document["images"]) == ("distillery-set-export", 31)
     assert document["provenance"]["inputs"]["set"] == make_set(tmp_path / "third").digest
 
 

@@ -152,7 +152,7 @@ def test_a_shard_that_is_no_safetensors_file_is_refused() -> None:
     store, data = MemoryStore(), b"nothing of the kind"
     entry = describe_shard(a_shard(), data, "train")
     store.write(entry.key, data)
-    with pytest.raises(CheckpointMismatchError, match="is not a distillery-shard file"):
+    with pytest.raises(StoreError, match="is damaged or no safetensors file"):
         read_shard(store, entry)
 
 

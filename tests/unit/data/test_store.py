@@ -29,8 +29,9 @@ from distillery.data.store import (
     split_holdout,
     write_reference,
 )
+from distillery.documents import seal
 from distillery.errors import CheckpointMismatchError, ConfigError, MissingResourceError, StoreError
-from distillery.provenance import Provenance, dump_json
+from distillery.provenance import Provenance, dump_json, stamp
 from distillery.seeding import stream
 from distillery.storage import FolderStore, MemoryStore, Store
 
@@ -239,19 +240,19 @@ def test_damage_stops_whoever_reads_it(store: FolderStore, role: Role) -> None:
 
 
 def edited(store: Store, **changes: object) -> None:
-    store.write(MANIFEST, dump_json({**json.loads(store.read(MANIFEST)), **changes}))
+    store.write(MANIFEST, seal({**json.loads(store.read(MANIFEST)), **changes}))
 
 
 @pytest.mark.parametrize(
     ("changes", "kind", "words"),
     [
-        ({"version": 2}, CheckpointMismatchError, "distillery-set version 2, but this Distillery reads up to version 1: upgrade"),
+        ({"version": 3}, CheckpointMismatchError, "distillery-set version 3, but this Distillery reads up to version 2: upgrade"),
         ({"format": "distillery-bundle"}, CheckpointMismatchError, "is not a distillery-set file"),
-        ({"images": 7}, StoreError, "is damaged or was edited"),
-        ({"counts": [2, 2, 3]}, StoreError, "is damaged or was edited"),
-        ({"num_classes": 4}, StoreError, "is damaged or was edited"),
-        ({"extra": 1}, StoreError, "is damaged or was edited"),
-        ({"shards": []}, StoreError, "is damaged or was edited"),
+        ({"images": 7}, StoreError, "is damaged"),
+        ({"counts": [2, 2, 3]}, StoreError, "is damaged"),
+        ({"num_classes": 4}, StoreError, "is damaged"),
+        ({"extra": 1}, StoreError, "is damaged"),
+        ({"shards": []}, StoreError, "is damaged"),
     ],
 )
 def test_a_manifest_that_is_not_ours_is_refused(store: FolderStore, changes: dict[str, object], kind: type[Exception], words: str) -> None:
@@ -294,7 +295,7 @@ def test_the_manifest_survives_its_file() -> None:
     manifest = SetManifest.from_bytes(data, "here")
     assert manifest.to_bytes() == data
     document = json.loads(data)
-    assert (document["format"], document["version"]) == ("distillery-set", 1)
+    assert (document["format"], document["version"]) == ("distillery-set", 2)
     assert document["provenance"] == HEADER.provenance.to_json()
     assert document["config_sha256"] == hashlib.sha256(b'{"size":6}').hexdigest()
 
@@ -367,8 +368,12 @@ def test_a_reference_notices_another_or_a_lost_set(store: FolderStore, tmp_path:
     [
         (b"{", StoreError, "is not a JSON object"),
         (b"{}", CheckpointMismatchError, "names no format"),
-        (b'{"format": "distillery-set-reference", "version": 2}', CheckpointMismatchError, "upgrade Distillery"),
-        (b'{"format": "distillery-set-reference", "version": 1, "uri": "x"}', StoreError, "is damaged: sha256 is missing"),
+        (b'{"format": "distillery-set-reference", "version": 3}', CheckpointMismatchError, "upgrade Distillery"),
+        (
+            dump_json(stamp("distillery-set-reference", 1, Provenance(code_version="c"), {"uri": "x"})),
+            StoreError,
+            "its field 'sha256' is missing or wrong",
+        ),
     ],
 )
 def test_a_damaged_reference_is_refused(tmp_path: Path, data: bytes, kind: type[Exception], words: str) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from distillery.documents import seal
 from distillery.engine.checkpoint import Checkpoints
 from distillery.errors import CheckpointMismatchError, StoreError
 from distillery.storage import FolderStore, MemoryStore
@@ -62,15 +63,15 @@ def test_damaged_payload_is_an_error(checkpoints: Checkpoints) -> None:
 def test_newer_version_is_refused(checkpoints: Checkpoints) -> None:
     checkpoints.save(1, {})
     pointer = json.loads(checkpoints.store.read("latest.json"))
-    checkpoints.store.write("latest.json", json.dumps({**pointer, "version": 2}).encode())
-    with pytest.raises(CheckpointMismatchError, match="version 2"):
+    checkpoints.store.write("latest.json", seal({**pointer, "version": 3}))
+    with pytest.raises(CheckpointMismatchError, match="version 3"):
         checkpoints.load()
 
 
 def test_another_thread_count_warns(checkpoints: Checkpoints, caplog: pytest.LogCaptureFixture) -> None:
     checkpoints.save(1, {})
     pointer = json.loads(checkpoints.store.read("latest.json"))
-    checkpoints.store.write("latest.json", json.dumps({**pointer, "threads": 64}).encode())
+    checkpoints.store.write("latest.json", seal({**pointer, "threads": 64}))
     with caplog.at_level(logging.WARNING):
         checkpoints.load()
     assert "written with 64 threads" in caplog.text

@@ -146,7 +146,7 @@ def test_a_report_comes_back_from_its_file(tmp_path: Path) -> None:
     made = report(features=torch.ones(NUM, 32))
     save_health(path, made, Provenance(code_version="c"))
     assert load_health(path) == made
-    path.write_text(path.read_text().replace('"version": 1', '"version": 2'))
+    path.write_text(path.read_text().replace('"version": 2', '"version": 3'))
     with pytest.raises(CheckpointMismatchError, match="version"):
         load_health(path)
     with pytest.raises(MissingResourceError, match="There is no health report"):

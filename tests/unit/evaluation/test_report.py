@@ -234,7 +234,7 @@ def test_a_report_survives_its_file(tmp_path: Path, report: EvaluationReport) ->
     save_report(tmp_path / "report.json", report, PROVENANCE)
     assert load_report(tmp_path / "report.json") == report
     document = json.loads((tmp_path / "report.json").read_text())
-    assert (document["format"], document["version"]) == ("distillery-evaluation", 1)
+    assert (document["format"], document["version"]) == ("distillery-evaluation", 2)
     assert document["provenance"]["inputs"] == {"teacher": "abc"}
     assert sum(map(sum, document["student"]["accuracy"]["confusion"])) == 30
 
@@ -249,8 +249,8 @@ def test_reports_that_cannot_be_read_are_refused(tmp_path: Path, report: Evaluat
     path.write_text("{")
     with pytest.raises(StoreError, match="damaged"):
         load_report(path)
-    monkeypatch.setattr(module, "VERSION", 2)
+    monkeypatch.setattr(module, "FORMAT", replace(module.FORMAT, version=3))
     save_report(path, report, PROVENANCE)
     monkeypatch.undo()
-    with pytest.raises(CheckpointMismatchError, match="version 2"):
+    with pytest.raises(CheckpointMismatchError, match="version 3"):
         load_report(path)

@@ -171,7 +171,7 @@ def test_files_hold_no_pickle_and_no_path(exported: Path) -> None:
 
 def test_document_lists_every_file(exported: Path) -> None:
     document = json.loads((exported / "out" / "export.json").read_bytes())
-    assert (document["format"], document["version"]) == ("distillery-export", 1)
+    assert (document["format"], document["version"]) == ("distillery-student-export", 2)
     assert document["provenance"]["inputs"] == {"bundle": sha256_file(exported / "b" / "bundle.json")}
     assert set(document["files"]) == {path.name for path in (exported / "out").iterdir()} - {"export.json"}
     for name, entry in document["files"].items():

@@ -128,7 +128,7 @@ def test_a_run_is_asked_for_again_as_it_was(desk: Desk) -> None:
     assert (request.device, request.threads, request.run_id) == ("cpu", 2, "third")
     assert request.arguments()["teacher_sha256"] == digest("teacher")
     desk.workspace.mkdir()
-    assert workspace_of(find_run(desk.store, "third"), desk.folder) == desk.workspace
+    assert workspace_of(find_run(desk.store, "third"), desk.store, desk.folder) == desk.workspace
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from distillery.data.store import SetHeader, SetWriter, SyntheticSet, write_reference
+from distillery.documents import seal
 from distillery.models.bundle import save_classifier
 from distillery.provenance import Provenance
 from distillery.storage import FolderStore
@@ -139,14 +140,15 @@ def edit(desk: Desk) -> None:
 
 def replace(desk: Desk) -> None:
     manifest = desk.set / "manifest.json"
-    manifest.write_text(manifest.read_text().replace('"max_duplicates": 0.01', '"max_duplicates": 0.02'))
+    document = json.loads(manifest.read_bytes())
+    manifest.write_bytes(seal({**document, "shortfall": [number + 1 for number in document["shortfall"]]}))
 
 
 DAMAGES = {
     flip: "is damaged",
     cut: "is damaged",
     lose: "is missing from the set",
-    edit: "damaged or was edited",
+    edit: "is damaged: its bytes fail the sha256",
     replace: "as referred to",
 }
 # inspect and export read the training images only

@@ -9,6 +9,7 @@ from distillery.errors import CheckpointMismatchError, MissingResourceError, Sto
 from distillery.provenance import Provenance, sha256_file
 from distillery.statistics import moments as module
 from distillery.statistics.moments import Moments, load_moments, save_moments
+from distillery.tensor_files import read_document
 
 PROVENANCE = Provenance(inputs={"teacher": "abc"}, seeds={"run": 3}, code_version="1")
 
@@ -50,9 +51,8 @@ def test_equal_moments_give_equal_bytes_and_no_stray_file(tmp_path: Path) -> Non
 
 def test_the_header_is_one_document_with_provenance(tmp_path: Path) -> None:
     save_moments(tmp_path / "moments", per_class(), PROVENANCE)
-    document = module._document((tmp_path / "moments").read_bytes())
-    assert (document["format"], document["version"], document["kind"]) == ("distillery-moments", 1, "per_class")
-    assert document["provenance"] == PROVENANCE.to_json()
+    document = read_document(module.FORMAT, (tmp_path / "moments").read_bytes(), "here")
+    assert (document.version, document.fields["kind"], document.provenance) == (2, "per_class", PROVENANCE)
 
 
 def test_another_teachers_moments_are_refused(tmp_path: Path) -> None:
@@ -62,10 +62,10 @@ def test_another_teachers_moments_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_newer_version_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "VERSION", 2)
+    monkeypatch.setattr(module, "FORMAT", replace(module.FORMAT, version=3))
     save_moments(tmp_path / "moments", global_ones(), PROVENANCE)
     monkeypatch.undo()
-    with pytest.raises(CheckpointMismatchError, match="version 2"):
+    with pytest.raises(CheckpointMismatchError, match="version 3"):
         load_moments(tmp_path / "moments", "abc")
 
 

@@ -14,7 +14,7 @@ from chains import Chain, away, changed, flip, make_teacher
 from distillery.documents import seal
 from distillery.errors import ConfigError, DistilleryError, MissingResourceError, StoreError
 from distillery.models.bundle import load_classifier, read_bundle
-from distillery.provenance import Provenance, code_version, dump_json, sha256_bytes
+from distillery.provenance import Provenance, code_version, sha256_bytes
 from distillery.statistics.extract import global_moments
 from distillery.statistics.moments import save_moments
 from distillery.steps.audit import audit
@@ -137,7 +137,7 @@ def test_what_nobody_can_be_asked_for_is_unreachable_and_no_break(chain: Chain) 
 def edited(path: Path, edit: Callable[[Any], None]) -> AbstractContextManager[None]:
     document = json.loads(path.read_bytes())
     edit(document)
-    return changed(path, dump_json(document))
+    return changed(path, seal(document))
 
 
 def flipped(find: Callable[[Chain], Path]) -> Callable[[Chain], AbstractContextManager[None]]:
@@ -190,8 +190,8 @@ def forged_set(chain: Chain) -> Iterator[None]:
     document["images"] -= entry["images"] if entry["role"] == "train" else 0
     document["shortfall"] = [0, 0, 0]
     with ExitStack() as stack:
-        stack.enter_context(changed(path, dump_json(document)))
-        sha256 = sha256_bytes(dump_json(document))
+        stack.enter_context(changed(path, seal(document)))
+        sha256 = sha256_bytes(seal(document))
         record = step_record("materialize")(chain)
         stack.enter_context(edited(record, lambda document: document["outputs"]["set"].update({"manifest.json": sha256})))
         yield

@@ -9,6 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from chains import Chain, changed, flip
+from distillery.documents import seal
 from distillery.errors import ConfigError, StoreError
 from distillery.provenance import sha256_file
 from distillery.steps.audit import audit
@@ -98,8 +99,8 @@ def test_a_run_that_registered_a_student_cannot_be_given_up(chains: tuple[Chain,
     away, store = chains[2], open_store(chains[2].store)
     key = f"runs/{away.run}/run.json"
     whole = store.read(key)
-    stopped = {**json.loads(whole), "state": replace(RunState.here("stopped", tmp_path), host="elsewhere").to_json()}
-    store.write(key, json.dumps(stopped).encode())
+    stopped = {**json.loads(whole), "state": replace(RunState.here("stopped", tmp_path, store), host="elsewhere").to_json()}
+    store.write(key, seal(stopped))
     try:
         assert next(run.standing for run in list_runs(store) if run.id == away.run) == "stopped"  # its runner may still publish it
         with pytest.raises(ConfigError, match="'away' has registered its student, so an audit needs its record"):
@@ -114,8 +115,8 @@ def test_a_superseded_run_that_registered_first_keeps_its_work(chains: tuple[Cha
     key = f"runs/{away.run}/run.json"
     whole = store.read(key)
     twin = json.loads(store.read(f"runs/{chains[0].run}/run.json"))
-    stopped = {**json.loads(whole), "state": RunState.here("stopped", tmp_path).to_json()}
-    store.write(key, json.dumps({**stopped, "sections": twin["sections"], "parameters": twin["parameters"]}).encode())
+    stopped = {**json.loads(whole), "state": RunState.here("stopped", tmp_path, store).to_json()}
+    store.write(key, seal({**stopped, "sections": twin["sections"], "parameters": twin["parameters"]}))
     try:
         assert next(run.standing for run in list_runs(store) if run.id == away.run) == "superseded"
         survey = Survey(store, tmp_path)

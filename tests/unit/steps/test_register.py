@@ -94,7 +94,7 @@ def client_of(uri: str) -> Any:
 def test_without_a_uri_the_record_says_that_nothing_was_registered(tmp_path: Path) -> None:
     answer = register(tmp_path)
     record = json.loads((tmp_path / "out/registration.json").read_text())
-    assert (record["format"], record["version"]) == ("distillery-registration", 1)
+    assert (record["format"], record["version"]) == ("distillery-registration", 2)
     assert (answer["model_version"], record["model_version"]) == ("", "")
     assert "nothing was registered" in record["reason"]
     assert (record["metric"], record["value"]) == ("student/top1", 0.5)

@@ -73,6 +73,6 @@ def test_refusals(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="do not match their sha256"):
         load_synthesizer(tmp_path, TEACHER)
     document = json.loads((tmp_path / "synthesizer.json").read_text())
-    (tmp_path / "synthesizer.json").write_text(json.dumps({**document, "version": 2}))
-    with pytest.raises(CheckpointMismatchError, match="version 2"):
+    (tmp_path / "synthesizer.json").write_text(json.dumps({**document, "version": 3}))
+    with pytest.raises(CheckpointMismatchError, match="version 3"):
         load_synthesizer(tmp_path, TEACHER)
