@@ -8,17 +8,17 @@ from distillery.storage import Store
 
 
 def publish_manifest(store: Store, data: bytes) -> SetReference:
-    """Make exactly this set of shards that are there; where it is published already, nothing is done.
+    """Make exactly this set of shards that are there; where it is published already, its shards are looked at again, and nothing is done.
 
     Args:
         store: below the set's prefix.
         data: the manifest, as `SetWriter.manifest` gives it.
 
     Raises:
-        StoreError: a shard is not there in full, another set is published there, or the store cannot be written.
+        StoreError: a shard is gone or damaged, another set is published there, or the store cannot be written.
     """
+    check_whole(store, SetManifest.from_bytes(data, f"The manifest of the set {store.uri!r}").shards)
     if not store.exists(MANIFEST):
-        check_whole(store, SetManifest.from_bytes(data, f"The manifest of the set {store.uri!r}").shards)
         store.create(MANIFEST, data)
     if (found := sha256_bytes(store.read(MANIFEST))) != (sha256 := sha256_bytes(data)):
         raise StoreError(

@@ -104,15 +104,21 @@ def has_shard(store: Store, entry: ShardEntry) -> bool:
 
 
 def check_whole(store: Store, entries: Sequence[ShardEntry]) -> None:
-    """Refuse to publish a set whose shards are not all there in full; their bytes are not read.
+    """Refuse to publish, or to hand on, a set whose shards are not all there, byte for byte.
+
+    Args:
+        store: the store below the set's prefix, whose last part is the key of the work that makes the set.
+        entries: what the set's manifest says.
 
     Raises:
         StoreError: names the shard.
     """
-    there = store.sizes("shards")
     for entry in entries:
-        if there.get(entry.key) != entry.bytes:
-            raise StoreError(f"The shard {entry.key!r} is not whole in {store.uri!r}, so the set is not published: run again.")
+        if not has_shard(store, entry):
+            raise StoreError(
+                f"The shard {entry.key!r} is not whole in {store.uri!r}: to make the set again, delete the folders named "
+                f"{store.uri.rpartition('/')[2]} below sets and checkpoints, or give a new run_salt."
+            )
 
 
 def read_shard(store: Store, entry: ShardEntry, fresh: bool = False) -> Shard:

@@ -159,10 +159,16 @@ class SetWriter:
         return self._manifest(shortfall).to_bytes()
 
     def published(self) -> SetReference | None:
-        """The set that is published here already, None if there is none."""
+        """The set that is published here already, None if there is none.
+
+        Raises:
+            StoreError: one is, and a shard of it is gone or damaged.
+        """
         if not self.store.exists(MANIFEST):
             return None
-        return SetReference(uri=self.store.uri, sha256=SyntheticSet(self.store, self.header.teacher_sha256).digest)
+        found = SyntheticSet(self.store, self.header.teacher_sha256)
+        check_whole(self.store, found.manifest.shards)
+        return SetReference(uri=self.store.uri, sha256=found.digest)
 
     def publish(self, shortfall: Sequence[int] = ()) -> SetReference:
         """Write the manifest, after every shard it names; if a set is published here already, that one stands.

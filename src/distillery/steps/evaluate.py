@@ -1,6 +1,7 @@
 """The step that scores a student beside its teacher; the only one that is given the test set, and never cached."""
 
 import io
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
@@ -39,6 +40,8 @@ from distillery.steps.page import Gathering, training_of
 from distillery.steps.workbench import Workbench, reporting, workbench, workspace
 from distillery.storage import Store, join_uri, open_store
 from distillery.types import Classifier
+
+logger = logging.getLogger(__name__)
 
 STEP = "evaluate"
 MAX_TRAINING_IMAGES = 10_000
@@ -189,7 +192,8 @@ def _chosen(store: Store, student_path: Path) -> Chosen:
     """How the student's best epoch was chosen, where the store still knows."""
     try:
         numbers = training_of(store, read_origin(student_path))
-    except DistilleryError:  # the scores do not depend on it
+    except DistilleryError as error:  # the scores do not depend on it
+        logger.warning("The report does not say which epoch was the best: %s", error)
         return Chosen()
     return Chosen(int(numbers.get("best_epoch", 0)), int(numbers.get("best_images", 0)))
 

@@ -35,15 +35,23 @@ def test_another_set_is_never_written_over() -> None:
     SyntheticSet(store).verify()
 
 
-@pytest.mark.parametrize("damage", ["gone", "half"])
-def test_a_set_with_half_a_shard_is_not_published(damage: str) -> None:
-    store = MemoryStore()
-    manifest = write(store, 2).manifest()
+@pytest.mark.parametrize("published", [False, True])
+@pytest.mark.parametrize("damage", ["gone", "half", "flipped"])
+def test_a_set_with_half_a_shard_is_not_published(damage: str, published: bool) -> None:
+    store = MemoryStore().below("sets/abc")
+    writer = write(store, 2)
+    manifest = writer.manifest()
+    if published:
+        publish_manifest(store, manifest)
     key = SetManifest.from_bytes(manifest, "here").shards[0].key
     if damage == "gone":
         store.delete(key)
     else:
-        store.write(key, store.read(key)[:-1])
-    with pytest.raises(StoreError, match=f"The shard '{key}' is not whole in .* is not published: run again"):
+        data = store.read(key)
+        store.write(key, data[:-1] + (b"" if damage == "half" else bytes([data[-1] ^ 1])))
+    sentence = f"The shard '{key}' is not whole in .*sets/abc': to make the set again, delete the folders named abc"
+    with pytest.raises(StoreError, match=sentence):
         publish_manifest(store, manifest)
-    assert not store.exists(MANIFEST)
+    with pytest.raises(StoreError, match=sentence):
+        writer.publish()
+    assert store.exists(MANIFEST) == published

@@ -8,11 +8,12 @@ import torch
 from typer.testing import CliRunner
 
 from distillery.data.store import SetHeader, SetWriter, read_reference, write_reference
+from distillery.documents import seal
 from distillery.errors import CheckpointMismatchError, ConfigError, StoreError
 from distillery.evaluation.report import load_report
 from distillery.models.bundle import load_classifier, read_bundle, save_classifier
 from distillery.models.catalog import Architecture, build_network
-from distillery.provenance import Provenance, code_version, dump_json
+from distillery.provenance import Provenance, code_version
 from distillery.seeding import seeded
 from distillery.steps import evaluate as evaluate_module
 from distillery.steps.evaluate import choose_images, evaluate_bundles, log_confusion, run
@@ -175,9 +176,9 @@ def test_the_first_report_of_a_run_stands_for_a_worker_who_comes_late(
     bench.run(data)
     first = {**json.loads(kept.read_bytes())}
     first["images"] = 21  # times differ between two workers, and here this does
-    kept.write_bytes(dump_json(first))
+    kept.write_bytes(seal(first))
     assert bench.run(data)["images"] == 21
-    assert (tmp_path / "report.json").read_bytes() == kept.read_bytes() == dump_json(first)
+    assert (tmp_path / "report.json").read_bytes() == kept.read_bytes() == seal(first)
 
 
 @pytest.mark.parametrize("before", ["of another seed", "damaged", "of other code"])

@@ -14,8 +14,9 @@ from distillery.provenance import Provenance, code_version, dump_json, sha256_by
 from distillery.recipes.schema import Section, StudentSection
 from distillery.steps import plan
 from distillery.steps.keys import SECTIONS, is_planned, key_of, step_versions
-from distillery.steps.lineage import kept_in, parse_record
+from distillery.steps.lineage import StepRecord, kept_in, parse_record, read_records, write_record
 from distillery.steps.workbench import open_run_store, workbench
+from distillery.storage import MemoryStore
 
 SECTION = Section(seed=1, code_version=code_version(), teacher_sha256="t", precision="float32")
 
@@ -159,12 +160,16 @@ def test_a_bucket_is_and_so_is_the_folder_that_a_person_chose(tmp_path: Path, mo
 
 
 @pytest.mark.parametrize(
-    ("version", "place"), [(1, "outputs/statistics/file"), (2, "outputs/statistics/<sha256>/file"), (2, "outputs/student/<sha256>/best/x")]
+    ("layout", "place"), [(1, "outputs/statistics/file"), (2, "outputs/statistics/<sha256>/file"), (2, "outputs/student/<sha256>/best/x")]
 )
-def test_a_record_says_where_outputs_lie_also_one_from_before_they_lay_under_their_hash(version: int, place: str) -> None:
+def test_a_record_says_where_outputs_lie_also_one_from_before_they_lay_under_their_hash(layout: int, place: str) -> None:
     name, relative = ("student", "best/x") if "student" in place else ("statistics", "")
-    fields = {"step": "train_student", "key": "k", "outputs": {name: {relative: "ab" * 32}}}
-    record = parse_record(dump_json(stamp("distillery-step", version, Provenance(code_version="c"), fields)), "here")
+    fields: dict[str, Any] = {"step": "train_student", "key": "k", "outputs": {name: {relative: "ab" * 32}}}
+    first = dump_json(stamp("distillery-step", 1, Provenance(code_version="c"), fields))
+    store = MemoryStore()
+    write_record(store, "run", StepRecord(**fields, layout=layout), Provenance(code_version="c"))
+    (record,) = read_records(store, "run") if layout == 2 else (parse_record(first, "here"),)
+    assert record.layout == layout
     digest = sha256_bytes(canonical_json({relative: "ab" * 32}).encode())
     assert record.at(name, relative) == f"checkpoints/train_student/k/{place.replace('<sha256>', digest)}"
 
