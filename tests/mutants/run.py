@@ -109,9 +109,16 @@ MUTANTS = (
     Mutant(
         "a manifest published before its shards are complete",
         "src/distillery/data/shards.py",
-        "if there.get(entry.key) != entry.bytes:",
+        "if not has_shard(store, entry):",
         "if False:",
         "tests/unit/data/test_store.py",
+    ),
+    Mutant(
+        "a document's seal believed",
+        "src/distillery/documents.py",
+        "raise damaged(where, advice)",
+        "pass",
+        "tests/unit/test_documents.py",
     ),
     Mutant(
         "the last result of a key wins",
