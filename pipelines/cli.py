@@ -131,7 +131,7 @@ def import_teacher(
     spec = dict(zip(("channels", "height", "width"), _integers("--shape", shape, 3), strict=True))
     settings = {"name": architecture, "arguments": parse_assignments(argument or [], "--argument")}
     constants = {"mean": _floats("--mean", mean), "std": _floats("--std", std)}
-    from distillery.steps.import_teacher import read_class_names
+    from distillery.data.class_names import read_class_names
     from distillery.steps.import_teacher import run as import_checkpoint
 
     names = read_class_names(classes)

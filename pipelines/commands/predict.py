@@ -12,7 +12,9 @@ from distillery_kfp.pipelines.commands.bundles import SHA256_HELP, local_bundle
 
 def predict(
     bundle: Annotated[str, typer.Argument(help="Student or teacher: the bundle's folder, or its URI in a store.")],
-    images: Annotated[list[Path], typer.Argument(help="PNG, JPEG, or npz with an array `images` of uint8 (N, C, H, W).")],
+    images: Annotated[
+        list[Path], typer.Argument(help="PNG, JPEG and others, folders of them, or npz with an array `images` of uint8 (N, C, H, W).")
+    ],
     top: Annotated[int, typer.Option(help="Classes shown for each image.", min=1)] = 3,
     resize: Annotated[bool, typer.Option("--resize", help="Stretch pictures of another size instead of refusing them.")] = False,
     sha256: Annotated[str, typer.Option(help=SHA256_HELP)] = "",
@@ -25,14 +27,15 @@ def predict(
     import torch
 
     from distillery.config import canonical_json
-    from distillery.data.pictures import read_pictures
+    from distillery.data.pictures import find_pictures, read_pictures
     from distillery.evaluation.predict import predict as logits_of
     from distillery.models.bundle import load_classifier, read_bundle
 
     with local_bundle(bundle, sha256) as folder:
         found = read_bundle(folder)[1]
         classifier = load_classifier(folder, found)
-    pictures = list(read_pictures(images, classifier.spec, resize))
+    files, left_out = find_pictures(images)
+    pictures = list(read_pictures(files, classifier.spec, resize))
     if not pictures:
         raise ConfigError(f"{', '.join(map(str, images))} holds no pictures: give at least one.")
     likely = logits_of(classifier, torch.stack([picture.pixels for picture in pictures])).softmax(1).topk(min(top, classifier.num_classes))
@@ -48,7 +51,7 @@ def predict(
         for picture, probabilities, indices in zip(pictures, likely.values.tolist(), likely.indices.tolist(), strict=True)
     ]
     if json_:
-        typer.echo(canonical_json({"bundle_sha256": found, "images": rows}))
+        typer.echo(canonical_json({"bundle_sha256": found, "images": rows, "skipped": left_out.names()}))
     else:
         _show(rows)
 

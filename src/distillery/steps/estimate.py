@@ -101,7 +101,7 @@ def estimate(pipeline: str, parameters: Mapping[str, Any], device: str = "auto",
         plan.check_teacher(recipe, info)
     tested = 0
     if data:
-        labelled = load_labelled(data, info.class_names)
+        labelled = load_labelled(data, info.class_names, info.spec)
         labelled.check(info.spec, info.num_classes)
         tested = len(labelled)
     measured = calibrate(recipe, runtime.place(teacher), sha256, runtime)

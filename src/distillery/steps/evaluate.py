@@ -239,7 +239,7 @@ def _place(runtime: Runtime, *candidates: Candidate) -> None:
 
 
 def _test_images(teacher: Classifier, uri: str) -> tuple[EvaluationImages, str]:
-    labelled = load_labelled(uri, teacher.class_names)
+    labelled = load_labelled(uri, teacher.class_names, teacher.spec)
     labelled.check(teacher.spec, teacher.num_classes)
     return EvaluationImages(labelled.images, labelled.labels, "test set"), labelled.digest()
 

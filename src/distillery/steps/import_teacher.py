@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from distillery.data.class_names import check_class_names
 from distillery.data.real import LabelledImages, load_labelled
-from distillery.errors import ConfigError, MissingResourceError
 from distillery.evaluation.suspects import find_suspect
 from distillery.models.bundle import count_parameters, save_classifier
 from distillery.models.catalog import Architecture
@@ -51,7 +51,7 @@ def run(
     parsed = Architecture.parse(architecture, "architecture")
     image_spec = ImageSpec.parse(spec, "spec")
     names = check_class_names(class_names)
-    data = load_labelled(check_data, names) if check_data else None
+    data = load_labelled(check_data, names, image_spec) if check_data else None
     if data is not None:
         data.check(image_spec, len(names))
     classifier = import_checkpoint(Path(checkpoint), parsed, image_spec, names)
@@ -72,49 +72,6 @@ def run(
             _log.warning(result["hint"])
     provenance = Provenance(inputs={"checkpoint": sha256_file(Path(checkpoint))}, code_version=code_version())
     return {"sha256": save_classifier(Path(out_folder), classifier, parsed, provenance), **result}
-
-
-def check_class_names(class_names: Sequence[str]) -> tuple[str, ...]:
-    """The names as a tuple.
-
-    Raises:
-        ConfigError: fewer than two, an empty one, or one twice.
-    """
-    names = tuple(str(name) for name in class_names)
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if len(names) < 2:
-        raise ConfigError(f"{len(names)} class names were given, a classifier has at least 2: name every class.")
-    if twice or not all(names):
-        raise ConfigError(
-            f"The class name {twice[0] if twice else ''!r} is empty or stands there twice: give each class a name of its own."
-        )
-    return names
-
-
-def read_class_names(text: str) -> tuple[str, ...]:
-    """Class names as the command line takes them.
-
-    Args:
-        text: a file with one name a line, or names between commas, or a number N for the names 0 to N-1.
-
-    Raises:
-        ConfigError: fewer than two names, an empty one, one twice, or a file that is no text.
-        MissingResourceError: a file that is not there.
-    """
-    if text.isdecimal():
-        return check_class_names([str(number) for number in range(int(text))])
-    path = Path(text).expanduser()
-    if path.is_file():
-        try:
-            lines = path.read_text(encoding="utf-8").splitlines()
-        except UnicodeDecodeError:
-            raise ConfigError(f"The file of class names {text!r} is no UTF-8 text: give one name a line.") from None
-        return check_class_names([line.strip() for line in lines if line.strip()])
-    if "," not in text:
-        raise MissingResourceError(
-            f"There is no file of class names {text!r}: give a file, names between commas, or how many classes there are."
-        )
-    return check_class_names([name.strip() for name in text.split(",")])
 
 
 @torch.no_grad()

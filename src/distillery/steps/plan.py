@@ -194,7 +194,7 @@ def check_data(uri: str, info: BundleInfo) -> None:
     """
     from distillery.data.real import load_labelled
 
-    load_labelled(uri, info.class_names).check(info.spec, info.num_classes)
+    load_labelled(uri, info.class_names, info.spec).check(info.spec, info.num_classes)
 
 
 def warn_schedule(recipe: Recipe) -> None:

@@ -207,6 +207,6 @@ def open_real(uri: str, teacher: Teacher) -> RealSource:
         MissingResourceError: nothing there.
         StoreError: a damaged file.
     """
-    labelled = load_labelled(uri, teacher.classifier.class_names)
+    labelled = load_labelled(uri, teacher.classifier.class_names, teacher.classifier.spec, split="train")
     labelled.check(teacher.classifier.spec, teacher.classifier.num_classes)
     return RealSource(labelled, uri, {"data": labelled.digest()})

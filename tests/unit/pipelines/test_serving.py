@@ -150,8 +150,7 @@ def test_a_document_that_somebody_rewrote_whole_is_found_by_the_pinned_hash(
     ("mode", "size", "said"),
     [
         ("RGB", (9, 8), r"is 9 x 8 pixels (width x height), but the classifier expects 8 x 8: resize it, or give --resize"),
-        ("RGBA", (8, 8), "has transparent pixels"),
-        ("I;16", (8, 8), "has pixels of mode I;16"),
+        ("F", (8, 8), "has pixels of mode F: save it as grey or RGB"),
     ],
 )
 def test_predict_refuses_a_picture_that_does_not_fit(
@@ -163,14 +162,17 @@ def test_predict_refuses_a_picture_that_does_not_fit(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    Image.new(mode, size).save(tmp_path / "a.png")
-    assert command(monkeypatch, "predict", bundle, tmp_path / "a.png") == 1
+    Image.new(mode, size).save(tmp_path / "a.tif")
+    assert command(monkeypatch, "predict", bundle, tmp_path / "a.tif") == 1
     assert said in one_sentence(capsys)
 
 
 def test_predict_of_nothing(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     np.savez(tmp_path / "a.npz", images=np.zeros((0, 1, 8, 8), np.uint8))
     assert command(monkeypatch, "predict", bundle, tmp_path / "a.npz") == 1
+    assert "N above 0" in one_sentence(capsys)
+    (tmp_path / "empty").mkdir()
+    assert command(monkeypatch, "predict", bundle, tmp_path / "empty") == 1
     assert "holds no pictures" in one_sentence(capsys)
 
 

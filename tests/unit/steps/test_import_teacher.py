@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 import torch
 
+from distillery.data.class_names import read_class_names
 from distillery.errors import ConfigError, DistilleryError, MissingResourceError
 from distillery.models.bundle import load_classifier, read_bundle
 from distillery.models.catalog import Architecture, build_network
 from distillery.provenance import sha256_file
-from distillery.steps.import_teacher import near_chance_hint, read_class_names, run
+from distillery.steps.import_teacher import near_chance_hint, run
 from distillery.types import ImageSpec
 
 SPEC = {"channels": 1, "height": 8, "width": 8, "mean": [0.4], "std": [0.2]}
