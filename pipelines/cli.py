@@ -123,6 +123,9 @@ def import_teacher(
     classes: Annotated[str, typer.Option(help="Names in the order of the logits: cat,dog; a text file with one a line; or a number.")],
     out: Annotated[Path, typer.Option(help="Folder for the bundle.")],
     argument: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="Argument of the architecture.")] = None,
+    weights: Annotated[
+        str, typer.Option(metavar="KEY", help="Which weights of the file: the dotted beginning of their names, such as ema.state_dict.")
+    ] = "",
     check: Annotated[str, typer.Option(help="Labelled images: print the teacher's top-1 on them (a wrong mean or std shows here).")] = "",
 ) -> None:
     """Turn somebody's checkpoint into a teacher bundle: verified, hashed, with its own normalisation."""
@@ -135,7 +138,7 @@ def import_teacher(
     from distillery.steps.import_teacher import run as import_checkpoint
 
     names = read_class_names(classes)
-    result = import_checkpoint(checkpoint, settings, {**spec, **constants}, names, out, check)
+    result = import_checkpoint(checkpoint, settings, {**spec, **constants}, names, out, check, weights)
     console = _console()
     console.print(
         f"{out}: {architecture}, {result['parameters']:,} parameters, {result['batchnorm']} BatchNorm layers, {len(names)} classes"

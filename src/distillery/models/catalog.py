@@ -18,7 +18,7 @@ from pydantic import field_validator
 from distillery.config import Config, nearest
 from distillery.errors import CheckpointMismatchError, ConfigError
 from distillery.foreign_code import guarded
-from distillery.models.allowance import PACKAGES, check_form, import_factory
+from distillery.models.allowance import PACKAGES, check_form, import_factory, is_foreign
 from distillery.provenance import sha256_bytes
 from distillery.step_version import hash_module, hash_trees
 
@@ -59,6 +59,11 @@ _WRN = "distillery.models.classifiers.wide_resnet:WideResNet"
 _VGG = "distillery.models.classifiers.vgg:VGG"
 _LENET = "distillery.models.classifiers.lenet:LeNet"
 _MOBILENET = "distillery.models.classifiers.mobilenet:MobileNetV2"
+
+_CLASS_ARGUMENTS = (  # as people call it; the first that a factory has is the one
+    *("num_classes", "n_classes", "nclasses", "num_class", "n_class", "nclass", "class_count", "class_num", "num_labels"),
+    *("num_outputs", "n_outputs", "out_features", "output_dim", "out_dim", "num_out", "n_out", "classes"),
+)
 
 ARCHITECTURES: dict[str, Row] = {
     **{
@@ -250,13 +255,31 @@ def _build_timm(name: str, architecture: Architecture, spec: "ImageSpec", num_cl
     return _call(timm.create_model, architecture, given)
 
 
+def class_argument(architecture: Architecture) -> str:
+    """The keyword of a foreign factory that takes the class count, for advice; "" where it has none that we know.
+
+    Raises:
+        ConfigError: see `import_factory`.
+    """
+    if not is_foreign(architecture.name):
+        return ""
+    parameters = _parameters(import_factory(architecture.name))
+    known = [name for name in _CLASS_ARGUMENTS if name in parameters]
+    open_ended = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    return known[0] if known else "num_classes" if open_ended else ""
+
+
+def _parameters(factory: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+    try:
+        return inspect.signature(factory).parameters
+    except (TypeError, ValueError):
+        return {}
+
+
 def _build_foreign(architecture: Architecture, num_classes: int) -> "nn.Module":
     with _kept_settings():
         factory = import_factory(architecture.name)
-    try:
-        parameters = inspect.signature(factory).parameters
-    except (TypeError, ValueError):
-        parameters = {}  # type: ignore[assignment]
+    parameters = _parameters(factory)
     open_ended = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
     unknown = [] if open_ended else sorted(set(architecture.arguments) - set(parameters))
     if unknown:

@@ -1,8 +1,6 @@
 """Weights that somebody else wrote: read without unpickling objects, matched to a network, tried once."""
 
 import logging
-import pickle
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,28 +13,31 @@ from torch import Tensor, nn
 from distillery.errors import ConfigError, MissingResourceError, StoreError
 from distillery.foreign_code import guarded, named
 from distillery.models.allowance import allow_named
-from distillery.models.catalog import Architecture, build_network
+from distillery.models.candidates import Found, flatten, listed, select
+from distillery.models.catalog import Architecture, build_network, class_argument
 from distillery.models.findings import check_constants, judge
 from distillery.models.rebuilt import check_rebuilt
 from distillery.models.trial import probe_images, settle
-from distillery.models.versions import Weights
+from distillery.models.unpickling import read_objects
 from distillery.runtime import Runtime, has_native_bfloat16
 from distillery.types import Classifier, ImageSpec
 
-_ENVELOPES = ("state_dict", "model_state_dict", "model", "net", "network")  # keys that training scripts put their weights under
-_LISTED = 4  # names quoted in a message before it says how many more
 _log = logging.getLogger(__name__)
 
 
-def import_checkpoint(path: Path, architecture: Architecture, spec: ImageSpec, class_names: tuple[str, ...]) -> Classifier:
+def import_checkpoint(
+    path: Path, architecture: Architecture, spec: ImageSpec, class_names: tuple[str, ...], weights: str = ""
+) -> Classifier:
     """Read a foreign checkpoint into a classifier and try it as the steps will run it.
 
     Args:
-        path: a safetensors file, or a file of torch.save that holds tensors in plain dicts; the weights may stand under state_dict, model
-            and the like, and their names may begin with module. or _orig_mod. (of DataParallel and torch.compile).
+        path: a safetensors file, or a file of torch.save that holds tensors in dicts, of any floating type; the weights may stand under
+            any keys, beside what a trainer keeps, and their names may begin alike.
         architecture: the network they belong to; who names a factory of their own here allows it for this call.
         spec: the images it was trained on.
         class_names: one a class, in the order of the logits.
+        weights: the dotted beginning of the names to take, of several sets of weights (`ema.state_dict`); "" takes those that fit, and
+            plain ones before an average of them.
 
     Returns:
         The classifier, in eval mode, on the CPU, not frozen.
@@ -44,17 +45,20 @@ def import_checkpoint(path: Path, architecture: Architecture, spec: ImageSpec, c
     Raises:
         MissingResourceError: there is no such file.
         StoreError: the file cannot be read.
-        ConfigError: a pickled whole model, weights that do not fit, a mean and std of another scale, or a network that fails as the steps
-            would run it or gives no finite logits.
+        ConfigError: a pickled whole model, no such weights, or ones that do not fit, a mean and std of another scale, or a network that
+            fails as the steps would run it or gives no finite logits.
     """
     check_constants(spec)
     with allow_named(architecture.name):
         network = build_network(architecture, spec, len(class_names))
     classifier = Classifier(network, spec, class_names)
-    weights = _match_prefixes(read_weights(path), network)
-    _check_fit(weights, network, path, architecture, len(class_names))
+    taken = select(read_checkpoint(path), network.state_dict(), weights)
+    with allow_named(architecture.name):
+        _check_fit(taken.weights, network, path, architecture, len(class_names))
+    for sentence in taken.told:
+        _log.warning(sentence)
     with guarded(f"{architecture.name} does not take the weights of {str(path)!r}", "check architecture and arguments"):
-        network.load_state_dict(weights.completed(_counters(network)))
+        network.load_state_dict(taken.weights.completed(_counters(network)))
     found = settle(classifier, architecture.name, _runtime())
     for finding in judge(found, architecture.name):
         _log.warning(finding)
@@ -70,70 +74,29 @@ def _runtime() -> Runtime:
     return Runtime(cpu, "bfloat16" if has_native_bfloat16(cpu) else "float32", torch.get_num_threads())
 
 
-def read_weights(path: Path) -> Weights:
-    """Tensors of a checkpoint by name, out of their envelope, on the CPU, with the versions of their modules where it has them.
+def read_checkpoint(path: Path) -> Found:
+    """Every tensor of a checkpoint, on the CPU, under its dotted path, with the versions of modules where it has them.
 
     Raises:
         MissingResourceError: there is no such file.
         StoreError: the file cannot be read.
-        ConfigError: the file holds pickled objects, or no weights.
+        ConfigError: the file holds objects of types that are not read, or no weights.
     """
     if not path.is_file():
         raise MissingResourceError(f"There is no checkpoint {str(path)!r}: give a safetensors file or one of torch.save.")
     if path.suffix == ".safetensors":
         try:
-            return Weights(load_file(path))
+            return flatten(load_file(path))
         except (SafetensorError, OSError) as error:
             raise StoreError(f"{str(path)!r} cannot be read as safetensors ({named(error)}): download or save it again.") from error
-    return _unwrap(_load_pickle(path), path)
-
-
-def _load_pickle(path: Path) -> object:
-    try:
-        with warnings.catch_warnings():  # torch warns of TorchScript archives before it refuses them
-            warnings.simplefilter("ignore")
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        found = "a pickled whole model or other Python objects" if "Unsupported" in str(error) or "GLOBAL" in str(error) else "no tensors"
-        raise ConfigError(
-            f"{str(path)!r} holds {found}, and objects are never unpickled: where it was trained, "
-            f"torch.save(model.state_dict(), 'weights.pt') and import that."
-        ) from error
-    except Exception as error:  # torch raises RuntimeError, EOFError, KeyError and more on damaged files and on TorchScript
-        raise ConfigError(
-            f"{str(path)!r} cannot be read as a checkpoint ({named(error)}): "
-            f"save torch.save(model.state_dict(), 'weights.pt') and import that."
-        ) from error
-
-
-def _unwrap(value: object, path: Path) -> Weights:
-    while isinstance(value, Mapping):
-        inner = next((value[key] for key in _ENVELOPES if isinstance(value.get(key), Mapping)), None)
-        if inner is None:
-            break
-        value = inner
+    value = read_objects(path)
     if not isinstance(value, Mapping):
         raise ConfigError(f"{str(path)!r} holds a {type(value).__name__}, not a dict of weights: save model.state_dict() and import that.")
-    weights = Weights.of(value)
-    if not weights:
-        keys = _list([str(key) for key in value])
+    found = flatten(value)
+    if not found.weights:
+        keys = listed([str(key) for key in value])
         raise ConfigError(f"{str(path)!r} holds no tensors under {keys}: put the weights under state_dict or model, or at the top.")
-    return weights
-
-
-def _match_prefixes(weights: Weights, network: nn.Module) -> Weights:
-    """Strip what wrappers put before the names, unless the network itself has such names."""
-    expected = set(network.state_dict())
-    if "n_averaged" not in expected:
-        weights.pop("n_averaged", None)  # torch's AveragedModel counts
-    while weights.keys() - expected:
-        stripped = weights.renamed(lambda name: name.replace("_orig_mod.", ""))
-        if all(key.startswith("module.") for key in stripped):
-            stripped = stripped.renamed(lambda name: name.removeprefix("module."))
-        if stripped.keys() == weights.keys() or len(stripped) != len(weights):
-            break
-        weights = stripped
-    return weights
+    return found
 
 
 def _counters(network: nn.Module) -> dict[str, Tensor]:
@@ -150,17 +113,23 @@ def _check_fit(weights: Mapping[str, Tensor], network: nn.Module, path: Path, ar
         for name, item in weights.items()
         if name in expected and item.shape != expected[name].shape
     }
-    if not (missing or unexpected or shapes):
+    kinds = [name for name, item in weights.items() if name in expected and expected[name].is_floating_point() > item.is_floating_point()]
+    if not (missing or unexpected or shapes or kinds):
         return
     classes = _class_count(shapes, num_classes)
     if classes and not (missing or unexpected):
         raise ConfigError(
             f"{str(path)!r} has {classes} classes, but {num_classes} class names were given: name its {classes} classes in order."
         )
-    parts = [f"missing: {_list(missing)}"] if missing else []
-    parts += [f"unexpected: {_list(unexpected)}"] if unexpected else []
+    if (built := _built_for(shapes, num_classes)) and not (missing or unexpected):
+        argument = class_argument(architecture)
+        advice = f"give --argument {argument}={num_classes}" if argument else "give the argument of its class count"
+        raise ConfigError(f"{architecture.name} builds {built} classes by itself, but {str(path)!r} has {num_classes}: {advice}.")
+    parts = [f"missing: {listed(missing)}"] if missing else []
+    parts += [f"unexpected: {listed(unexpected)}"] if unexpected else []
     different = [f"{name} {found} instead of {wanted}" for name, (found, wanted) in sorted(shapes.items())]
-    parts += [f"of another shape: {_list(different)}"] if different else []
+    parts += [f"of another shape: {listed(different)}"] if different else []
+    parts += [f"of integers where numbers with a fraction belong: {listed(kinds)}"] if kinds else []
     raise ConfigError(
         f"{str(path)!r} does not fit {architecture.name} ({'; '.join(parts)}): check architecture, arguments, channels and classes."
     )
@@ -173,6 +142,8 @@ def _class_count(shapes: Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]], 
     return counts.pop() if explained and len(counts) == 1 and len(shapes) <= 2 else 0
 
 
-def _list(names: list[str]) -> str:
-    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
-    return ", ".join(names[:_LISTED]) + more
+def _built_for(shapes: Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]], num_classes: int) -> int:
+    """The network's class count where the checkpoint has the right one, and that alone explains every mismatch; else 0."""
+    counts = {wanted[0] for found, wanted in shapes.values() if found and wanted and found[0] == num_classes and found[1:] == wanted[1:]}
+    explained = all(found and wanted and found[0] == num_classes and found[1:] == wanted[1:] for found, wanted in shapes.values())
+    return counts.pop() if explained and len(counts) == 1 and len(shapes) <= 2 else 0

@@ -39,6 +39,13 @@ class Weights(OrderedDict[str, Tensor]):
         versions = {rename(f"{path}." if path else "").removesuffix("."): entry for path, entry in self._metadata.items()}
         return type(self)({rename(name): item for name, item in self.items()}, versions)
 
+    def below(self, prefix: str) -> Self:
+        """Those whose names begin with a prefix, such as `module.`, without it; with "" all of them."""
+        tensors = {name.removeprefix(prefix): item for name, item in self.items() if name.startswith(prefix)}
+        full = {f"{path}." if path else "": entry for path, entry in self._metadata.items()}
+        versions = {path.removeprefix(prefix).removesuffix("."): entry for path, entry in full.items() if path.startswith(prefix)}
+        return type(self)(tensors, versions)
+
     def completed(self, tensors: Mapping[str, Tensor]) -> Self:
         """With tensors that are lacking."""
         return type(self)({**tensors, **self}, self._metadata)

@@ -30,6 +30,7 @@ def run(
     class_names: Sequence[str],
     out_folder: Path,
     check_data: str = "",
+    weights: str = "",
 ) -> dict[str, Any]:
     """Import a teacher.
 
@@ -40,6 +41,7 @@ def run(
         class_names: one a class, in the order of the logits.
         out_folder: where the bundle goes.
         check_data: labelled images to score the teacher on; "" scores nothing. The bundle does not depend on them.
+        weights: which of several sets of weights to take, by the dotted beginning of their names; "" as `import_checkpoint` has it.
 
     Returns:
         sha256, parameters, batchnorm (how many visits of layers with moments), classes; with check data also images, top1 in [0, 1],
@@ -54,7 +56,7 @@ def run(
     data = load_labelled(check_data, names, image_spec) if check_data else None
     if data is not None:
         data.check(image_spec, len(names))
-    classifier = import_checkpoint(Path(checkpoint), parsed, image_spec, names)
+    classifier = import_checkpoint(Path(checkpoint), parsed, image_spec, names, weights)
     layers = find_layers(classifier)
     if layers.left_out:
         _log.warning(f"The teacher has {len(layers.visits)} layers with moments{layers.exceptions()}.")

@@ -1,6 +1,5 @@
 """Foreign checkpoints: what is unwrapped, what is refused, and with which words."""
 
-import argparse
 import warnings
 from pathlib import Path
 from typing import Any
@@ -122,7 +121,7 @@ class _Whole(nn.Linear):
     """A class that only this process knows, as in a pickled whole model."""
 
 
-@pytest.mark.parametrize("content", [_Whole(2, 2), {"model": _Whole(2, 2)}, {"args": argparse.Namespace(lr=1), "state_dict": {}}])
+@pytest.mark.parametrize("content", [_Whole(2, 2), {"model": _Whole(2, 2)}, {"args": _Whole(2, 2), "state_dict": {}}])
 def test_pickled_objects_are_refused(tmp_path: Path, content: object) -> None:
     with pytest.raises(ConfigError, match=r"objects are never unpickled.*state_dict\(\)") as caught:
         _import(_saved(tmp_path, content))
