@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from distillery.environment import environment
-from distillery.recipes.loader import load_recipe
+from distillery.recipes.loader import is_own_file, load_recipe
 from distillery.steps import distill_online, evaluate, extract_statistics, materialize, plan, train_generator, train_student
 
 
@@ -16,7 +16,7 @@ class DirectRun:
     """One run of a recipe.
 
     Attributes:
-        recipe: a preset's name.
+        recipe: a preset's name, or a path to a YAML file.
         teacher: folder of the teacher's bundle, or its URI.
         folder: everything is written below it.
         data: labelled images, read by the last step only; "" for none.
@@ -92,7 +92,8 @@ class DirectRun:
 
     def _plan(self) -> None:
         pipeline = load_recipe(self.recipe, self.overrides).pipeline
-        chosen = {"run_recipe": self.recipe, "run_seed": self.seed, "run_overrides": dict(self.overrides)}
+        source = "run_recipe_uri" if is_own_file(self.recipe) else "run_recipe"
+        chosen = {source: self.recipe, "run_seed": self.seed, "run_overrides": dict(self.overrides)}
         self.sections = plan.run(pipeline, {**chosen, "teacher_uri": str(self.teacher), "eval_data_uri": self.data})
 
     def _step(self, name: str, run: Callable[..., dict[str, Any]], *arguments: object) -> None:

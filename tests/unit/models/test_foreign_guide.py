@@ -4,15 +4,17 @@ import re
 import shlex
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from distillery.models.allowance import allow_modules
 from distillery.models.bundle import load_classifier, read_bundle
 from distillery.statistics.moments import load_moments
 from distillery_kfp.pipelines import cli
+from distillery_kfp.pipelines.direct import DirectRun
+from distillery_kfp.pipelines.local import RunRequest
 
 GUIDE = Path(__file__).parents[3] / "docs" / "guides" / "foreign-teacher.md"
 
@@ -52,24 +54,40 @@ def test_torchvision_model(outside: Path, monkeypatch: pytest.MonkeyPatch, capsy
     assert all(torch.equal(value, trained[f"module.{name}"]) for name, value in classifier.network.state_dict().items())
 
 
-def test_module_of_ones_own(outside: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_model_of_ones_own_in_three_steps(outside: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     (outside / "my_models").mkdir()
     (outside / "my_models" / "nets.py").write_text(_script("my_models/nets.py"))
     monkeypatch.syspath_prepend(outside)
+    runs: list[DirectRun] = []
+    monkeypatch.setattr("distillery_kfp.pipelines.commands.running.carry_out", lambda request: runs.append(_run_here(request)))
     try:
-        exec(_script("train_leaf.py"), {})
+        trained: dict[str, Any] = {}
+        exec(_script("train_leaf.py"), trained)
         _do_as_told(1, monkeypatch)
-        assert float(re.search(r"top-1 on 300 images: ([\d.]+)%", capsys.readouterr().out)[1]) > 90
+        said = capsys.readouterr()
+        assert float(re.search(r"top-1 on 300 images: ([\d.]+)%", said.out)[1]) > 90
         info, sha256 = read_bundle(outside / "teachers" / "leaf")
         assert info.architecture.arguments == {"width": 8, "activation": "gelu"}
         with allow_modules("my_models.nets"):
             loaded = load_classifier(outside / "teachers" / "leaf").network.state_dict()
-        assert all(torch.equal(value, loaded[name]) for name, value in load_file("leaf.safetensors").items())
+        assert all(torch.equal(value, loaded[name]) for name, value in trained["average"].module.state_dict().items())
         exec(_script("import_leaf.py"), {})
         assert read_bundle(outside / "teachers" / "leaf-python")[1] == sha256
-        _do_as_told(2, monkeypatch, "extract-statistics")
+        (outside / "leaf.yaml").write_text(next(block for block in _blocks("yaml") if block.startswith("# leaf.yaml")))
+        _do_as_told(2, monkeypatch, "run")
+        student = read_bundle(runs[0].student)[0]
+        assert student.architecture.to_json() == {"name": "vgg8_bn", "arguments": {"base_width": 8}}
+        assert runs[0].metrics["evaluation"]["student/top1"] > 0.9
+        _do_as_told(3, monkeypatch, "extract-statistics")
         moments = load_moments(outside / "leaf-moments.safetensors", sha256)
         assert (moments.kind, moments.counts.tolist()) == ("per_class", [100, 100, 100])
     finally:
         for name in [name for name in sys.modules if name.split(".")[0] == "my_models"]:
             del sys.modules[name]
+
+
+def _run_here(request: RunRequest) -> DirectRun:
+    """What `distillery run` would do in processes of its own; the environment that they inherit is this one's."""
+    assert request.arguments()["run_recipe_uri"] == str(Path(request.recipe).absolute())
+    run = DirectRun(request.recipe, request.teacher, Path("run").absolute(), request.data, request.seed, request.overrides)
+    return run.execute()
