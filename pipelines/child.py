@@ -82,7 +82,7 @@ def main() -> None:
 
 
 def _load(pipeline: str) -> Any:
-    """The compiled pipeline as a callable, without retries: a local failure is the user's to read, at once."""
+    """The compiled pipeline as a callable, without the paths of pods and without retries: a local failure is the user's, at once."""
     from kfp import components
 
     from distillery_kfp.pipelines.compile import compile_documents
@@ -90,6 +90,8 @@ def _load(pipeline: str) -> Any:
     documents = compile_documents(pipeline)
     for task in documents[0]["root"]["dag"]["tasks"].values():
         task.pop("retryPolicy", None)
+    for executor in documents[0]["deploymentSpec"]["executors"].values():
+        executor["container"].pop("env", None)
     return components.load_component_from_text(yaml.safe_dump_all(documents))
 
 

@@ -8,6 +8,9 @@ from typing import Any
 
 from distillery_kfp.pipelines.compiled import Compiled, placeholders, values_of
 from distillery_kfp.pipelines.resources import retry_window
+from distillery_kfp.pipelines.variables import SCRATCH_MOUNT, VARIABLES, keys_of
+
+_BOUNDS = ("resourceCpuRequest", "resourceCpuLimit", "resourceMemoryRequest", "resourceMemoryLimit")
 
 
 def _resources_are_texts(compiled: Compiled) -> Iterator[str]:
@@ -42,9 +45,61 @@ def _retries_have_their_time(compiled: Compiled) -> Iterator[str]:
             yield f"{name} may be tried {retries + 1} times for {limit} s each, but no attempt runs beyond {window:.0f} s"
 
 
+def _every_task_is_bounded(compiled: Compiled) -> Iterator[str]:
+    """Every task asks for CPU and memory and has limits to them, and no volume of its pod may fill the node."""
+    for _, name, task in compiled.executed():
+        resources = compiled.container(task).get("resources", {})
+        for missing in [bound for bound in _BOUNDS if not resources.get(bound)]:
+            yield f"{name} has no {missing}"
+        for mount in compiled.settings(task).get("emptyDirMounts", []):
+            if not mount.get("sizeLimit"):
+                yield f"{name} mounts {mount['mountPath']} without a size limit"
+
+
+def _scratch_is_a_volume(compiled: Compiled) -> Iterator[str]:
+    """The workspace, its read cache and temporary files lie on a disk volume of limited size: kfp 2.17 limits no other writing."""
+    for _, name, task in compiled.executed():
+        mounts = [mount for mount in compiled.settings(task).get("emptyDirMounts", []) if mount.get("medium") != "Memory"]
+        if SCRATCH_MOUNT not in [mount["mountPath"] for mount in mounts]:
+            yield f"{name} has no volume at {SCRATCH_MOUNT}"
+        values = {variable["name"]: variable.get("value") for variable in compiled.container(task).get("env", [])}
+        for variable in ("DISTILLERY_WORKDIR", "TMPDIR"):
+            if not f"{values.get(variable)}/".startswith(f"{SCRATCH_MOUNT}/"):
+                yield f"{name} has {variable} = {values.get(variable)!r}, which is not below {SCRATCH_MOUNT}"
+
+
+def _store_is_required(compiled: Compiled) -> Iterator[str]:
+    """A pod whose ConfigMap does not name the store does not start: it would work for nothing."""
+    for _, name, task in compiled.executed():
+        named = [
+            reference.get("optional", False)
+            for reference in compiled.settings(task).get("configMapAsEnv", [])
+            if "DISTILLERY_STORE" in [pair["envVar"] for pair in reference["keyToEnv"]]
+        ]
+        if named != [False]:
+            yield f"{name} {'may start without its store' if named else 'is told of no store'}: make that reference required, and one only"
+
+
+def _variables_arrive(compiled: Compiled) -> Iterator[str]:
+    """Every variable of the table comes into every pod, under its key."""
+    for _, name, task in compiled.executed():
+        settings = compiled.settings(task)
+        for reference, key, wanted in (
+            ("configMapAsEnv", "configMapKey", {**keys_of("config map"), **keys_of("config map", required=True)}),
+            ("secretAsEnv", "secretKey", keys_of("secret")),
+        ):
+            found = {pair.get(key): pair["envVar"] for each in settings.get(reference, []) for pair in each["keyToEnv"]}
+            for missing in sorted(set(wanted.items()) - set(found.items())):
+                yield f"{name} does not get {missing[1]} by the key {missing[0]!r}"
+        values = {variable["name"]: variable.get("value") for variable in compiled.container(task).get("env", [])}
+        for row in VARIABLES.values():
+            if row.value and values.get(row.name) != row.value:
+                yield f"{name} has {row.name} = {values.get(row.name)!r}, but the table says {row.value!r}"
+
+
 def _resource_channels(compiled: Compiled, task: dict[str, Any]) -> Iterator[str]:
     resources = compiled.container(task).get("resources", {})
-    for key in ("resourceCpuRequest", "resourceCpuLimit", "resourceMemoryRequest", "resourceMemoryLimit", "resourceType", "resourceCount"):
+    for key in (*_BOUNDS, "resourceType", "resourceCount"):
         for text in values_of(resources, key):
             yield from placeholders(text)
 
@@ -53,4 +108,8 @@ CLUSTER_RULES: tuple[Callable[[Compiled], Iterator[str]], ...] = (
     _resources_are_texts,
     _promises_reach_steps,
     _retries_have_their_time,
+    _every_task_is_bounded,
+    _scratch_is_a_volume,
+    _store_is_required,
+    _variables_arrive,
 )

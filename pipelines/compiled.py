@@ -31,9 +31,13 @@ class Compiled:
     @classmethod
     def parse(cls, pipeline: str, text: str) -> "Compiled":
         """Take a file apart."""
-        spec, *rest = yaml.safe_load_all(text)
-        platform = rest[0]["platforms"]["kubernetes"]["deploymentSpec"]["executors"] if rest else {}
-        return cls(pipeline, text, spec, platform)
+        return cls.of(pipeline, text, *yaml.safe_load_all(text))
+
+    @classmethod
+    def of(cls, pipeline: str, text: str, spec: dict[str, Any], platform: dict[str, Any] | None = None) -> "Compiled":
+        """Both documents of a file, parsed already."""
+        executors = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"] if platform else {}
+        return cls(pipeline, text, spec, executors)
 
     def graphs(self) -> Iterator[tuple[str, dict[str, Any]]]:
         """Name and component of the root and of every nested graph."""

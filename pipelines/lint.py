@@ -24,7 +24,11 @@ def lint(pipeline: str, text: str) -> list[str]:
         pipeline: its name.
         text: the compiled file.
     """
-    compiled = Compiled.parse(pipeline, text)
+    return broken_rules(Compiled.parse(pipeline, text))
+
+
+def broken_rules(compiled: Compiled) -> list[str]:
+    """As `lint`, of a pipeline that is taken apart already."""
     return [f"{rule.__name__.lstrip('_')}: {broken}" for rule in RULES for broken in rule(compiled)]
 
 

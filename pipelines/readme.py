@@ -60,8 +60,16 @@ def _facts(name: str, about: Metadata) -> list[str]:
         f"| caching | {caching} |",
         f"| retries | {about.retries} |",
         f"| time limit | {about.timeout_seconds // 60} min |",
+        f"| CPU | {_span(about.cpu_request, about.cpu_limit)} |",
+        f"| memory | {_span(about.memory_request, about.memory_limit)} |",
+        f"| scratch volume | at most {about.scratch} |",
         "",
     ]
+
+
+def _span(request: str, limit: str) -> str:
+    """A request and a limit: amounts, or the fields of the run form that hold them."""
+    return " to ".join(f"`{text}`" if text.startswith("k8s_") else text for text in (request, limit))
 
 
 def _table(title: str, rows: Mapping[str, Any], texts: Mapping[str, str]) -> list[str]:

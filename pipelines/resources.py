@@ -7,30 +7,16 @@ from typing import Any
 from kfp import dsl, kubernetes
 
 from distillery.recipes.placement import PLACEMENT
-from distillery_kfp.pipelines.metadata import component_of, metadata
+from distillery_kfp.pipelines.metadata import Metadata, component_of, metadata
+from distillery_kfp.pipelines.variables import SCRATCH_MOUNT, SETTINGS_MOUNT, VARIABLES, keys_of
 
 SHARED_MEMORY = "2Gi"
 FIRST_WAIT_SECONDS, WAIT_FACTOR = 60, 2.0
 """Before the first retry, and how much longer each further wait is."""
 QUEUE_SECONDS = 24 * 3600
 """How long each attempt may wait for a node, beyond its time limit, which counts from the pod's start only."""
-SETTINGS = {
-    "store": "DISTILLERY_STORE",
-    "mlflow_tracking_uri": "MLFLOW_TRACKING_URI",
-    "s3_endpoint_url": "S3_ENDPOINT_URL",
-    "s3_region": "AWS_DEFAULT_REGION",
-}
-"""Keys of the ConfigMap `k8s_settings` and the variables that steps read."""
 AMOUNTS = ("k8s_cpu_limit", "k8s_cpu_request", "k8s_gpu_limit", "k8s_gpu_type", "k8s_memory_limit", "k8s_memory_request")
 """Fields behind the resources of a task; texts, all of them, because the backend reads a number as nothing."""
-CREDENTIALS = {
-    "s3_access_key": "AWS_ACCESS_KEY_ID",
-    "s3_secret_key": "AWS_SECRET_ACCESS_KEY",
-    "mlflow_username": "MLFLOW_TRACKING_USERNAME",
-    "mlflow_password": "MLFLOW_TRACKING_PASSWORD",
-    "mlflow_token": "MLFLOW_TRACKING_TOKEN",
-}
-"""Keys of the Secret `k8s_credentials` and the variables that steps read; no value of theirs ever enters the compiled file."""
 
 
 def for_plan(form: Mapping[str, Any]) -> dict[str, Any]:
@@ -71,23 +57,45 @@ def place(task: dsl.PipelineTask, form: Mapping[str, Any]) -> dsl.PipelineTask:
             backoff_factor=WAIT_FACTOR,
             backoff_max_duration=f"{retry_window(about.retries, about.timeout_seconds) + (about.retries + 1) * QUEUE_SECONDS}s",
         )
-    kubernetes.use_field_path_as_env(task, "KFP_RUN_ID", "metadata.labels['pipeline/runid']")
-    kubernetes.use_config_map_as_env(task, form["k8s_settings"], SETTINGS, optional=True)
-    kubernetes.use_secret_as_env(task, form["k8s_credentials"], CREDENTIALS, optional=True)
+    _inform(task, form)
+    _bound(task, about, form)
     if about.gpu != "none":
         _on_accelerator(task, form)
     return task
 
 
+def _inform(task: dsl.PipelineTask, form: Mapping[str, Any]) -> None:
+    """Hand a step the variables that it reads; `variables` says which are required and why the others are not."""
+    kubernetes.use_field_path_as_env(task, "KFP_RUN_ID", "metadata.labels['pipeline/runid']")
+    kubernetes.use_config_map_as_env(task, form["k8s_settings"], keys_of("config map", required=True), optional=False)
+    kubernetes.use_config_map_as_env(task, form["k8s_settings"], keys_of("config map"), optional=True)
+    kubernetes.use_config_map_as_volume(task, form["k8s_settings"], SETTINGS_MOUNT, optional=False)
+    kubernetes.use_secret_as_env(task, form["k8s_credentials"], keys_of("secret"), optional=True)
+    for row in VARIABLES.values():
+        if row.value:
+            task.set_env_variable(row.name, row.value)
+
+
+def _bound(task: dsl.PipelineTask, about: Metadata, form: Mapping[str, Any]) -> None:
+    """Ask for CPU and memory, and set a limit to them and to what the step writes to disk.
+
+    kfp 2.17 cannot ask for ephemeral storage (kubeflow/pipelines#11137): the volume has a limit but reserves nothing, and Kubeflow's own
+    copies of artifacts lie outside it. A LimitRange of the namespace covers both; the guide has one.
+    """
+    amounts = {name: form.get(text, text) for name, text in about.amounts().items()}
+    task.set_cpu_request(amounts["cpu_request"])
+    task.set_cpu_limit(amounts["cpu_limit"])
+    task.set_memory_request(amounts["memory_request"])
+    task.set_memory_limit(amounts["memory_limit"])
+    # kfp 2.17 does not carry these into a loop or condition around the task by itself
+    task.register_pipeline_channels([form[text] for text in about.amounts().values() if text in form])
+    kubernetes.empty_dir_mount(task, "distillery-scratch", SCRATCH_MOUNT, size_limit=about.scratch)
+
+
 def _on_accelerator(task: dsl.PipelineTask, form: Mapping[str, Any]) -> None:
     task.set_accelerator_type(form["k8s_gpu_type"])
     task.set_accelerator_limit(form["k8s_gpu_limit"])
-    task.set_cpu_request(form["k8s_cpu_request"])
-    task.set_cpu_limit(form["k8s_cpu_limit"])
-    task.set_memory_request(form["k8s_memory_request"])
-    task.set_memory_limit(form["k8s_memory_limit"])
-    # kfp 2.17 does not carry these into a loop or condition around the task by itself
-    task.register_pipeline_channels([form[name] for name in AMOUNTS])
+    task.register_pipeline_channels([form["k8s_gpu_type"], form["k8s_gpu_limit"]])
     kubernetes.add_node_selector_json(task, form["k8s_gpu_node_selector"])
     kubernetes.add_toleration_json(task, form["k8s_gpu_tolerations"])
     kubernetes.empty_dir_mount(task, "dshm", "/dev/shm", medium="Memory", size_limit=SHARED_MEMORY)

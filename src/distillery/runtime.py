@@ -59,7 +59,8 @@ def resolve_runtime(device: str = "auto", precision: str = "auto", threads: int 
     Args:
         device: auto | cpu | cuda | cuda:N. auto is cuda where it is available.
         precision: auto | float32 | bfloat16. auto is bfloat16 where the hardware has it natively.
-        threads: CPU threads of one process; 0 leaves torch's own choice.
+        threads: CPU threads of one process; 0 leaves torch's own choice, but no more than the container's CPU limit, of which torch
+            knows nothing: 64 threads that share 4 CPUs stand still most of the time.
 
     Raises:
         ConfigError: an unknown device or precision, or cuda where there is none.
@@ -68,14 +69,31 @@ def resolve_runtime(device: str = "auto", precision: str = "auto", threads: int 
         raise ConfigError(f"precision = {precision!r} is not allowed: choose auto, float32 or bfloat16.")
     if threads < 0:
         raise ConfigError(f"threads = {threads} is not allowed: give 0 (torch's choice) or more.")
-    if threads:
-        torch.set_num_threads(threads)
+    if limit := threads or min(cpu_limit(), torch.get_num_threads()):
+        torch.set_num_threads(limit)
     chosen = _resolve_device(device)
     if chosen.type == "cpu":
         keep_freed_memory()
     if precision == "auto":
         precision = "bfloat16" if has_native_bfloat16(chosen) else "float32"
     return Runtime(chosen, "bfloat16" if precision == "bfloat16" else "float32", torch.get_num_threads())
+
+
+def cpu_limit(root: Path = Path("/sys/fs/cgroup")) -> int:
+    """Whole CPUs that this container may use at once, at least 1; 0 where nothing limits it.
+
+    Args:
+        root: of the control groups, of the second version or the first.
+    """
+    try:
+        if (root / "cpu.max").is_file():
+            quota, period = (root / "cpu.max").read_text().split()
+        else:
+            quota, period = ((root / "cpu" / f"cpu.cfs_{name}_us").read_text().strip() for name in ("quota", "period"))
+    except (OSError, ValueError):
+        return 0
+    # "max" or -1 limits nothing
+    return max(1, int(quota) // int(period)) if quota.isdecimal() and period.isdecimal() and int(period) else 0
 
 
 @functools.cache

@@ -1,22 +1,24 @@
 """Rules on what a cluster does with a task: each catches its planted breaks, and passes what we ship."""
 
+import json
 from collections.abc import Callable
+from copy import deepcopy
 from typing import Any
 
 import pytest
-import yaml
 
-from distillery_kfp.pipelines.compile import compile_text
+from distillery_kfp.pipelines.compile import compile_documents
+from distillery_kfp.pipelines.compiled import Compiled
 from distillery_kfp.pipelines.form import ALL
-from distillery_kfp.pipelines.lint import lint
+from distillery_kfp.pipelines.lint import broken_rules
 from distillery_kfp.pipelines.resources import AMOUNTS, retry_window
 
 Break = Callable[[dict[str, Any], dict[str, Any]], Any]
 
 
 @pytest.fixture(scope="module")
-def texts() -> dict[str, str]:
-    return {pipeline: compile_text(pipeline) for pipeline in ALL}
+def documents() -> dict[str, list[dict[str, Any]]]:
+    return {pipeline: compile_documents(pipeline) for pipeline in ALL}
 
 
 def task(spec: dict[str, Any], name: str) -> Any:
@@ -63,6 +65,33 @@ def in_a_group(spec: dict[str, Any], _: dict[str, Any]) -> None:
     numeric("k8s_gpu_limit")(spec, _)
 
 
+def drop(step: str, key: str, variable: str) -> Break:
+    """Leave one variable out of the references of one kind."""
+
+    def plant(_: dict[str, Any], settings: dict[str, Any]) -> None:
+        for reference in settings_of(settings, step)[key]:
+            reference["keyToEnv"] = [pair for pair in reference["keyToEnv"] if pair["envVar"] != variable]
+
+    return plant
+
+
+def second_store(_: dict[str, Any], settings: dict[str, Any]) -> None:
+    references = settings_of(settings, "plan")["configMapAsEnv"]
+    references.append({**references[0], "optional": True})
+
+
+def in_memory(_: dict[str, Any], settings: dict[str, Any]) -> None:
+    settings_of(settings, "plan")["emptyDirMounts"][0]["medium"] = "Memory"
+
+
+def set_variable(name: str, value: str) -> Break:
+    def plant(spec: dict[str, Any], _: dict[str, Any]) -> None:
+        rows = container(spec, "plan")["env"]
+        container(spec, "plan")["env"] = [{**row, "value": value} if row["name"] == name else row for row in rows]
+
+    return plant
+
+
 BREAKS: dict[str, tuple[str, Break]] = {
     **{f"{name} is a number": ("resources_are_texts", numeric(name)) for name in AMOUNTS},
     "a fraction": ("resources_are_texts", numeric("k8s_cpu_limit", "NUMBER_DOUBLE")),
@@ -97,16 +126,53 @@ BREAKS: dict[str, tuple[str, Break]] = {
         "retries_have_their_time",
         lambda _, settings: settings_of(settings, "evaluate").update(activeDeadlineSeconds="345600"),
     ),
+    **{
+        f"no {bound} of {step}": ("every_task_is_bounded", lambda spec, _, s=step, b=bound: container(spec, s)["resources"].pop(b))
+        for step in ("plan", "evaluate")
+        for bound in ("resourceCpuRequest", "resourceCpuLimit", "resourceMemoryRequest", "resourceMemoryLimit")
+    },
+    "no resources at all": ("every_task_is_bounded", lambda spec, _: container(spec, "register").pop("resources")),
+    "a volume without a limit": (
+        "every_task_is_bounded",
+        lambda _, settings: settings_of(settings, "plan")["emptyDirMounts"][0].pop("sizeLimit"),
+    ),
+    "shared memory without a limit": (
+        "every_task_is_bounded",
+        lambda _, settings: [mount.pop("sizeLimit") for mount in settings_of(settings, "evaluate")["emptyDirMounts"]],
+    ),
+    "no scratch volume": ("scratch_is_a_volume", lambda _, settings: settings_of(settings, "plan").pop("emptyDirMounts")),
+    "scratch in memory": ("scratch_is_a_volume", in_memory),
+    "a workspace in the container": ("scratch_is_a_volume", set_variable("DISTILLERY_WORKDIR", ".distillery")),
+    "a workspace beside the volume": ("scratch_is_a_volume", set_variable("DISTILLERY_WORKDIR", "/scratch-2/work")),
+    "temporary files in the container": ("scratch_is_a_volume", lambda spec, _: container(spec, "plan").pop("env")),
+    "a store that may be missing": (
+        "store_is_required",
+        lambda _, settings: settings_of(settings, "evaluate")["configMapAsEnv"][0].update(optional=True),
+    ),
+    "no store": ("store_is_required", drop("plan", "configMapAsEnv", "DISTILLERY_STORE")),
+    "a store named twice": ("store_is_required", second_store),
+    **{
+        f"{variable} does not arrive": ("variables_arrive", drop("evaluate", key, variable))
+        for key, variable in (
+            ("configMapAsEnv", "AWS_CA_BUNDLE"),
+            ("configMapAsEnv", "MLFLOW_EXPERIMENT_NAME"),
+            ("configMapAsEnv", "DISTILLERY_S3_ADDRESSING"),
+            ("configMapAsEnv", "DISTILLERY_CACHE_BYTES"),
+            ("configMapAsEnv", "DISTILLERY_ALLOW_MODULES"),
+            ("secretAsEnv", "AWS_SESSION_TOKEN"),
+        )
+    },
+    "another workspace than the table's": ("variables_arrive", set_variable("DISTILLERY_WORKDIR", "/scratch/elsewhere")),
 }
 
 
 @pytest.mark.parametrize("name", BREAKS)
 @pytest.mark.parametrize("pipeline", ALL)
-def test_catches(name: str, pipeline: str, texts: dict[str, str]) -> None:
+def test_catches(name: str, pipeline: str, documents: dict[str, list[dict[str, Any]]]) -> None:
     rule, plant = BREAKS[name]
-    spec, settings = yaml.safe_load_all(texts[pipeline])
+    spec, settings = deepcopy(documents[pipeline])
     plant(spec, settings)
-    broken = lint(pipeline, yaml.safe_dump_all([spec, settings]))
+    broken = broken_rules(Compiled.of(pipeline, json.dumps([spec, settings]), spec, settings))
     assert [line for line in broken if line.startswith(f"{rule}:")], broken
 
 
@@ -116,6 +182,5 @@ def test_a_window_covers_every_attempt_and_the_waits_between() -> None:
 
 
 @pytest.mark.parametrize("pipeline", ALL)
-def test_plan_is_tried_three_times(pipeline: str, texts: dict[str, str]) -> None:
-    spec = next(iter(yaml.safe_load_all(texts[pipeline])))
-    assert task(spec, "plan")["retryPolicy"]["maxRetryCount"] == 2
+def test_plan_is_tried_three_times(pipeline: str, documents: dict[str, list[dict[str, Any]]]) -> None:
+    assert task(documents[pipeline][0], "plan")["retryPolicy"]["maxRetryCount"] == 2

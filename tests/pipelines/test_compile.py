@@ -1,9 +1,11 @@
 """Compiled pipelines: the goldens, the same bytes under every hash seed, and a lint that catches planted breaks."""
 
+import json
 import os
 import subprocess
 import sys
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +14,9 @@ import yaml
 
 from distillery.recipes.parameters import parameters_of
 from distillery_kfp.pipelines.compile import compile_all, compile_text
+from distillery_kfp.pipelines.compiled import Compiled
 from distillery_kfp.pipelines.form import ALL, CLUSTER, STEPS, fields, literals
-from distillery_kfp.pipelines.lint import lint
+from distillery_kfp.pipelines.lint import broken_rules, lint
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -21,6 +24,11 @@ GOLDEN = Path(__file__).parent / "golden"
 @pytest.fixture(scope="module")
 def texts() -> dict[str, str]:
     return {pipeline: compile_text(pipeline) for pipeline in ALL}
+
+
+@pytest.fixture(scope="module")
+def documents(texts: dict[str, str]) -> dict[str, list[dict[str, Any]]]:
+    return {pipeline: list(yaml.safe_load_all(text)) for pipeline, text in texts.items()}
 
 
 @pytest.mark.parametrize("pipeline", ALL)
@@ -146,11 +154,11 @@ BREAKS: dict[str, tuple[str, Break]] = {
 
 @pytest.mark.parametrize("name", BREAKS)
 @pytest.mark.parametrize("pipeline", ALL)
-def test_lint_catches(name: str, pipeline: str, texts: dict[str, str]) -> None:
+def test_lint_catches(name: str, pipeline: str, documents: dict[str, list[dict[str, Any]]]) -> None:
     rule, plant = BREAKS[name]
-    spec, settings = yaml.safe_load_all(texts[pipeline])
+    spec, settings = deepcopy(documents[pipeline])
     plant(spec, settings)
-    broken = lint(pipeline, yaml.safe_dump_all([spec, settings]))
+    broken = broken_rules(Compiled.of(pipeline, json.dumps([spec, settings]), spec, settings))
     assert [line for line in broken if line.startswith(f"{rule}:")], broken
 
 

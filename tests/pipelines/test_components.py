@@ -58,6 +58,7 @@ def test_metadata(name: str) -> None:
     assert about.stability in ("alpha", "beta", "stable")
     assert (about.image == "gpu") == (about.gpu != "none")
     assert about.caching == (name not in ("plan", "evaluate", "register"))
+    assert {text.startswith("k8s_") for text in about.amounts().values()} == {about.gpu != "none"}
     assert set(yaml.safe_load((ROOT / "components" / STAGES[name] / name / "metadata.yaml").read_text())) == set(vars(about))
 
 

@@ -4,6 +4,7 @@ import os
 import platform
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from torch import nn
 
 from distillery.errors import ConfigError
 from distillery.models.catalog import Architecture, build_network
-from distillery.runtime import Runtime, keep_freed_memory, resolve_runtime
+from distillery.runtime import Runtime, cpu_limit, keep_freed_memory, resolve_runtime
 from distillery.types import ImageSpec
 
 SPEC = ImageSpec(channels=1, height=8, width=8, mean=(0.3,), std=(0.3,))
@@ -42,6 +43,40 @@ def test_auto_resolves_to_what_is_here() -> None:
     assert runtime.precision in ("float32", "bfloat16")
     assert runtime.threads == torch.get_num_threads()
     assert runtime.key_fields() == {"device": runtime.device.type, "precision": runtime.precision}
+
+
+@pytest.mark.parametrize(
+    ("files", "limit"),
+    [
+        ({"cpu.max": "400000 100000\n"}, 4),
+        ({"cpu.max": "50000 100000\n"}, 1),
+        ({"cpu.max": "250000 100000\n"}, 2),
+        ({"cpu.max": "max 100000\n"}, 0),
+        ({"cpu/cpu.cfs_quota_us": "300000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 3),
+        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, 0),
+        ({"cpu.max": "broken"}, 0),
+        ({"cpu.max": "100 0"}, 0),
+        ({}, 0),
+    ],
+)
+def test_the_cpu_limit_of_a_container(files: dict[str, str], limit: int, tmp_path: Path) -> None:
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert cpu_limit(tmp_path) == limit
+
+
+@pytest.mark.parametrize(("limit", "threads", "expected"), [(2, 0, 2), (0, 0, 3), (8, 0, 3), (2, 5, 5)])
+def test_threads_stay_below_the_cpu_limit_unless_they_are_chosen(
+    limit: int, threads: int, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = torch.get_num_threads()
+    monkeypatch.setattr("distillery.runtime.cpu_limit", lambda: limit)
+    try:
+        torch.set_num_threads(3)
+        assert resolve_runtime("cpu", threads=threads).threads == expected
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_autocast_is_what_the_precision_says() -> None:
