@@ -40,7 +40,7 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
         if name.startswith(("DISTILLERY_", "MLFLOW_", "KFP_", "AWS_", "S3_", "KUBERNETES_")) and name != "DISTILLERY_REQUIRE_INTEGRATION":
             monkeypatch.delenv(name)
-    monkeypatch.setenv("DISTILLERY_ALLOW_MODULES", "toy_networks")
+    monkeypatch.setenv("DISTILLERY_ALLOW_MODULES", "toy_networks,forty_networks")
     torch.manual_seed(0)
 
 

@@ -155,6 +155,20 @@ MUTANTS = (
         "    except ConfigError as error:\n        return error",
         "tests/unit/models/test_trial.py",
     ),
+    Mutant(
+        "a module imported because a bundle names it",
+        "src/distillery/models/allowance.py",
+        "if not {path, name} & set(_allowed()):",
+        "if not name:",
+        "tests/unit/models/test_allowance.py",
+    ),
+    Mutant(
+        "an average of weights taken before the weights",
+        "src/distillery/models/candidates.py",
+        "plain = not _AVERAGED &",
+        "plain = _AVERAGED &",
+        "tests/unit/models/test_checkpoints.py",
+    ),
 )
 
 

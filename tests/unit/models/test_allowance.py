@@ -183,5 +183,5 @@ def test_a_student_named_by_set_is_allowed_by_that(
     place = "student.architecture"
     for value in (f"{place}.name=mine.nets:net", f"{place}={{name: mine.nets:net}}", "student={architecture: {name: resnet8}}"):
         _command(monkeypatch, capsys, *base, "--set", value)
-    assert seen == ["toy_networks,mine.nets:net"] * 2 + ["toy_networks"]
+    assert seen == ["toy_networks,forty_networks,mine.nets:net"] * 2 + ["toy_networks,forty_networks"]
     assert "write torchvision:NAME" in _command(monkeypatch, capsys, *base, "--set", "student.architecture.name=mine..nets:net")
