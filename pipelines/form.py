@@ -4,9 +4,15 @@ The fields that a recipe knows stand in `distillery.recipes.parameters`, where t
 cluster alone.
 """
 
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from distillery.errors import ConfigError
 from distillery.methods.catalog import METHODS
 from distillery.recipes.loader import list_recipes
-from distillery.recipes.parameters import PIPELINES, Parameter, parameters_of
+from distillery.recipes.parameters import PIPELINES, Parameter, parameters_of, read_parameters
+from distillery.recipes.placement import check_placement
 
 ALL = tuple(PIPELINES.values())
 """Names of the pipelines."""
@@ -32,6 +38,50 @@ CLUSTER = {
 """Fields that only a cluster reads, with what they mean."""
 NO_PROMISE = {"k8s_gpu_limit": "0"}
 """What a run says where no cluster is asked for accelerators: a step takes what the machine has."""
+
+
+NAMES = {"k8s_credentials": "Secret", "k8s_settings": "ConfigMap"}
+"""Fields that name an object of the namespace. Emptied, each fails in Kubeflow's driver for every task, so no step can refuse it."""
+_NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")  # no dots: a volume is called like the ConfigMap
+
+
+def required(pipeline: str) -> tuple[str, ...]:
+    """Fields that the run form must be given; Kubeflow's form and API refuse a run without them."""
+    return tuple(name for name, row in fields(pipeline).items() if row.required)
+
+
+def check_form(pipeline: str, given: Mapping[str, Any]) -> None:
+    """Refuse, before anything is submitted, what Kubeflow would take and no run could survive.
+
+    Args:
+        pipeline: a name of `ALL`.
+        given: the run form's values by name; what is left out keeps its default.
+
+    Raises:
+        ConfigError: an unknown field, a required one that is missing or empty, an object's name that cannot be one, or amounts and
+            labels that no cluster could place.
+    """
+    own = check_placement({name: value for name, value in given.items() if name not in NAMES})
+    values = read_parameters(pipeline, own)
+    for name in required(pipeline):
+        if not values[name]:
+            raise ConfigError(f"{name} is missing: {fields(pipeline)[name].summary}")
+    for name, kind in NAMES.items():
+        if name in given:
+            check_name(name, kind, given[name])
+
+
+def check_name(field: str, kind: str, name: Any) -> None:
+    """Refuse what cannot be the name of a Secret or ConfigMap.
+
+    Raises:
+        ConfigError: names the field.
+    """
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise ConfigError(
+            f"{field} = {name!r} is not allowed: name a {kind} of the namespace, by up to 63 small letters, digits and hyphens; "
+            "Kubeflow fails every task of a run without it."
+        )
 
 
 def fields(pipeline: str) -> dict[str, Parameter]:

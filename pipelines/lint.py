@@ -3,10 +3,12 @@
 import json
 import re
 from collections.abc import Callable, Iterator
+from typing import Any
 
+from distillery.errors import ConfigError
 from distillery_kfp.pipelines.cluster_rules import CLUSTER_RULES
 from distillery_kfp.pipelines.compiled import Compiled, iterated, tasks_below, values_of
-from distillery_kfp.pipelines.form import GROUPS, literals
+from distillery_kfp.pipelines.form import GROUPS, NAMES, check_name, literals, required
 from distillery_kfp.pipelines.metadata import images, metadata
 
 SIZE_BUDGET = 150_000
@@ -67,10 +69,13 @@ def _images_are_listed(compiled: Compiled) -> Iterator[str]:
 
 
 def _parameters_read_well(compiled: Compiled) -> Iterator[str]:
-    """Every parameter has a default (the form refuses blanks) and a group's prefix; together they stay below the limit."""
+    """A parameter has a default (the form refuses blanks) or is required, and a group's prefix; together they stay below the limit."""
     parameters = compiled.parameters()
     for name, definition in parameters.items():
-        if definition.get("defaultValue") is None:
+        if name in required(compiled.pipeline):
+            if "defaultValue" in definition or definition.get("isOptional"):
+                yield f"parameter {name} may be left out, but no run works without it"
+        elif definition.get("defaultValue") is None:
             yield f"parameter {name} has no default"
         if not name.startswith(GROUPS):
             yield f"parameter {name} has no prefix of {', '.join(GROUPS)}"
@@ -79,6 +84,19 @@ def _parameters_read_well(compiled: Compiled) -> Iterator[str]:
     size = len(json.dumps({name: definition.get("defaultValue") for name, definition in parameters.items()}))
     if size > PARAMETER_BUDGET:
         yield f"the defaults have {size} bytes, allowed are {PARAMETER_BUDGET}"
+
+
+def _objects_are_named(compiled: Compiled) -> Iterator[str]:
+    """A Secret or ConfigMap has a name in the form as it opens: without one Kubeflow's driver fails every task."""
+    parameters = compiled.parameters()
+    for name, kind in NAMES.items():
+        try:
+            check_name(name, kind, parameters.get(name, {}).get("defaultValue"))
+        except ConfigError as error:
+            yield str(error)
+    referred = {name for settings in compiled.platform.values() for name in _names_of_objects(settings)}
+    for name in sorted(referred - set(NAMES)):
+        yield f"{name!r} names a Secret or ConfigMap, but no rule looks at it"
 
 
 def _loops_and_conditions(compiled: Compiled) -> Iterator[str]:
@@ -145,11 +163,20 @@ def _choices_are_literals(compiled: Compiled) -> Iterator[str]:
             yield f"the default {definition.get('defaultValue')!r} of {name} is no choice"
 
 
+def _names_of_objects(settings: dict[str, Any]) -> Iterator[str]:
+    """Parameters of the run that name a Secret or ConfigMap in a task's settings; channels of a group count as what they carry."""
+    for references in settings.values():
+        for reference in references if isinstance(references, list) else []:
+            for key in ("secretNameParameter", "configMapNameParameter"):
+                yield from (name.removeprefix("pipelinechannel--") for name in values_of(reference.get(key, {}), "componentInputParameter"))
+
+
 RULES: tuple[Callable[[Compiled], Iterator[str]], ...] = (
     _inputs_exist,
     _platform_inputs_exist,
     _images_are_listed,
     _parameters_read_well,
+    _objects_are_named,
     _loops_and_conditions,
     _accelerated_tasks_survive,
     _stays_small,

@@ -30,7 +30,7 @@ from distillery.steps.lineage import evaluation_of, page_of
 from distillery.steps.runs import RunState, amend_run, place_in_store
 from distillery.storage import Store, join_uri, open_store
 from distillery_kfp.pipelines.display import Display
-from distillery_kfp.pipelines.form import NO_PROMISE, STEPS
+from distillery_kfp.pipelines.form import NO_PROMISE, STEPS, check_form
 from distillery_kfp.pipelines.request import RunRequest as RunRequest
 from distillery_kfp.pipelines.withdrawal import Footprint
 
@@ -85,6 +85,7 @@ def execute(request: RunRequest, console: Console) -> RunResult:
         SystemExit: the run was stopped by SIGINT (130) or SIGTERM (143); its steps have ended by then.
     """
     pipeline = request.pipeline()
+    check_form(pipeline, request.arguments())
     store = open_store(request.store)
     for folder, flag in ((store.local_path("runs"), "--store"), (request.workdir, "--workdir")):
         check_writable(folder, flag)

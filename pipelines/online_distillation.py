@@ -14,12 +14,12 @@ from distillery_kfp.pipelines.resources import for_plan, place
 
 @dsl.pipeline(name="online-distillation")
 def online_distillation(
+    teacher_uri: str,
     run_recipe: str = "fast_dfkd/digits",
     run_recipe_uri: str = "",
     run_overrides: dict[str, Any] = {},  # noqa: B006 (the form refuses a field without a default)
     run_salt: str = "",
     run_seed: int = 0,
-    teacher_uri: str = "",
     teacher_sha256: str = "",
     eval_data_uri: str = "",
     gen_rounds: int = 0,

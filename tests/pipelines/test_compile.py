@@ -52,7 +52,8 @@ def test_parameters_are_those_of_the_plan_step(pipeline: str, texts: dict[str, s
     parameters = next(iter(yaml.safe_load_all(texts[pipeline])))["root"]["inputDefinitions"]["parameters"]
     known = fields(pipeline)
     assert set(parameters) == set(known) | set(CLUSTER)
-    assert {name: parameters[name]["defaultValue"] for name in known} == {name: row.default for name, row in known.items()}
+    given = {name: row.default for name, row in known.items() if not row.required}
+    assert {name: parameters[name]["defaultValue"] for name in given} == given
     assert set(known) <= set(parameters_of(pipeline))
     assert parameters["run_recipe"]["literals"] == list(literals(pipeline)["run_recipe"])
 
@@ -123,6 +124,25 @@ BREAKS: dict[str, tuple[str, Break]] = {
     "no default": (
         "parameters_read_well",
         lambda spec, _: spec["root"]["inputDefinitions"]["parameters"]["run_seed"].pop("defaultValue"),
+    ),
+    "a required field that may be left out": (
+        "parameters_read_well",
+        lambda spec, _: spec["root"]["inputDefinitions"]["parameters"]["teacher_uri"].update(defaultValue="", isOptional=True),
+    ),
+    "a required field that is optional": (
+        "parameters_read_well",
+        lambda spec, _: spec["root"]["inputDefinitions"]["parameters"]["teacher_uri"].update(isOptional=True),
+    ),
+    **{
+        f"{name} opens as {value!r}": (
+            "objects_are_named",
+            lambda spec, _, n=name, v=value: spec["root"]["inputDefinitions"]["parameters"][n].update(defaultValue=v),
+        )
+        for name, value in (("k8s_credentials", ""), ("k8s_credentials", "My Secret"), ("k8s_settings", ""), ("k8s_settings", "a.b"))
+    },
+    "a secret that no rule looks at": (
+        "objects_are_named",
+        lambda _, settings: platform(settings, "plan")["secretAsEnv"][0]["secretNameParameter"].update(componentInputParameter="run_salt"),
     ),
     "no prefix": (
         "parameters_read_well",

@@ -24,6 +24,7 @@ class Parameter:
         default: also says the type; "" or 0 means the recipe's own value where `path` is given.
         summary: one line for the form's documentation.
         path: dotted place in the recipe that the value replaces; empty where the plan step itself reads it.
+        required: no default makes sense, so the form must be given a value; `default` then only says the type.
         pipeline: the only pipeline for which another value than the default has a meaning; empty for both.
     """
 
@@ -32,6 +33,7 @@ class Parameter:
     summary: str
     path: str = ""
     pipeline: str = ""
+    required: bool = False
 
 
 _OFFLINE, _ONLINE = PIPELINES["offline"], PIPELINES["online"]
@@ -40,7 +42,7 @@ _TABLE = (
     Parameter("run_overrides", {}, 'Recipe values to replace, by dotted path: {"synthesis.rounds": 40}.'),
     Parameter("run_salt", "", "Any text; a new one forces new work where an equal run is finished."),
     Parameter("run_seed", 0, "Seed of every random stream of the run, from 0 to 2^53 - 1."),
-    Parameter("teacher_uri", "", "Folder or URI of the teacher's bundle, as written by `distillery import-teacher`."),
+    Parameter("teacher_uri", "", "Folder or URI of the teacher's bundle, as written by `distillery import-teacher`.", required=True),
     Parameter("teacher_sha256", "", "Digest that the teacher must have; empty takes any."),
     Parameter("eval_data_uri", "", "Labelled test images; empty measures agreement on held-out synthetic images."),
     Parameter("gen_rounds", 0, "Rounds of the method.", "synthesis.rounds"),

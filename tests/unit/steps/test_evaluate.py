@@ -16,7 +16,7 @@ from distillery.models.catalog import Architecture, build_network
 from distillery.provenance import Provenance, code_version
 from distillery.seeding import seeded
 from distillery.steps import evaluate as evaluate_module
-from distillery.steps.evaluate import choose_images, evaluate_bundles, log_confusion, run
+from distillery.steps.evaluate import MAX_SHOWN_CLASSES, choose_images, evaluate_bundles, log_confusion, run
 from distillery.storage import open_store
 from distillery.types import Classifier, ImageSpec
 from distillery_kfp.pipelines import cli
@@ -126,6 +126,17 @@ def test_the_confusion_matrix_is_the_students(bench: Bench, tmp_path: Path) -> N
     assert names == [f"class {i}" for i in range(4)]
     assert [sum(row) for row in matrix] == [5, 5, 5, 5]
     assert sum(matrix[k][k] for k in range(4)) == metrics["student/correct"]
+
+
+@pytest.mark.parametrize(("most", "shown"), [(3, 0), (4, 1)])
+def test_the_platform_gets_a_confusion_matrix_up_to_so_many_classes(
+    most: int, shown: int, bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert MAX_SHOWN_CLASSES == 30
+    monkeypatch.setattr("distillery.steps.evaluate.MAX_SHOWN_CLASSES", most)
+    bench.run(make_data(tmp_path / "test.npz"))
+    assert len(logged(tmp_path / "report.json")) == shown
+    assert load_report(tmp_path / "report.json").student.accuracy.confusion  # the report keeps it whole
 
 
 def test_without_a_test_set_the_held_out_images_count(bench: Bench, tmp_path: Path) -> None:

@@ -1,0 +1,49 @@
+"""What a submitted form is refused for, before a cluster is asked: Kubeflow takes all of it and fails later, or for every task."""
+
+from typing import Any
+
+import pytest
+
+from distillery.errors import ConfigError
+from distillery_kfp.pipelines.form import ALL, check_form, required
+
+GOOD: dict[str, Any] = {"teacher_uri": "s3://models/teacher", "k8s_gpu_limit": "1", "k8s_gpu_type": "nvidia.com/gpu"}
+
+
+@pytest.mark.parametrize("pipeline", ALL)
+def test_a_good_form(pipeline: str) -> None:
+    assert required(pipeline) == ("teacher_uri",)
+    check_form(pipeline, GOOD)
+    check_form(pipeline, {**GOOD, "k8s_credentials": "team-a-keys", "k8s_settings": "settings-2", "run_seed": 3})
+
+
+@pytest.mark.parametrize("pipeline", ALL)
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"k8s_credentials": ""}, "k8s_credentials = '' is not allowed: name a Secret of the namespace"),
+        ({"k8s_settings": ""}, "k8s_settings = '' is not allowed: name a ConfigMap of the namespace"),
+        ({"k8s_credentials": " "}, "k8s_credentials = ' ' is not allowed"),
+        ({"k8s_credentials": "Keys"}, "k8s_credentials = 'Keys' is not allowed"),
+        ({"k8s_credentials": "a_b"}, "k8s_credentials = 'a_b' is not allowed"),
+        ({"k8s_settings": "-a"}, "k8s_settings = '-a' is not allowed"),
+        ({"k8s_settings": "a.b"}, "k8s_settings = 'a.b' is not allowed"),
+        ({"k8s_settings": "a" * 64}, "k8s_settings = "),
+        ({"k8s_credentials": None}, "k8s_credentials = None is not allowed"),
+        ({"teacher_uri": ""}, "teacher_uri is missing: Folder or URI of the teacher's bundle"),
+        ({"teacher_uri": "  "}, "teacher_uri is missing"),
+        ({"k8s_gpu_limit": 1}, "k8s_gpu_limit = 1 is not allowed"),
+        ({"k8s_gpu_limt": "1"}, "Pipeline "),
+        ({"run_seed": -1}, "run_seed = -1 is not allowed"),
+    ],
+)
+def test_one_sentence(pipeline: str, fields: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        check_form(pipeline, {**GOOD, **fields})
+    assert str(caught.value).startswith(said)
+
+
+@pytest.mark.parametrize("pipeline", ALL)
+def test_a_teacher_is_required(pipeline: str) -> None:
+    with pytest.raises(ConfigError, match=r"^teacher_uri is missing"):
+        check_form(pipeline, {"run_seed": 1})
