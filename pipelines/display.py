@@ -94,11 +94,13 @@ class Display:
         return f"{place}/{len(self.steps)} {TITLES.get(step, step)}"
 
     def _read(self, step: str) -> dict[str, Any]:
+        """What a step says of itself; nothing where its file is not there or no such thing, for it is only looked at."""
         try:
             state: dict[str, Any] = json.loads((self.progress / f"{step}.json").read_bytes())
-        except (OSError, ValueError):
+            numbers = {str(name): float(value) for name, value in state["numbers"].items()}
+            return {"stage": str(state["stage"]), "done": float(state["done"]), "total": float(state["total"]), "numbers": numbers}
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, OverflowError):
             return {}
-        return state
 
 
 def duration(seconds: float) -> str:

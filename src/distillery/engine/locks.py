@@ -71,7 +71,7 @@ def holder(path: Path) -> int:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared, so that two who only ask do not meet
     except BlockingIOError:
-        said = path.read_text().strip()
+        said = path.read_text(errors="replace").strip()
         return int(said) if said.isdecimal() else -1
     finally:
         os.close(descriptor)
@@ -99,7 +99,7 @@ def _acquire(descriptor: int, path: Path, what: str) -> None:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return
         except BlockingIOError:
-            holder = path.read_text().strip() or "unknown"
+            holder = path.read_text(errors="replace").strip() or "unknown"
             if holder != announced:
                 logger.warning("%s is being worked on by process %s: waiting until it ends.", what, holder)
                 announced = holder

@@ -19,7 +19,7 @@ from distillery.errors import CheckpointMismatchError, ConfigError, MissingResou
 from distillery.foreign_code import guarded
 from distillery.models.catalog import Architecture, build_network
 from distillery.models.versions import Weights
-from distillery.provenance import Provenance, sha256_bytes
+from distillery.provenance import Provenance, sha256_bytes, sha256_file
 from distillery.statistics.layers import find_layers
 from distillery.storage import open_store
 from distillery.types import Classifier, ImageSpec, MemoryFormat
@@ -170,7 +170,7 @@ def fetch_bundle(uri: str, folder: Path) -> Path:
     document = store.read(DOCUMENT)
     info = _parse(document, f"{uri}/{DOCUMENT}")
     target = folder / sha256_bytes(document)
-    if not (target / DOCUMENT).exists():
+    if not _has(target, document, info):
         weights = store.read(WEIGHTS)
         _verified(weights, info, f"{uri}/{WEIGHTS}")
         publish(target, {WEIGHTS: weights, DOCUMENT: document})
@@ -225,6 +225,12 @@ def _read(folder: Path, name: str) -> bytes:
         ) from None
     except OSError as error:
         raise StoreError(f"Cannot read {str(path)!r}: {error.strerror}; check its permissions.") from error
+
+
+def _has(folder: Path, document: bytes, info: BundleInfo) -> bool:
+    """Whether a bundle lies in a folder, whole: a copy that was damaged is fetched again."""
+    present = all((folder / name).is_file() for name in (DOCUMENT, WEIGHTS))
+    return present and (folder / DOCUMENT).read_bytes() == document and sha256_file(folder / WEIGHTS) == info.weights_sha256
 
 
 def _parse(data: bytes, where: str) -> BundleInfo:

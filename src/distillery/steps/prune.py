@@ -135,8 +135,10 @@ class Survey:
             yield self._objects(place, "checkpoints left over from finished work", left, work)
         outputs = self._outputs_of(place)
         records = [StepRecord(work.step, work.key, outputs, layout) for layout in LAYOUTS]
-        named = {record.at(name, relative) for record in records for name in outputs for relative in outputs[name]}
-        if others := [key for key in keys if named and key.startswith(f"{place}/outputs/") and key not in named]:
+        named = [{record.at(name, relative) for name in outputs for relative in outputs[name]} for record in records]
+        if not any(names and names <= set(keys) for names in named):
+            return  # where what is named is not there, nobody knows what these are
+        if others := [key for key in keys if key.startswith(f"{place}/outputs/") and key not in set().union(*named)]:
             yield self._objects(f"{place}/outputs", "outputs of a worker who was not the first to finish", others, work)
 
     def _sets(self) -> Iterator[Waste]:
@@ -144,8 +146,8 @@ class Survey:
             place, works = f"sets/{name}", tuple(Work(step, name) for step in _MAKERS)
             if f"{place}/{_MANIFEST}" in keys:
                 named = self._shards_of(place)
-                stray = [key for key in keys if named and key.startswith(f"{place}/shards/") and key not in named]
-                if stray:
+                stray = [key for key in keys if key.startswith(f"{place}/shards/") and key not in named]
+                if stray and named and named <= set(keys):  # where a shard is gone, nobody knows what the others are
                     yield self._objects(f"{place}/shards", "the published manifest does not name them", stray, *works)
             elif not self._goes_on.intersection(works):
                 yield self._objects(place, "never published, and no open run works at it", keys, *works)
@@ -181,7 +183,8 @@ class Survey:
 
     def _find_named(self) -> set[str]:
         """Every sha256 that a published set, a student or a finished run names."""
-        named = {str(run.results.get("dataset", {}).get("sha256", "")) for run in self._runs}
+        sets = [run.results.get("dataset") for run in self._runs]
+        named = {str(dataset.get("sha256", "")) for dataset in sets if isinstance(dataset, Mapping)}
         for key in self.sizes:
             parts = key.split("/")
             is_manifest = parts[0] == "sets" and len(parts) == 3 and parts[2] == _MANIFEST
