@@ -216,12 +216,7 @@ class _Run:
     def publish(self) -> RunResult:
         """Copy the student into the store, and complete `runs/<id>/run.json`; the report was left there by the step that wrote it."""
         student, report, page = (self._artifact(name) for name in ("student", "report", "page"))
-        key = f"students/{sha256_file(student / 'bundle.json')}"
-        files = [path.relative_to(student).as_posix() for path in student.rglob("*") if path.is_file()]
-        for name in sorted(files, key=lambda name: (name == "bundle.json", name)):  # without that document there is no bundle
-            data = (student / name).read_bytes()
-            if not self.store.holds(f"{key}/{name}", len(data), sha256_bytes(data)):
-                self.store.write(f"{key}/{name}", data)
+        key = keep_student(self.store, student)
         reference = self._artifact("dataset") / "reference.json"
         dataset = read_any(reference.read_bytes(), str(reference))
         seconds = time.monotonic() - self.began
@@ -328,6 +323,22 @@ class _Run:
         chosen = self.environment()
         os.environ.update({name: chosen[name] for name in ("MLFLOW_TRACKING_URI", "KFP_RUN_ID", "DISTILLERY_WORKDIR")})
         close_parent(status)
+
+
+def keep_student(store: Store, student: Path) -> str:
+    """Copy a student into a store, where each file that is not there byte for byte is written anew, and return its key.
+
+    Args:
+        store: of the run.
+        student: the bundle's folder, with what lies below it.
+    """
+    key = f"students/{sha256_file(student / 'bundle.json')}"
+    files = [path.relative_to(student).as_posix() for path in student.rglob("*") if path.is_file()]
+    for name in sorted(files, key=lambda name: (name == "bundle.json", name)):  # without that document there is no bundle
+        data = (student / name).read_bytes()
+        if not store.holds(f"{key}/{name}", len(data), sha256_bytes(data)):
+            store.write(f"{key}/{name}", data)
+    return key
 
 
 def _read_error(path: Path) -> DistilleryError | None:

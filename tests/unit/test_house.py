@@ -210,6 +210,36 @@ def test_every_mutant_applies_to_one_line_and_names_its_tests() -> None:
     assert all((ROOT / mutant.tests).is_file() for mutant in module.MUTANTS)
 
 
+def calls_of(tree: ast.AST, name: str) -> Iterator[ast.Call]:
+    """Calls of a function, or of a method, of that name."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and name in (getattr(node.func, "id", ""), getattr(node.func, "attr", "")):
+            yield node
+
+
+def test_each_format_has_a_name_of_its_own_and_one_module_that_writes_it() -> None:
+    named: dict[str, list[str]] = {}
+    foreign, stampers = [], []
+    for path in SOURCES:
+        tree = ast.parse(path.read_text())
+        own = set()
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Assign) and list(calls_of(node.value, "Format")):
+                own |= {target.id for target in node.targets if isinstance(target, ast.Name)}
+        for call in calls_of(tree, "Format"):
+            assert isinstance(call.args[0], ast.Constant)
+            named.setdefault(str(call.args[0].value), []).append(name_of(path))
+        writers = [call.func.value for call in calls_of(tree, "write") if isinstance(call.func, ast.Attribute)]
+        writers += [call.args[0] for call in calls_of(tree, "write_tensors")]
+        constants = {node.id for node in writers if isinstance(node, ast.Name) and node.id.isupper()}
+        foreign += [f"{name_of(path)}: {name}" for name in constants - own]
+        stampers += [name_of(path) for _ in calls_of(tree, "stamp")]
+    assert len(named) >= 15
+    assert {name: paths for name, paths in named.items() if len(paths) > 1} == {}
+    assert foreign == []
+    assert set(stampers) == {"src/distillery/documents.py", "src/distillery/tensor_files.py"}
+
+
 def test_errors_are_the_five_that_are_drawn() -> None:
     raised = re.compile(r"class (\w+)\([^)]*(?:Error|Exception)\b[^)]*\)")
     defined = {name for path in SOURCES for name in raised.findall(path.read_text())}

@@ -22,7 +22,7 @@ from distillery.recipes.placement import check_placement
 from distillery.recipes.schema import SECTIONS, Recipe
 from distillery.steps.keys import step_versions
 from distillery.steps.networks import check_networks
-from distillery.steps.runs import RUN_FORMAT
+from distillery.steps.runs import write_run
 from distillery.steps.workbench import open_run_store, reporting, runtime_here, workspace
 from distillery.tracking.protocol import open_parent
 
@@ -267,7 +267,7 @@ def _record(
         "host": platform.node(),
         "image": os.environ.get("DISTILLERY_IMAGE", ""),
     }
-    open_run_store().write(f"runs/{identity}/run.json", RUN_FORMAT.write(provenance, fields))
+    write_run(open_run_store(), identity, provenance, fields)
     tags = {
         "pipeline": pipeline,
         "recipe": name,

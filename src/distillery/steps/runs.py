@@ -16,6 +16,7 @@ from distillery.config import canonical_json
 from distillery.documents import Document, Fields, Format, read_any
 from distillery.engine.locks import holder
 from distillery.errors import ConfigError, DistilleryError, MissingResourceError
+from distillery.provenance import Provenance
 from distillery.steps.lineage import evaluation_of, find_record, page_of, read_records, runs_with
 from distillery.storage import Store
 
@@ -285,11 +286,16 @@ def read_run(data: bytes, where: str) -> Document:
     return document
 
 
+def write_run(store: Store, run: str, provenance: Provenance, fields: Mapping[str, Any]) -> None:
+    """Leave a run's record."""
+    store.write(f"runs/{run}/run.json", RUN_FORMAT.write(provenance, fields))
+
+
 def amend_run(store: Store, run: str, fields: Mapping[str, Any]) -> None:
     """Add to the record of a run, or replace what it says there; raises as `read_run` does."""
     key = f"runs/{run}/run.json"
     document = read_run(store.read(key), key)
-    store.write(key, RUN_FORMAT.write(document.provenance, {**document.fields, **fields}))
+    write_run(store, run, document.provenance, {**document.fields, **fields})
 
 
 def set_place(results: Mapping[str, Any], uri: str) -> str:
