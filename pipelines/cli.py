@@ -11,6 +11,7 @@ from distillery.redaction import redact_output
 from distillery_kfp.pipelines.commands.allowing import allowing
 from distillery_kfp.pipelines.commands.audit import audit_student
 from distillery_kfp.pipelines.commands.compare import compare
+from distillery_kfp.pipelines.commands.compiling import compile_pipelines
 from distillery_kfp.pipelines.commands.export import export_images
 from distillery_kfp.pipelines.commands.export_student import export_student
 from distillery_kfp.pipelines.commands.extract_statistics import extract_statistics
@@ -173,15 +174,7 @@ def evaluate(
     _console().print(table(report))
 
 
-@app.command("compile")
-def compile_pipelines(out: Annotated[Path, typer.Option(help="Folder for the files.")]) -> None:
-    """Compile the pipelines to YAML for a Kubeflow cluster."""
-    from distillery_kfp.pipelines.compile import compile_all
-
-    for path in compile_all(out):
-        typer.echo(path)
-
-
+app.command("compile")(compile_pipelines)
 app.command("audit")(allowing(audit_student))
 app.command("inspect")(allowing(inspect_set))
 app.command("verify")(verify_set)

@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from distillery.errors import StoreError
+from distillery_kfp.pipelines.deployment import Deployment
 from distillery_kfp.pipelines.form import ALL, literals, summaries
 from distillery_kfp.pipelines.lint import lint
 
@@ -24,37 +25,42 @@ def compile_documents(pipeline: str) -> list[Document]:
     return list(yaml.safe_load_all(_compile(pipeline)))
 
 
-def compile_text(pipeline: str) -> str:
+def compile_text(pipeline: str, deployment: Deployment | None = None) -> str:
     """The file as it is committed: kfp's heading comments, then both documents.
 
     Args:
         pipeline: a name of `form.ALL`.
+        deployment: where it finds its images; None for what is committed.
 
     Raises:
         AssertionError: the result breaks a rule of `lint`, which is our own bug.
     """
-    text = _compile(pipeline)
-    broken = lint(pipeline, text)
+    text = _compile(pipeline, deployment)
+    broken = lint(pipeline, text, deployment)
     assert not broken, f"{pipeline} breaks: {'; '.join(broken)}"
     return text
 
 
-def compile_all(folder: Path) -> list[Path]:
+def compile_all(folder: Path, deployment: Deployment | None = None) -> list[Path]:
     """Write `<pipeline>.yaml` of every pipeline into `folder`, and return the paths.
+
+    Args:
+        folder: made where it is not there.
+        deployment: as in `compile_text`.
 
     Raises:
         StoreError: the folder cannot be written.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for pipeline, text in {pipeline: compile_text(pipeline) for pipeline in ALL}.items():
+        for pipeline, text in {pipeline: compile_text(pipeline, deployment) for pipeline in ALL}.items():
             (folder / f"{pipeline}.yaml").write_text(text)
     except OSError as error:
         raise StoreError(f"--out {str(folder)!r} cannot be written ({error.strerror}): choose another folder.") from None
     return [folder / f"{pipeline}.yaml" for pipeline in ALL]
 
 
-def _compile(pipeline: str) -> str:
+def _compile(pipeline: str, deployment: Deployment | None = None) -> str:
     from kfp import compiler
 
     function = getattr(import_module(f"distillery_kfp.pipelines.{pipeline}"), pipeline)
@@ -64,6 +70,8 @@ def _compile(pipeline: str) -> str:
         text = path.read_text()
     documents = list(yaml.safe_load_all(text))
     _describe(documents[0], summaries(pipeline), literals(pipeline))
+    if deployment:
+        deployment.apply(*documents)
     heading = "".join(line for line in text.splitlines(keepends=True) if line.startswith("#"))
     return heading + yaml.safe_dump_all(documents, sort_keys=True, width=140)
 

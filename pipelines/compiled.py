@@ -2,11 +2,12 @@
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import yaml
 
+from distillery_kfp.pipelines.deployment import Deployment
 from distillery_kfp.pipelines.metadata import component_of
 
 _PLACEHOLDER = re.compile(r"\{\{\$\.inputs\.parameters\['([^']+)'\]\}\}")
@@ -21,17 +22,19 @@ class Compiled:
         text: the file.
         spec: the first document.
         platform: executor label -> its Kubernetes settings.
+        deployment: the images that it was compiled for.
     """
 
     pipeline: str
     text: str
     spec: dict[str, Any]
     platform: dict[str, Any]
+    deployment: Deployment = field(default_factory=Deployment)
 
     @classmethod
-    def parse(cls, pipeline: str, text: str) -> "Compiled":
+    def parse(cls, pipeline: str, text: str, deployment: Deployment | None = None) -> "Compiled":
         """Take a file apart."""
-        return cls.of(pipeline, text, *yaml.safe_load_all(text))
+        return replace(cls.of(pipeline, text, *yaml.safe_load_all(text)), deployment=deployment or Deployment())
 
     @classmethod
     def of(cls, pipeline: str, text: str, spec: dict[str, Any], platform: dict[str, Any] | None = None) -> "Compiled":

@@ -8,25 +8,26 @@ from typing import Any
 from distillery.errors import ConfigError
 from distillery_kfp.pipelines.cluster_rules import CLUSTER_RULES
 from distillery_kfp.pipelines.compiled import Compiled, iterated, tasks_below, values_of
+from distillery_kfp.pipelines.deployment import Deployment, faults_of
 from distillery_kfp.pipelines.form import GROUPS, NAMES, check_name, literals, required
-from distillery_kfp.pipelines.metadata import images, metadata
+from distillery_kfp.pipelines.metadata import metadata
 
 SIZE_BUDGET = 150_000
 """Bytes of one compiled file; the cluster keeps it in one object of at most 1 MiB beside the state of the run."""
 PARAMETER_BUDGET = 10_000
 """Bytes of JSON that all parameters of a run may have together."""
-_IMMUTABLE = re.compile(r"(@sha256:[0-9a-f]{64}|:v?\d+\.\d+\.\d+\S*)$")
 _SECRET = re.compile(r"SECRET|TOKEN|PASSWORD|ACCESS_KEY|CREDENTIAL", re.IGNORECASE)
 
 
-def lint(pipeline: str, text: str) -> list[str]:
+def lint(pipeline: str, text: str, deployment: Deployment | None = None) -> list[str]:
     """Every broken rule of a compiled file, one sentence each; empty where all hold.
 
     Args:
         pipeline: its name.
         text: the compiled file.
+        deployment: the images that it was compiled for; None for the committed ones.
     """
-    return broken_rules(Compiled.parse(pipeline, text))
+    return broken_rules(Compiled.parse(pipeline, text, deployment))
 
 
 def broken_rules(compiled: Compiled) -> list[str]:
@@ -58,14 +59,17 @@ def _platform_inputs_exist(compiled: Compiled) -> Iterator[str]:
 
 
 def _images_are_listed(compiled: Compiled) -> Iterator[str]:
-    """Images stand in images.yaml, under the name that metadata.yaml gives, and never move."""
-    for _, name, task in compiled.tasks():
-        label, image = compiled.executor(task), compiled.container(task).get("image", "")
-        step = compiled.step(task)
-        if step and image != images()[metadata(step).image]:
-            yield f"{name} runs in {image!r}, but images.yaml says {images()[metadata(step).image]!r}"
-        if label and not _IMMUTABLE.search(image):
-            yield f"{name} runs in {image!r}, which can move: give a version or a digest"
+    """Images are those of the table, under the name that metadata.yaml gives, whole with their host, and never move."""
+    table = compiled.deployment.images
+    for _, name, task in compiled.executed():
+        image, step = compiled.container(task).get("image", ""), compiled.step(task)
+        if step and image != table[metadata(step).image]:
+            yield f"{name} runs in {image!r}, but the table of images says {table[metadata(step).image]!r}"
+        if fault := faults_of(image):
+            yield f"{name} runs in {image!r}, which {fault}"
+        secrets = [row.get("secretName") for row in compiled.settings(task).get("imagePullSecret", [])]
+        if secrets != list(compiled.deployment.pull_secrets):
+            yield f"{name} is pulled by {secrets}, not by {list(compiled.deployment.pull_secrets)}"
 
 
 def _parameters_read_well(compiled: Compiled) -> Iterator[str]:

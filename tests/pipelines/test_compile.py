@@ -119,7 +119,23 @@ BREAKS: dict[str, tuple[str, Break]] = {
     ),
     "moving image": (
         "images_are_listed",
-        lambda spec, _: executors(spec)["exec-plan"]["container"].update(image="distillery/runtime-cpu-python:latest"),
+        lambda spec, _: executors(spec)["exec-plan"]["container"].update(image="registry.example.com/distillery/runtime-cpu-python:latest"),
+    ),
+    "an image without a host": (
+        "images_are_listed",
+        lambda spec, _: executors(spec)["exec-plan"]["container"].update(image="distillery/runtime-cpu-python:0.1.0"),
+    ),
+    "another host than the table's": (
+        "images_are_listed",
+        lambda spec, _: executors(spec)["exec-plan"]["container"].update(image="example.net/distillery/runtime-cpu-python:0.1.0"),
+    ),
+    "the other image of the table": (
+        "images_are_listed",
+        lambda spec, _: executors(spec)["exec-plan"]["container"].update(image=executors(spec)["exec-evaluate"]["container"]["image"]),
+    ),
+    "a pull secret that nobody chose": (
+        "images_are_listed",
+        lambda _, settings: platform(settings, "plan").update(imagePullSecret=[{"secretName": "x"}]),
     ),
     "no default": (
         "parameters_read_well",

@@ -3,7 +3,7 @@
 from kfp import dsl
 
 
-@dsl.component(base_image="distillery/runtime-gpu-python:0.1.0", packages_to_install=[], install_kfp_package=False)
+@dsl.component(base_image="registry.example.com/distillery/runtime-gpu-python:0.1.0", packages_to_install=[], install_kfp_package=False)
 def evaluate(
     section: dict[str, object],
     teacher_uri: str,

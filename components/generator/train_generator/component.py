@@ -5,7 +5,7 @@ from typing import Any
 from kfp import dsl
 
 
-@dsl.component(base_image="distillery/runtime-gpu-python:0.1.0", packages_to_install=[], install_kfp_package=False)
+@dsl.component(base_image="registry.example.com/distillery/runtime-gpu-python:0.1.0", packages_to_install=[], install_kfp_package=False)
 def train_generator(
     section: dict[str, Any],
     teacher_uri: str,

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 from kfp import dsl
 
 
-@dsl.component(base_image="distillery/runtime-cpu-python:0.1.0", packages_to_install=[], install_kfp_package=False)
+@dsl.component(base_image="registry.example.com/distillery/runtime-cpu-python:0.1.0", packages_to_install=[], install_kfp_package=False)
 def plan(
     pipeline: str,
     run_recipe: str,

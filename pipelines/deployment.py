@@ -1,0 +1,110 @@
+"""Which images a compiled pipeline runs in, and which Secret pulls them; what is committed names a host that is nobody's."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from distillery.config import nearest
+from distillery.errors import ConfigError, MissingResourceError
+from distillery.plain_yaml import read_yaml
+from distillery_kfp.pipelines.form import check_name
+from distillery_kfp.pipelines.metadata import component_of, images, metadata
+
+Document = dict[str, Any]
+
+PLACEHOLDER_HOST = "registry.example.com"
+"""Host of the committed table: a name that RFC 2606 keeps free, so that nobody's images are run by mistake."""
+_HOST = r"(?:localhost|[a-z0-9-]+(?:\.[a-z0-9-]+)+|[a-z0-9.-]+(?=:))(?::\d+)?"
+_PART = r"[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*"
+_REFERENCE = re.compile(rf"(?P<host>{_HOST})(?:/{_PART})+(?::[\w][\w.-]{{0,127}})?(?:@sha256:[0-9a-f]{{64}})?")
+_REGISTRY = re.compile(rf"{_HOST}(?:/{_PART})*")
+_IMMUTABLE = re.compile(r"@sha256:[0-9a-f]{64}$|:v?\d+\.\d+\.\d+[\w.-]*$")
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """Where a compiled file finds its images.
+
+    Attributes:
+        images: reference by row of images.yaml.
+        pull_secrets: names of Secrets of the run's namespace.
+    """
+
+    images: Mapping[str, str] = field(default_factory=images)
+    pull_secrets: tuple[str, ...] = ()
+
+    @property
+    def is_placeholder(self) -> bool:
+        """Whether an image would be looked for where there is none."""
+        return any(reference.startswith(f"{PLACEHOLDER_HOST}/") for reference in self.images.values())
+
+    def apply(self, spec: Document, settings: Document) -> None:
+        """Put images and Secrets into both documents of a compiled pipeline, as kfp would have written them."""
+        for label, executor in spec["deploymentSpec"]["executors"].items():
+            executor["container"]["image"] = self.images[metadata(component_of(label)).image]
+        for platform in settings["platforms"]["kubernetes"]["deploymentSpec"]["executors"].values():
+            if self.pull_secrets:
+                named = [{"secretName": name, "secretNameParameter": {"runtimeValue": {"constant": name}}} for name in self.pull_secrets]
+                platform["imagePullSecret"] = named
+
+
+def choose_deployment(registry: str = "", table: str = "", pull_secrets: tuple[str, ...] = ()) -> Deployment:
+    """A deployment as it is asked for on the command line.
+
+    Args:
+        registry: host, and a path below it, that hold the images under their own names; "" keeps the committed host.
+        table: a YAML file with references by row of images.yaml, for images of the user's own; it wins over `registry`.
+        pull_secrets: names of Secrets.
+
+    Raises:
+        ConfigError: a registry, a reference or a name that cannot be one, a tag that can move, a row that images.yaml does not have.
+        MissingResourceError: there is no such file.
+    """
+    chosen = dict(images())
+    if registry:
+        place = registry.rstrip("/")
+        if not _REGISTRY.fullmatch(place):
+            raise ConfigError(
+                f"--registry {registry!r} is not allowed: give a host and a path below it, without a scheme or a tag, such as "
+                "registry.example.com/team."
+            )
+        chosen = {name: f"{place}/{reference.rpartition('/')[2]}" for name, reference in chosen.items()}
+    if table:
+        chosen |= _read_table(table)
+    for name in pull_secrets:
+        check_name("--pull-secret", "Secret", name)
+    return Deployment(chosen, pull_secrets)
+
+
+def faults_of(reference: str) -> str:
+    """What is wrong with an image reference, "" where nothing is: it names its host, and what it names never changes."""
+    if not _REFERENCE.fullmatch(reference):
+        return "names no host: write it whole, such as registry.example.com/team/name:1.0.0"
+    if not _IMMUTABLE.search(reference):
+        return "can move: give a version, such as :1.0.0, or a digest, @sha256:..."
+    return ""
+
+
+def _read_table(path: str) -> dict[str, str]:
+    try:
+        found = read_yaml(Path(path).read_bytes())
+    except OSError as error:
+        raise MissingResourceError(
+            f"--images {path!r} cannot be read ({error.strerror}): give a YAML file with rows as images.yaml."
+        ) from None
+    except yaml.YAMLError:
+        raise ConfigError(f"--images {path!r} is no YAML: write rows such as gpu: registry.example.com/team/name:1.0.0.") from None
+    if not isinstance(found, dict) or not found:
+        raise ConfigError(f"--images {path!r} is no table: write rows such as gpu: registry.example.com/team/name:1.0.0.")
+    known = sorted(images())
+    for name, reference in found.items():
+        if name not in known:
+            hint = nearest(str(name), known) or "."
+            raise ConfigError(f"--images {path!r} has a row {name!r}, but images.yaml has {', '.join(known)}{hint}")
+        if not isinstance(reference, str) or (fault := faults_of(reference)):
+            raise ConfigError(f"--images {path!r}: {name} = {reference!r} {'is no text' if not isinstance(reference, str) else fault}.")
+    return found
