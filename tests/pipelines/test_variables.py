@@ -101,14 +101,14 @@ def test_the_guide_shows_the_table_as_it_is() -> None:
 def test_the_guides_limit_range_has_room_for_every_scratch_volume() -> None:
     text = (ROOT / "docs/guides/cluster.md").read_text()
     manifests = [yaml.safe_load(block.partition("```")[0]) for block in text.split("```yaml\n")[1:]]
-    (limits,) = [manifest for manifest in manifests if manifest["kind"] == "LimitRange"]
+    (limits,) = [manifest for manifest in manifests if manifest.get("kind") == "LimitRange"]
     most = limits["spec"]["limits"][0]["default"]["ephemeral-storage"]
     assert int(most.removesuffix("Gi")) > max(int(metadata(step).scratch.removesuffix("Gi")) for step in STAGES)
 
 
 def test_the_guides_config_map_and_secret_have_only_known_keys() -> None:
     text = (ROOT / "docs/guides/cluster.md").read_text()
-    manifests = {found["kind"]: found for block in text.split("```yaml\n")[1:] if (found := yaml.safe_load(block.partition("```")[0]))}
+    manifests = {found.get("kind"): found for block in text.split("```yaml\n")[1:] if (found := yaml.safe_load(block.partition("```")[0]))}
     settings = set(manifests["ConfigMap"]["data"]) - {"ca.crt"}
     assert "store" in settings <= {*keys_of("config map"), *keys_of("config map", required=True)}
     assert set(manifests["Secret"]["stringData"]) <= set(keys_of("secret"))
