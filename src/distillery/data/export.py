@@ -8,6 +8,7 @@ import re
 import secrets
 import shutil
 import tarfile
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -102,10 +103,9 @@ def folder_names(class_names: Sequence[str], num_classes: int) -> tuple[str, ...
     if not class_names:
         return tuple(numbers)
     safe = [_UNSAFE.sub("_", name).strip(" .") for name in class_names]
-    folded = [name.casefold() for name in safe]  # some file systems know no difference
+    folded = Counter(name.casefold() for name in safe)  # some file systems know no difference
     return tuple(
-        name if name and folded.count(name.casefold()) == 1 else f"{name or 'class'}-{number}"
-        for name, number in zip(safe, numbers, strict=True)
+        name if name and folded[name.casefold()] == 1 else f"{name or 'class'}-{number}" for name, number in zip(safe, numbers, strict=True)
     )
 
 

@@ -1,10 +1,10 @@
 """One file of a synthetic set: uint8 images, the labels asked for, the teacher's logits, and where they come from."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal, NamedTuple
 
 import torch
-from pydantic import Field
+from pydantic import Field, field_validator
 from torch import Tensor
 
 from distillery.config import Config
@@ -21,6 +21,9 @@ FORMAT = Format("distillery-shard", 1, "materialize the set again")
 _SHA256 = r"^[0-9a-f]{64}$"
 
 Role = Literal["train", "holdout"]
+
+ClassCounts = tuple[tuple[int, int], ...]
+"""(class, images) of every class that has images, in the order of the classes: no longer than there are images, of however many classes."""
 
 
 class Shard(NamedTuple):
@@ -45,7 +48,7 @@ class ShardEntry(Config):
         bytes: size of the shard.
         images: how many images it has.
         role: no student trains on `holdout`.
-        counts: images by the teacher's argmax, one number a class.
+        counts: images by the teacher's argmax; sets of version 2 and before hold a number a class.
         asked: images by the class they were asked for; unlabelled ones are in none.
         agreed: images that the teacher puts in the class they were asked for.
     """
@@ -54,9 +57,16 @@ class ShardEntry(Config):
     bytes: int = Field(ge=1)
     images: int = Field(ge=1)
     role: Role
-    counts: tuple[int, ...]
-    asked: tuple[int, ...]
+    counts: ClassCounts
+    asked: ClassCounts
     agreed: int = Field(ge=0)
+
+    @field_validator("counts", "asked", mode="before")
+    @classmethod
+    def _of_classes_with_images(cls, value: Any) -> Any:
+        if isinstance(value, list | tuple) and all(isinstance(count, int) for count in value):
+            return tuple((index, count) for index, count in enumerate(value) if count)
+        return value
 
     @property
     def key(self) -> str:
@@ -86,16 +96,32 @@ def describe_shard(shard: Shard, data: bytes, role: Role) -> ShardEntry:
 
 def count_shard(shard: Shard) -> dict[str, Any]:
     """The fields of a shard's entry that count its images."""
-    num_classes = shard.teacher_logits.shape[1]
     asked = shard.asked.cpu()
     # float32 first: the counts are those of the logits as they are stored
     obtained = shard.teacher_logits.float().cpu().argmax(1)
     return {
         "images": len(shard.images),
-        "counts": tuple(torch.bincount(obtained, minlength=num_classes).tolist()),
-        "asked": tuple(torch.bincount(asked[asked != NO_LABEL], minlength=num_classes).tolist()),
+        "counts": _count(obtained),
+        "asked": _count(asked[asked != NO_LABEL]),
         "agreed": int((asked == obtained).sum()),
     }
+
+
+def add_up(counts: Iterable[ClassCounts], num_classes: int) -> tuple[int, ...]:
+    """Images of each class, one number a class, over several shards.
+
+    Raises:
+        ValueError: a class that there is not, one twice, or one without images.
+    """
+    totals = [0] * num_classes
+    for one in counts:
+        before = -1
+        for index, count in one:
+            if not before < index < num_classes or count < 1:
+                raise ValueError(f"a shard counts {count} images of class {index}")
+            totals[index] += count
+            before = index
+    return tuple(totals)
 
 
 def has_shard(store: Store, entry: ShardEntry) -> bool:
@@ -184,3 +210,8 @@ def _unpack(data: bytes, where: str, entry: ShardEntry) -> Shard:
     if {len(part) for part in shard} != {entry.images}:
         raise CheckpointMismatchError(f"{where} does not hold the {entry.images} images of its manifest: materialize the set again.")
     return shard
+
+
+def _count(classes: Tensor) -> ClassCounts:
+    found, counts = classes.unique(return_counts=True)
+    return tuple(zip(found.tolist(), counts.tolist(), strict=True))

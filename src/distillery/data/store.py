@@ -6,17 +6,28 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field, PrivateAttr, model_validator
 from torch import Tensor
 
 from distillery.config import Config, canonical_json
-from distillery.data.shards import Role, Shard, ShardEntry, check_whole, count_shard, describe_shard, has_shard, pack_shard, read_shard
+from distillery.data.shards import (
+    Role,
+    Shard,
+    ShardEntry,
+    add_up,
+    check_whole,
+    count_shard,
+    describe_shard,
+    has_shard,
+    pack_shard,
+    read_shard,
+)
 from distillery.documents import Format
 from distillery.errors import CheckpointMismatchError, ConfigError, MissingResourceError, StoreError
 from distillery.provenance import Provenance, sha256_bytes
 from distillery.storage import FolderStore, Store, open_store
 
-FORMAT = Format("distillery-set", 2, "materialize the set again")
+FORMAT = Format("distillery-set", 3, "materialize the set again")
 MANIFEST = "manifest.json"
 REFERENCE_FORMAT = Format("distillery-set-reference", 2, "run the step that made the set again")
 REFERENCE = "reference.json"
@@ -64,11 +75,10 @@ class SetManifest(SetHeader):
     agreed: int = Field(ge=0)
     shortfall: tuple[int, ...]
     shards: tuple[ShardEntry, ...]
+    _file_sha256: str = PrivateAttr(default="")
 
     @model_validator(mode="after")
     def _sums_of_its_shards(self) -> Self:
-        if any(len(row) != self.num_classes for entry in self.shards for row in (entry.counts, entry.asked)):
-            raise ValueError("a shard does not count every class")
         if any(getattr(self, name) != value for name, value in _totals(self.shards, self.num_classes).items()):
             raise ValueError("its totals are not the sums of its shards")
         if self.config_sha256 != _config_sha256(self.provenance):
@@ -94,7 +104,14 @@ class SetManifest(SetHeader):
             StoreError: it is damaged.
         """
         document = FORMAT.read(data, where)
-        return document.parse(cls, provenance=document.provenance)
+        manifest = document.parse(cls, provenance=document.provenance)
+        manifest._file_sha256 = sha256_bytes(data)
+        return manifest
+
+    @property
+    def sha256(self) -> str:
+        """Of the file that it was read from, whose version may be an older one; else of the file that would be written."""
+        return self._file_sha256 or sha256_bytes(self.to_bytes())
 
 
 class SetReference(Config):
@@ -363,7 +380,7 @@ def _totals(shards: Sequence[ShardEntry], num_classes: int) -> dict[str, Any]:
     return {
         "images": sum(entry.images for entry in train),
         "holdout": sum(entry.images for entry in shards if entry.role == "holdout"),
-        "counts": tuple(sum(entry.counts[k] for entry in train) for k in range(num_classes)),
-        "asked": tuple(sum(entry.asked[k] for entry in train) for k in range(num_classes)),
+        "counts": add_up((entry.counts for entry in train), num_classes),
+        "asked": add_up((entry.asked for entry in train), num_classes),
         "agreed": sum(entry.agreed for entry in train),
     }

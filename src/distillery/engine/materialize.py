@@ -148,7 +148,7 @@ class Materializer:
         logits = teacher_logits(self._teacher, images).cpu()
         asked = torch.full((n,), NO_LABEL) if batch.labels is None else batch.labels.cpu()
         obtained = logits.argmax(1)
-        number = self._kept[obtained] + _ranks(obtained, self._teacher.num_classes)
+        number = self._kept[obtained] + _ranks(obtained)
         keep = number <= self._quota[obtained]
         withheld = is_withheld(number, obtained, self.config.holdout)
         self.drawn += n
@@ -237,10 +237,12 @@ def check_size(config: SetConfig, spec: ImageSpec) -> None:
         raise ConfigError(f"size = {config.size} makes {size} bytes of images, max_bytes = {config.max_bytes}: lower it or raise that.")
 
 
-def _ranks(classes: Tensor, num_classes: int) -> Tensor:
+def _ranks(classes: Tensor) -> Tensor:
     """For each element the how-manieth of its class it is, from 1."""
-    hot = torch.nn.functional.one_hot(classes, num_classes)
-    return hot.cumsum(0).gather(1, classes[:, None])[:, 0]
+    ordered, order = classes.sort(stable=True)
+    ranks = torch.empty_like(classes)
+    ranks[order] = torch.arange(1, len(classes) + 1) - torch.searchsorted(ordered, ordered)
+    return ranks
 
 
 def _empty(teacher: Classifier) -> Shard:

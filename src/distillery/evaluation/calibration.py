@@ -2,10 +2,13 @@
 
 from typing import Self
 
+import torch
 from pydantic import Field
 from torch import Tensor
 
 from distillery.config import Config
+
+_AT_ONCE = 1024
 
 
 class ReliabilityBin(Config):
@@ -44,7 +47,8 @@ class Calibration(Config):
             labels: (N,) int64 in [0, K).
             num_bins: bins of equal width.
         """
-        confidence, predicted = logits.double().softmax(1).max(1)
+        parts = [part.double().softmax(1).max(1) for part in logits.split(_AT_ONCE)]  # of many classes the largest thing in memory
+        confidence, predicted = (torch.cat(values) for values in zip(*parts, strict=True))
         right = (predicted == labels).double()
         index = (confidence * num_bins).ceil().long().clamp(1, num_bins) - 1
         counts = index.bincount(minlength=num_bins)

@@ -14,7 +14,7 @@ from distillery.evaluation.loading import how_to_load
 from distillery.evaluation.report import EvaluationReport, ModelReport, SnapshotScore, load_report
 from distillery.methods.catalog import METHODS
 from distillery.models.bundle import BundleInfo, read_bundle, read_origin
-from distillery.provenance import Provenance, sha256_bytes
+from distillery.provenance import Provenance
 
 _WEAKEST = 3
 _NAMED_CLASSES = 100
@@ -46,7 +46,7 @@ class CardSources:
     @property
     def manifest_sha256(self) -> str:
         """Digest of the set, "" without one."""
-        return sha256_bytes(self.manifest.to_bytes()) if self.manifest else ""
+        return self.manifest.sha256 if self.manifest else ""
 
     @property
     def teacher_sha256(self) -> str:
@@ -279,7 +279,8 @@ def _class_limits(report: EvaluationReport) -> Iterator[str]:
     if gap:
         yield f"The student names {abs(gap):,} {'fewer' if gap > 0 else 'more'} of these images right than its teacher."
     seen = [one for one in report.student.accuracy.per_class if one.total]
-    weakest = sorted((one for one in seen if one.rate < max(other.rate for other in seen)), key=lambda one: one.rate)[:_WEAKEST]
+    best = max((one.rate for one in seen), default=0.0)
+    weakest = sorted((one for one in seen if one.rate < best), key=lambda one: one.rate)[:_WEAKEST]
     if weakest:
         yield f"Its weakest classes: {', '.join(f'{_text(one.name)} {one.rate:.1%} ({one.correct} of {one.total})' for one in weakest)}."
     unseen = [one.name for one in report.student.accuracy.per_class if not one.total]

@@ -8,6 +8,7 @@ from rich.table import Table
 from torch import Tensor
 
 from distillery.config import Config
+from distillery.data.shards import add_up
 from distillery.data.store import SyntheticSet
 from distillery.evaluation.health import HealthReport
 
@@ -67,7 +68,6 @@ class SetSummary(Config):
             class_names: the teacher's; without them the classes are numbered.
         """
         manifest = found.manifest
-        withheld = torch.tensor([entry.counts for entry in found.entries("holdout")]).reshape(-1, manifest.num_classes)
         levels = logits.double().softmax(1).amax(1).quantile(torch.tensor(_QUANTILES, dtype=torch.float64)).tolist()
         return cls(
             uri=found.store.uri,
@@ -82,7 +82,7 @@ class SetSummary(Config):
             bytes=sum(entry.bytes for entry in manifest.shards),
             asked=manifest.asked,
             counts=manifest.counts,
-            holdout_counts=tuple(withheld.sum(0).tolist()),
+            holdout_counts=add_up((entry.counts for entry in found.entries("holdout")), manifest.num_classes),
             shortfall=manifest.shortfall,
             agreed=manifest.agreed,
             confidence={f"p{quantile * 100:g}": level for quantile, level in zip(_QUANTILES, levels, strict=True)},

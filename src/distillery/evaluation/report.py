@@ -1,10 +1,10 @@
 """The report on a student beside its teacher: measured, kept as `distillery-evaluation`, shown as a table or as flat numbers."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from pydantic import Field
 from rich.table import Table
@@ -13,7 +13,7 @@ from torch import Tensor
 from distillery.config import Config
 from distillery.documents import Document, Format
 from distillery.errors import ConfigError, MissingResourceError
-from distillery.evaluation.accuracy import Accuracy
+from distillery.evaluation.accuracy import Accuracy, cells_of
 from distillery.evaluation.agreement import Agreement
 from distillery.evaluation.calibration import Calibration
 from distillery.evaluation.cost import Cost, LatencyConfig
@@ -22,7 +22,8 @@ from distillery.provenance import Provenance
 from distillery.storage import open_store
 from distillery.types import Classifier
 
-FORMAT = Format("distillery-evaluation", 2, "evaluate the student again")
+FORMAT = Format("distillery-evaluation", 3, "evaluate the student again")
+_CELLS_SINCE = 3
 Source = Literal["test set", "held-out synthetic", "training synthetic"]
 
 
@@ -269,7 +270,7 @@ def load_report(path: Path) -> EvaluationReport:
         StoreError: it is damaged.
         CheckpointMismatchError: another format or a newer version.
     """
-    return _open(path).parse(EvaluationReport)
+    return _parse(_open(path))
 
 
 def read_origin(path: Path) -> Provenance:
@@ -279,7 +280,7 @@ def read_origin(path: Path) -> Provenance:
 
 def parse_report(data: bytes, where: str) -> EvaluationReport:
     """A report's file; raises as `load_report` does."""
-    return FORMAT.read(data, where).parse(EvaluationReport)
+    return _parse(FORMAT.read(data, where))
 
 
 _SOURCES: dict[str, str] = {
@@ -320,6 +321,20 @@ def _open(path: Path) -> Document:
     if not path.is_file():
         raise MissingResourceError(f"There is no evaluation report at {path}: run the evaluate step first.")
     return FORMAT.read(path.read_bytes(), str(path))
+
+
+def _parse(document: Document) -> EvaluationReport:
+    if document.version < _CELLS_SINCE:
+        document = replace(document, fields={name: _with_cells(value) for name, value in document.fields.items()})
+    return document.parse(EvaluationReport)
+
+
+def _with_cells(value: Any) -> Any:
+    """One field of an older report, which holds confusion matrices as rows of all classes; damaged ones stay for the parser to refuse."""
+    match value:
+        case {"accuracy": {"confusion": [[*_], *_] as rows} as accuracy} if all(isinstance(row, list) for row in rows):
+            return {**value, "accuracy": {**accuracy, "confusion": cells_of(rows)}}
+    return value
 
 
 def _check_labels(data: EvaluationImages, num_classes: int) -> None:

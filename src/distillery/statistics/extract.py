@@ -44,17 +44,18 @@ class RunningMoments:
         pixels = flat.shape[2]
         image_mean = flat.mean(2)
         image_squares = (flat - image_mean[:, :, None]).square().sum(2)
-        member = torch.nn.functional.one_hot(groups, len(self.count)).to(flat).T
+        present, place = groups.unique(return_inverse=True)  # of many groups a batch holds few
+        member = torch.nn.functional.one_hot(place, len(present)).to(flat).T
         images = member.sum(1, keepdim=True)
-        mean = member @ image_mean / images.clamp(min=1)
-        squares = member @ (image_squares + pixels * (image_mean - mean[groups]).square())
-        self._merge(images * pixels, mean, squares)
+        mean = member @ image_mean / images
+        squares = member @ (image_squares + pixels * (image_mean - mean[place]).square())
+        self._merge(present, images * pixels, mean, squares)
 
     def merged(self) -> "RunningMoments":
         """All groups as one."""
         whole = RunningMoments(1, self.mean.shape[1], self.mean.device)
         for count, mean, squares in zip(self.count, self.mean, self.squares, strict=True):
-            whole._merge(count[None], mean[None], squares[None])
+            whole._merge(torch.zeros(1, dtype=torch.int64, device=mean.device), count[None], mean[None], squares[None])
         return whole
 
     def variance(self) -> Tensor:
@@ -62,12 +63,14 @@ class RunningMoments:
         freedom = self.count - 1
         return self.squares / freedom.where(freedom > 0, torch.nan)
 
-    def _merge(self, count: Tensor, mean: Tensor, squares: Tensor) -> None:
-        total = (self.count + count).clamp(min=1)
-        delta = mean - self.mean
-        self.squares += squares + delta.square() * self.count * count / total
-        self.mean += delta * count / total
-        self.count += count
+    def _merge(self, groups: Tensor, count: Tensor, mean: Tensor, squares: Tensor) -> None:
+        """Add to some groups, each named once."""
+        before = self.count[groups]
+        total = (before + count).clamp(min=1)
+        delta = mean - self.mean[groups]
+        self.squares[groups] += squares + delta.square() * before * count / total
+        self.mean[groups] += delta * count / total
+        self.count[groups] = before + count
 
 
 def global_moments(classifier: Classifier, teacher_sha256: str) -> Moments:

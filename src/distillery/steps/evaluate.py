@@ -15,6 +15,7 @@ from distillery.data.real import load_labelled
 from distillery.data.shards import sample_shards
 from distillery.data.store import MANIFEST, SyntheticSet, open_reference, read_reference
 from distillery.errors import ConfigError, DistilleryError
+from distillery.evaluation.accuracy import whole_matrix
 from distillery.evaluation.page.render import render
 from distillery.evaluation.report import (
     FORMAT,
@@ -177,9 +178,9 @@ def log_confusion(report_path: Path, log: Callable[[list[str], list[list[int]]],
         log: takes class names and counts (row = label, column = argmax).
     """
     report = load_report(report_path)
-    matrix = report.student.accuracy.confusion
-    if matrix and len(report.class_names) <= MAX_SHOWN_CLASSES:
-        log(list(report.class_names), [list(row) for row in matrix])
+    cells = report.student.accuracy.confusion
+    if cells and len(report.class_names) <= MAX_SHOWN_CLASSES:
+        log(list(report.class_names), whole_matrix(cells, len(report.class_names)))
 
 
 def _snapshots(folder: Path) -> dict[str, Callable[[], Classifier]]:

@@ -32,7 +32,10 @@ def class_grid(images: Tensor, classes: Tensor, num_classes: int, columns: int =
         num_classes: rows.
         columns: images of a row, the first of their class.
     """
-    rows = [(classes == label).nonzero().flatten()[:columns].tolist() for label in range(num_classes)]
+    rows: list[list[int]] = [[] for _ in range(num_classes)]
+    for index, label in enumerate(classes.tolist()):
+        if len(rows[label]) < columns:
+            rows[label].append(index)
     return _paint(images, rows, columns)
 
 

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from distillery.data.shards import ShardEntry, sample_shards
+from distillery.data.shards import ShardEntry, add_up, sample_shards
 from distillery.errors import ConfigError
 from distillery.evaluation.features import penultimate
 from distillery.evaluation.health import FILE, HealthConfig, HealthReport, flat_health, measure_health, save_health
@@ -65,5 +65,5 @@ def review_shards(store: Store, entries: Sequence[ShardEntry], teacher: Teacher,
     """Health of the training shards among `entries`; which images are looked at depends on their number only."""
     train = [entry for entry in entries if entry.role == "train"]
     sample = sample_shards(store, train, config.sample, stream(0, "health"))
-    counts = [sum(column) for column in zip(*(entry.counts for entry in train), strict=True)]
+    counts = add_up((entry.counts for entry in train), teacher.classifier.num_classes)
     return measure_health(counts, sample.teacher_logits, penultimate(teacher.classifier, sample.images), config)

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import distillery
-from distillery.data.shards import Role, Shard, ShardEntry
+from distillery.data.shards import Role, Shard, ShardEntry, add_up
 from distillery.data.store import (
     MANIFEST,
     REFERENCE,
@@ -246,7 +246,7 @@ def edited(store: Store, **changes: object) -> None:
 @pytest.mark.parametrize(
     ("changes", "kind", "words"),
     [
-        ({"version": 3}, CheckpointMismatchError, "distillery-set version 3, but this Distillery reads up to version 2: upgrade"),
+        ({"version": 4}, CheckpointMismatchError, "distillery-set version 4, but this Distillery reads up to version 3: upgrade"),
         ({"format": "distillery-bundle"}, CheckpointMismatchError, "is not a distillery-set file"),
         ({"images": 7}, StoreError, "is damaged"),
         ({"counts": [2, 2, 3]}, StoreError, "is damaged"),
@@ -294,8 +294,9 @@ def test_the_manifest_survives_its_file() -> None:
     data = store.read(MANIFEST)
     manifest = SetManifest.from_bytes(data, "here")
     assert manifest.to_bytes() == data
+    assert manifest.sha256 == hashlib.sha256(data).hexdigest() == SetManifest.parse(manifest.to_json()).sha256
     document = json.loads(data)
-    assert (document["format"], document["version"]) == ("distillery-set", 2)
+    assert (document["format"], document["version"]) == ("distillery-set", 3)
     assert document["provenance"] == HEADER.provenance.to_json()
     assert document["config_sha256"] == hashlib.sha256(b'{"size":6}').hexdigest()
 
@@ -406,3 +407,29 @@ def test_holdout_of_whole_shares_is_exact_and_of_small_rounds_right_on_average()
 def test_holdout_out_of_range(share: float) -> None:
     with pytest.raises(ConfigError, match="holdout = .* is not allowed"):
         split_holdout(10, share, stream(0))
+
+
+def test_a_set_that_counts_every_class_of_every_shard_is_read_as_before() -> None:
+    store = MemoryStore()
+    write(store).publish()
+    now = SyntheticSet(store).manifest
+    document = json.loads(store.read(MANIFEST))
+    for entry in document["shards"]:
+        for name in ("counts", "asked"):
+            entry[name] = list(add_up([entry[name]], 3))
+    store.write(MANIFEST, seal({**document, "version": 2}))
+    found = SyntheticSet(store)
+    assert found.manifest.shards == now.shards
+    assert found.manifest.counts == (2, 2, 2)
+    assert found.manifest.sha256 == found.digest != now.sha256
+
+
+@pytest.mark.parametrize("counts", [[[0, 2], [3, 1]], [[1, 1], [0, 1]], [[0, 1], [0, 1]], [[0, 0]], [[-1, 2]], [[0]], [0, "x"]])
+def test_counts_of_no_class_or_twice_are_damage(counts: object) -> None:
+    store = MemoryStore()
+    write(store).publish()
+    document = json.loads(store.read(MANIFEST))
+    document["shards"][0]["counts"] = counts
+    edited(store, shards=document["shards"])
+    with pytest.raises(StoreError, match="is damaged"):
+        SyntheticSet(store)

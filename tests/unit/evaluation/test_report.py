@@ -8,8 +8,10 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
+from distillery.documents import seal
 from distillery.errors import CheckpointMismatchError, ConfigError, MissingResourceError, StoreError
 from distillery.evaluation import report as module
+from distillery.evaluation.accuracy import whole_matrix
 from distillery.evaluation.agreement import Agreement
 from distillery.evaluation.cost import LatencyConfig
 from distillery.evaluation.predict import predict
@@ -234,9 +236,9 @@ def test_a_report_survives_its_file(tmp_path: Path, report: EvaluationReport) ->
     save_report(tmp_path / "report.json", report, PROVENANCE)
     assert load_report(tmp_path / "report.json") == report
     document = json.loads((tmp_path / "report.json").read_text())
-    assert (document["format"], document["version"]) == ("distillery-evaluation", 2)
+    assert (document["format"], document["version"]) == ("distillery-evaluation", 3)
     assert document["provenance"]["inputs"] == {"teacher": "abc"}
-    assert sum(map(sum, document["student"]["accuracy"]["confusion"])) == 30
+    assert sum(count for _, _, count in document["student"]["accuracy"]["confusion"]) == 30
 
 
 def test_reports_that_cannot_be_read_are_refused(tmp_path: Path, report: EvaluationReport, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -249,8 +251,22 @@ def test_reports_that_cannot_be_read_are_refused(tmp_path: Path, report: Evaluat
     path.write_text("{")
     with pytest.raises(StoreError, match="damaged"):
         load_report(path)
-    monkeypatch.setattr(module, "FORMAT", replace(module.FORMAT, version=3))
+    monkeypatch.setattr(module, "FORMAT", replace(module.FORMAT, version=4))
     save_report(path, report, PROVENANCE)
     monkeypatch.undo()
-    with pytest.raises(CheckpointMismatchError, match="version 3"):
+    with pytest.raises(CheckpointMismatchError, match="version 4"):
         load_report(path)
+
+
+def test_a_report_with_whole_matrices_is_read_as_before(tmp_path: Path, report: EvaluationReport) -> None:
+    save_report(tmp_path / "now.json", report, PROVENANCE)
+    document = json.loads((tmp_path / "now.json").read_text())
+    for role in ("teacher", "student"):
+        scores = document[role]["accuracy"]
+        scores["confusion"] = whole_matrix(scores["confusion"], len(report.class_names))
+    (tmp_path / "then.json").write_bytes(seal({**document, "version": 2}))
+    assert load_report(tmp_path / "then.json") == report
+    document["student"]["accuracy"]["confusion"][1] = None
+    (tmp_path / "then.json").write_bytes(seal({**document, "version": 2}))
+    with pytest.raises(StoreError, match="is damaged"):
+        load_report(tmp_path / "then.json")

@@ -15,6 +15,8 @@ from distillery.evaluation.page.words import axis_number, count, percent
 
 MOST_POINTS = 300
 MARKED_POINTS = 16
+MOST_COLUMNS = 400
+"""Columns of a chart; of more classes than that, several share one."""
 _SIZE = 100.0
 _LABELS = 4
 _TINY = 1e-280  # below it a step would lose its digits
@@ -133,11 +135,15 @@ def column_chart(values: Sequence[int], names: Sequence[str], even: float, alt: 
     """Counts by class beside an even share.
 
     Args:
-        values: at least one count.
+        values: at least one count; several classes share a column where there are many.
         names: one each; shown below while there are few.
         even: the count of each class if all had as many.
         alt: what the chart shows, for those who do not see it.
     """
+    together = -(-len(values) // MOST_COLUMNS)
+    if together > 1:
+        values = [round(sum(part) / len(part)) for part in (values[at : at + together] for at in range(0, len(values), together))]
+        alt = f"{alt} Each column is the mean of {together} classes that follow one another."
     top = max(*values, even, 1) * 1.05
     width = _SIZE / len(values)
     columns = [

@@ -12,6 +12,7 @@ from torch import Tensor
 from distillery.config import Config
 from distillery.data.shards import read_shard
 from distillery.data.store import SyntheticSet
+from distillery.evaluation.accuracy import Cells
 
 MAX_CLASSES = 60
 BUDGET = 900_000
@@ -76,9 +77,11 @@ def strip(images: Tensor, side: int = _SIDE) -> Image.Image:
     return picture if scale >= 1 else picture.resize((round(picture.width * scale), round(picture.height * scale)), Image.Resampling.BOX)
 
 
-def heat_map(confusion: Sequence[Sequence[int]]) -> str:
+def heat_map(confusion: Cells, num_classes: int) -> str:
     """A confusion matrix as a base64 PNG, a pixel a cell; the more of its row a cell has, the less transparent."""
-    matrix = torch.tensor(confusion, dtype=torch.float64)
+    matrix = torch.zeros(num_classes, num_classes, dtype=torch.float64)
+    for label, answer, count in confusion:
+        matrix[label, answer] = count
     shares = matrix / matrix.sum(1, keepdim=True).clamp(min=1)
     alpha = (255 * shares.sqrt()).round().to(torch.uint8)
     colour = torch.tensor(_HEAT, dtype=torch.uint8).expand(*alpha.shape, 3)

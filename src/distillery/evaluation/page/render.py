@@ -6,6 +6,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
+from distillery.evaluation.accuracy import whole_matrix
 from distillery.evaluation.page import words
 from distillery.evaluation.page.charts import Scale, Series, column_chart, key, line_chart, reliability_chart, share_bar
 from distillery.evaluation.page.data import PageData
@@ -18,6 +19,8 @@ LARGEST = 3_000_000
 """Bytes that no page exceeds: browsers, and the frame in which a cluster shows it, stay quick below."""
 MAX_CELLS = 20
 """Classes up to which a confusion matrix is a table of numbers; above, it is a picture and the commonest mistakes in words."""
+MAX_PIXELS = 256
+"""Classes up to which the picture is shown: of more, nobody could read it."""
 _CLASSES_LISTED = 40
 _CONFIG_CHARACTERS = 100_000
 
@@ -184,13 +187,14 @@ def cost(data: PageData) -> dict[str, Any]:
 
 def confusion(report: EvaluationReport) -> dict[str, Any]:
     """The student's confusion matrix as cells or as a picture, and its commonest mistakes; empty without labels."""
-    matrix = report.student.accuracy.confusion
-    if not matrix:
+    cells = report.student.accuracy.confusion
+    if not cells:
         return {}
     names = report.class_names
-    mistakes = words.confused(names, matrix)
+    mistakes = words.confused(names, cells)
     if len(names) > MAX_CELLS:
-        return {"png": heat_map(matrix), "mistakes": mistakes, "rows": []}
+        return {"png": heat_map(cells, len(names)) if len(names) <= MAX_PIXELS else "", "mistakes": mistakes, "rows": []}
+    matrix = whole_matrix(cells, len(names))
     rows = [
         {
             "name": name,

@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from distillery.evaluation.accuracy import Cells
 from distillery.evaluation.report import EvaluationReport, ModelReport, SnapshotScore
 
 _SPACE = "\N{NO-BREAK SPACE}"
@@ -210,9 +211,9 @@ def best_state(score: SnapshotScore) -> str:
     return f"Best state{number}, chosen on {images(score.chosen_on) + ' kept back' if score.chosen_on else 'images kept back'}"
 
 
-def confused(names: Sequence[str], confusion: Sequence[Sequence[int]], most: int = 5) -> list[tuple[str, str, int]]:
+def confused(names: Sequence[str], confusion: Cells, most: int = 5) -> list[tuple[str, str, int]]:
     """The commonest mistakes as (shown, taken for, times), most frequent first."""
-    wrong = [(times, row, column) for row, counts in enumerate(confusion) for column, times in enumerate(counts) if row != column and times]
+    wrong = [(times, label, answer) for label, answer, times in confusion if label != answer]
     wrong.sort(key=lambda mistake: (-mistake[0], mistake[1], mistake[2]))
     return [(names[row], names[column], times) for times, row, column in wrong[:most]]
 

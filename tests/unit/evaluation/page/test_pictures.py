@@ -73,6 +73,6 @@ def test_many_classes_stay_within_the_budget(tmp_path: object) -> None:
 
 
 def test_a_confusion_matrix_as_a_picture_is_opaque_where_all_of_a_row_is() -> None:
-    pixels = decode(heat_map([[4, 0, 0], [0, 1, 3], [0, 0, 0]]))
+    pixels = decode(heat_map(((0, 0, 4), (1, 1, 1), (1, 2, 3)), 3))
     assert pixels.shape == (3, 3, 4)
     assert pixels[..., 3].tolist() == [[255, 0, 0], [0, 128, 221], [0, 0, 0]]

@@ -54,7 +54,7 @@ def test_the_interval_is_wilsons() -> None:
 
 
 def test_mistakes_are_sorted_by_how_often_they_happen() -> None:
-    matrix = [[5, 2, 0], [0, 9, 7], [1, 0, 3]]
+    matrix = ((0, 0, 5), (0, 1, 2), (1, 1, 9), (1, 2, 7), (2, 0, 1), (2, 2, 3))
     assert words.confused(("a", "b", "c"), matrix) == [("b", "c", 7), ("a", "b", 2), ("c", "a", 1)]
     assert words.confused(("a", "b", "c"), matrix, most=1) == [("b", "c", 7)]
 
