@@ -1,5 +1,6 @@
 """Compile the pipelines to YAML: equal sources give equal bytes, choices become drop-downs, and the lint has the last word."""
 
+import re
 from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
@@ -69,10 +70,13 @@ def _compile(pipeline: str, deployment: Deployment | None = None) -> str:
         compiler.Compiler().compile(function, str(path))
         text = path.read_text()
     documents = list(yaml.safe_load_all(text))
-    _describe(documents[0], summaries(pipeline), literals(pipeline))
-    if deployment:
-        deployment.apply(*documents)
+    place = deployment or Deployment()
+    _describe(documents[0], summaries(pipeline), {**literals(pipeline), **place.choices})
+    place.apply(*documents)
     heading = "".join(line for line in text.splitlines(keepends=True) if line.startswith("#"))
+    for name, (first, *_) in place.choices.items():
+        documents[0]["root"]["inputDefinitions"]["parameters"][name]["defaultValue"] = first
+        heading = re.sub(rf"(#    {name}: str \[Default: ')[^']*", rf"\g<1>{first}", heading)
     return heading + yaml.safe_dump_all(documents, sort_keys=True, width=140)
 
 

@@ -1,7 +1,7 @@
 """Which images a compiled pipeline runs in, and which Secret pulls them; what is committed names a host that is nobody's."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,18 +24,36 @@ _REFERENCE = re.compile(rf"(?P<host>{_HOST})(?:/{_PART})+(?::[\w][\w.-]{{0,127}}
 _REGISTRY = re.compile(rf"{_HOST}(?:/{_PART})*")
 _IMMUTABLE = re.compile(r"@sha256:[0-9a-f]{64}$|:v?\d+\.\d+\.\d+[\w.-]*$")
 
+_FLAGS = {
+    "pull_secrets": ("--pull-secret", "Secret"),
+    "settings": ("--settings", "ConfigMap"),
+    "credentials": ("--credentials", "Secret"),
+}
+
 
 @dataclass(frozen=True)
 class Deployment:
-    """Where a compiled file finds its images.
+    """What a compiled file names of the place where it runs.
 
     Attributes:
         images: reference by row of images.yaml.
-        pull_secrets: names of Secrets of the run's namespace.
+        pull_secrets: names of Secrets of the run's namespace, for the images.
+        settings: names of ConfigMaps that the run form offers, the first as its default.
+        credentials: names of Secrets that it offers, likewise.
     """
 
     images: Mapping[str, str] = field(default_factory=images)
     pull_secrets: tuple[str, ...] = ()
+    settings: tuple[str, ...] = ("distillery-settings",)
+    credentials: tuple[str, ...] = ("distillery-credentials",)
+
+    @property
+    def choices(self) -> dict[str, tuple[str, ...]]:
+        """Fields of the run form that take these names alone.
+
+        An empty name fails in Kubeflow's driver for every task, where no step can say so; a choice is refused by the form and by the API.
+        """
+        return {"k8s_credentials": self.credentials, "k8s_settings": self.settings}
 
     @property
     def is_placeholder(self) -> bool:
@@ -46,19 +64,19 @@ class Deployment:
         """Put images and Secrets into both documents of a compiled pipeline, as kfp would have written them."""
         for label, executor in spec["deploymentSpec"]["executors"].items():
             executor["container"]["image"] = self.images[metadata(component_of(label)).image]
-        for platform in settings["platforms"]["kubernetes"]["deploymentSpec"]["executors"].values():
-            if self.pull_secrets:
+        if self.pull_secrets:
+            for platform in settings["platforms"]["kubernetes"]["deploymentSpec"]["executors"].values():
                 named = [{"secretName": name, "secretNameParameter": {"runtimeValue": {"constant": name}}} for name in self.pull_secrets]
                 platform["imagePullSecret"] = named
 
 
-def choose_deployment(registry: str = "", table: str = "", pull_secrets: tuple[str, ...] = ()) -> Deployment:
+def choose_deployment(registry: str = "", table: str = "", **names: Sequence[str]) -> Deployment:
     """A deployment as it is asked for on the command line.
 
     Args:
         registry: host, and a path below it, that hold the images under their own names; "" keeps the committed host.
         table: a YAML file with references by row of images.yaml, for images of the user's own; it wins over `registry`.
-        pull_secrets: names of Secrets.
+        names: `pull_secrets`, `settings` and `credentials`; none keeps what is committed.
 
     Raises:
         ConfigError: a registry, a reference or a name that cannot be one, a tag that can move, a row that images.yaml does not have.
@@ -75,9 +93,11 @@ def choose_deployment(registry: str = "", table: str = "", pull_secrets: tuple[s
         chosen = {name: f"{place}/{reference.rpartition('/')[2]}" for name, reference in chosen.items()}
     if table:
         chosen |= _read_table(table)
-    for name in pull_secrets:
-        check_name("--pull-secret", "Secret", name)
-    return Deployment(chosen, pull_secrets)
+    for kind, given in names.items():
+        flag, what = _FLAGS[kind]
+        for name in given:
+            check_name(flag, what, name)
+    return Deployment(chosen, **{kind: tuple(dict.fromkeys(given)) for kind, given in names.items() if given})
 
 
 def faults_of(reference: str) -> str:

@@ -41,7 +41,7 @@ NO_PROMISE = {"k8s_gpu_limit": "0"}
 
 
 NAMES = {"k8s_credentials": "Secret", "k8s_settings": "ConfigMap"}
-"""Fields that name an object of the namespace. Emptied, each fails in Kubeflow's driver for every task, so no step can refuse it."""
+"""Fields that name an object of the namespace, offered as choices: emptied, each fails in Kubeflow's driver for every task."""
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")  # no dots: a volume is called like the ConfigMap
 
 

@@ -159,7 +159,7 @@ def _no_secret_values(compiled: Compiled) -> Iterator[str]:
 
 def _choices_are_literals(compiled: Compiled) -> Iterator[str]:
     parameters = compiled.parameters()
-    for name, values in literals(compiled.pipeline).items():
+    for name, values in {**literals(compiled.pipeline), **compiled.deployment.choices}.items():
         definition = parameters.get(name, {})
         if definition.get("literals") != list(values):
             yield f"parameter {name} does not offer its {len(values)} choices"

@@ -15,12 +15,15 @@ def compile_pipelines(
     pull_secret: Annotated[
         list[str] | None, typer.Option(metavar="NAME", help="Secret that images are pulled by; may be repeated.")
     ] = None,
+    settings: Annotated[list[str] | None, typer.Option(metavar="NAME", help="ConfigMap that the run form offers; may be repeated.")] = None,
+    credentials: Annotated[list[str] | None, typer.Option(metavar="NAME", help="Secret that the run form offers; may be repeated.")] = None,
 ) -> None:
     """Compile the pipelines to YAML for a Kubeflow cluster."""
     from distillery_kfp.pipelines.compile import compile_all
     from distillery_kfp.pipelines.deployment import PLACEHOLDER_HOST, choose_deployment
 
-    deployment = choose_deployment(registry, images, tuple(pull_secret or ()))
+    names = {"pull_secrets": pull_secret or (), "settings": settings or (), "credentials": credentials or ()}
+    deployment = choose_deployment(registry, images, **names)
     for path in compile_all(out, deployment):
         typer.echo(path)
     if deployment.is_placeholder:

@@ -181,6 +181,14 @@ BREAKS: dict[str, tuple[str, Break]] = {
         lambda spec, _: executors(spec)["exec-plan"]["container"].update(env=[{"name": "AWS_SECRET_ACCESS_KEY", "value": "hunter2"}]),
     ),
     "no choices": ("choices_are_literals", lambda spec, _: spec["root"]["inputDefinitions"]["parameters"]["run_recipe"].pop("literals")),
+    "a Secret of any name": (
+        "choices_are_literals",
+        lambda spec, _: spec["root"]["inputDefinitions"]["parameters"]["k8s_credentials"].pop("literals"),
+    ),
+    "a ConfigMap without a name": (
+        "choices_are_literals",
+        lambda spec, _: spec["root"]["inputDefinitions"]["parameters"]["k8s_settings"].update(literals=["distillery-settings", ""]),
+    ),
     "default is no choice": (
         "choices_are_literals",
         lambda spec, _: spec["root"]["inputDefinitions"]["parameters"]["run_recipe"].update(defaultValue="dafl/digits"),

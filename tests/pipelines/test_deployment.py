@@ -109,9 +109,17 @@ def test_a_table_that_is_not_there(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["", "My-Secret", "a/b"])
-def test_a_pull_secret_has_a_name(name: str) -> None:
-    with pytest.raises(DistilleryError, match="^--pull-secret = .* is not allowed: name a Secret"):
-        choose_deployment(pull_secrets=(name,))
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        ("pull_secrets", "--pull-secret = .* is not allowed: name a Secret"),
+        ("settings", "--settings = .* is not allowed: name a ConfigMap"),
+        ("credentials", "--credentials = .* is not allowed: name a Secret"),
+    ],
+)
+def test_what_is_no_objects_name(kind: str, said: str, name: str) -> None:
+    with pytest.raises(DistilleryError, match=f"^{said}"):
+        choose_deployment(**{kind: ("good", name)})
 
 
 @pytest.mark.parametrize("pipeline", ALL)
@@ -128,6 +136,19 @@ def test_images_and_secrets_reach_every_task_and_nothing_else_changes(pipeline: 
     assert [spec, settings] == committed
     assert lint(pipeline, text, chosen) == []
     assert {line.partition(":")[0] for line in lint(pipeline, text)} == {"images_are_listed"}
+
+
+@pytest.mark.parametrize("pipeline", ALL)
+def test_the_form_offers_the_names_of_a_namespace_and_no_other(pipeline: str) -> None:
+    """Kubeflow's form and API refuse a value that is no literal, so an emptied or mistyped name never reaches a driver."""
+    chosen = choose_deployment(settings=["team-a", "team-b", "team-a"], credentials=["keys"])
+    text = compile_text(pipeline, chosen)
+    parameters = next(iter(yaml.safe_load_all(text)))["root"]["inputDefinitions"]["parameters"]
+    assert (parameters["k8s_settings"]["literals"], parameters["k8s_settings"]["defaultValue"]) == (["team-a", "team-b"], "team-a")
+    assert (parameters["k8s_credentials"]["literals"], parameters["k8s_credentials"]["defaultValue"]) == (["keys"], "keys")
+    assert "#    k8s_settings: str [Default: 'team-a']" in text
+    assert lint(pipeline, text, chosen) == []
+    assert "choices_are_literals: parameter k8s_settings does not offer its 1 choices" in lint(pipeline, text)
 
 
 @dsl.pipeline(name="pulled")
@@ -154,11 +175,17 @@ def compile_as_told(words: list[str], monkeypatch: pytest.MonkeyPatch) -> int:
 
 def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     out = str(tmp_path / "out")
-    assert compile_as_told(["--out", out, "--registry", "registry.example.net/team", "--pull-secret", "keys"], monkeypatch) == 0
+    assert (
+        compile_as_told(
+            ["--out", out, "--registry", "registry.example.net/team", "--pull-secret", "keys", "--settings", "mine"], monkeypatch
+        )
+        == 0
+    )
     assert capsys.readouterr().err == ""
     text = (tmp_path / "out" / "online_distillation.yaml").read_text()
     assert "registry.example.net/team/runtime-gpu-python:0.1.0" in text
     assert "registry.example.com" not in text
+    assert "defaultValue: mine" in text
     assert compile_as_told(["--out", out], monkeypatch) == 0
     assert "registry.example.com, which is nobody's: give --registry or --images" in capsys.readouterr().err
 
