@@ -56,7 +56,7 @@ def run(
     recipe: Annotated[str, typer.Argument(metavar="RECIPE|FILE.yaml", help="A name that `distillery recipes` lists, or your own file.")],
     teacher: Annotated[str, typer.Option(metavar="BUNDLE", help="Folder that `distillery import-teacher` wrote.")],
     data: Annotated[
-        str, typer.Option(help="Labelled test images (npz, idx folder, or a folder a class); only the evaluation sees them.")
+        str, typer.Option(help="Labelled test images (npz, npy, idx or CIFAR files, or a folder a class); only the evaluation sees them.")
     ] = "",
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Replace a value: --set synthesis.rounds=40.")
@@ -154,7 +154,7 @@ def import_teacher(
 def evaluate(
     student: Annotated[Path, typer.Argument(help="Bundle to score.")],
     teacher: Annotated[Path, typer.Option(help="Bundle to compare with.")],
-    data: Annotated[str, typer.Option(help="Labelled images.")],
+    data: Annotated[str, typer.Option(help="Labelled images: npz, npy, idx or CIFAR files, or a folder a class.")],
     json_: Annotated[Path | None, typer.Option("--json", help="Also write the report here.")] = None,
     device: Device = "auto",
     threads: Annotated[int, typer.Option(min=0, help="CPU threads, for the latencies too; 0 is torch's choice.")] = 0,

@@ -16,7 +16,7 @@ def extract_statistics(
         str,
         typer.Option(
             metavar="LABELLED",
-            help="Measure every class on labelled images of the teacher's owner (npz, idx folder, or a folder a class); "
+            help="Measure every class on labelled images of the teacher's owner (npz, npy, idx or CIFAR files, or a folder a class); "
             "without them the moments are those of the teacher's own buffers.",
         ),
     ] = "",

@@ -31,7 +31,7 @@ def train_student(
         str,
         typer.Option(
             metavar="LABELLED",
-            help="Train on real labelled images (npz, idx folder, or a folder a class): the ceiling, which a data owner can run.",
+            help="Train on real labelled images (npz, npy, idx or CIFAR files, a folder a class): the ceiling, which a data owner can run.",
         ),
     ] = "",
     set_: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Replace a value of the recipe.")] = None,

@@ -72,6 +72,21 @@ MUTANTS = (
         "tests/unit/statistics/test_extract.py",
     ),
     Mutant(
+        "a camera's picture left as it lies in its file",
+        "src/distillery/data/decoding.py",
+        "turn = _UPRIGHT.get(_orientation(picture))",
+        "turn = _UPRIGHT.get(1)",
+        "tests/unit/data/test_decoding.py",
+    ),
+    Mutant(
+        "a pickle of CIFAR that may name anything of numpy",
+        "src/distillery/data/cifar.py",
+        "if (module, name) not in stand_ins:",
+        'if module.startswith("numpy"):\n            return super().find_class(module, name)  # type: ignore[no-any-return]\n'
+        "        if (module, name) not in stand_ins:",
+        "tests/unit/data/test_cifar.py",
+    ),
+    Mutant(
         "a teacher left in train mode",
         "src/distillery/types.py",
         "return self.requires_grad_(False).eval()",

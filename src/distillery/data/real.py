@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from distillery.data import arrays
+from distillery.data.decoding import has_picture_ending
 from distillery.data.folders import Found, read_folders
 from distillery.data.listing import Listing, list_files, some
 from distillery.data.parts import Split, archives, choose, find_parts, part_named, part_of_file, read_npz
 from distillery.errors import ConfigError, MissingResourceError
-from distillery.storage import FolderStore, Store, open_store, read_uri, split_uri
+from distillery.storage import FolderStore, Store, open_store, split_uri
 from distillery.types import ImageSpec
 
 _log = logging.getLogger(__name__)
@@ -93,10 +94,11 @@ def load_labelled(uri: str, class_names: Sequence[str] = (), spec: ImageSpec | N
 
 
 def _find(uri: str, class_names: Sequence[str], spec: ImageSpec | None, split: Split) -> Found:
-    if uri.lower().endswith(".npz"):
-        return read_npz(read_uri(uri), uri)
     if (file := _as_file(uri)) is not None:
-        return part_of_file(*file, uri).read(file[0], class_names)
+        folder, name = file
+        return (
+            read_npz(folder.read(name), uri) if name.lower().endswith(".npz") else part_of_file(folder, name, uri).read(folder, class_names)
+        )
     store = open_store(uri)
     listing = list_files(store)
     if not listing.keys:
@@ -107,8 +109,8 @@ def _find(uri: str, class_names: Sequence[str], spec: ImageSpec | None, split: S
         return found
     if part := choose(find_parts(listing.keys, below=True), split, uri):
         return part.read(store, class_names)
-    packed = archives(listing.keys)
-    advice = f"unpack {packed[0]!r} first" if packed else "give one of these, or an npz file"
+    packed, loose = archives(listing.keys), any(map(has_picture_ending, listing.keys))
+    advice = f"unpack {packed[0]!r} first" if packed else "move each class's pictures into a folder" if loose else _GIVE
     held = some(sorted({*listing.keys, *listing.left_out.names()}))
     raise ConfigError(f"{uri!r} holds {held}, but no pair of idx files and no folder of images a class: {advice}.")
 

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
-from tests.unit.data.test_real import GRAY, LABELS, PIXELS, assert_loaded, idx, write_idx, write_pictures
 
 from distillery.data.real import load_labelled
 from distillery.errors import ConfigError, MissingResourceError, StoreError
 from distillery.types import ImageSpec
+from labelled_files import GRAY, LABELS, PIXELS, assert_loaded, idx, write_idx, write_pictures
 
 LAST = PIXELS.transpose(0, 2, 3, 1)
 
@@ -146,7 +146,7 @@ def test_a_file_that_exists_is_said_for_what_it_is(name: str, said: str, tmp_pat
         ([], MissingResourceError, "is a folder without a file that could be read: give an npz file"),
         ([".DS_Store"], MissingResourceError, r"without a file that could be read \(skipped 1 hidden file \('.DS_Store'\)\)"),
         (["a.csv", "b/c.txt"], ConfigError, r"holds 'a.csv', 'b/c.txt', but no pair of idx files and no folder of images a class"),
-        (["a.png", "b.png"], ConfigError, "holds 'a.png', 'b.png', but no pair"),
+        (["a.png", "b.png"], ConfigError, "holds 'a.png', 'b.png', but no pair .*: move each class's pictures into a folder"),
         (["cifar-10-python.tar.gz"], ConfigError, "unpack 'cifar-10-python.tar.gz' first"),
     ],
 )

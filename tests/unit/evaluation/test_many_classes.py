@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 import torch
-from tests.page_data import made_up_page, made_up_report
 
 from distillery.data.class_names import check_class_names
 from distillery.data.export import folder_names
@@ -30,6 +29,7 @@ from distillery.provenance import Provenance
 from distillery.statistics.extract import RunningMoments
 from distillery.steps.grid import class_grid
 from distillery.types import ImageSpec
+from page_data import made_up_page, made_up_report
 
 K = 10_000
 IMAGES = 40
