@@ -184,6 +184,20 @@ MUTANTS = (
         "plain = _AVERAGED &",
         "tests/unit/models/test_checkpoints.py",
     ),
+    Mutant(
+        "a promised accelerator that is not looked for",
+        "src/distillery/steps/accelerators.py",
+        "if not torch.cuda.is_available():",
+        "if False:",
+        "tests/unit/steps/test_accelerators.py",
+    ),
+    Mutant(
+        "retries whose window ends with the last but one",
+        "pipelines/resources.py",
+        "return (retries + 1) * timeout_seconds",
+        "return retries * timeout_seconds",
+        "tests/pipelines/test_cluster_rules.py",
+    ),
 )
 
 
