@@ -82,7 +82,7 @@ def test_offline_run_without_test_images(desk: Path, tmp_path: Path) -> None:
     (record,) = records(tmp_path)
     assert record["pipeline"] == "generative_distillation"
     assert record["parameters"]["run_overrides"] == {"student.stages.0.epochs": 1}  # type: ignore[index]
-    assert Path(record["results"]["dataset"]["uri"], "manifest.json").is_file()  # type: ignore[index]
+    assert (tmp_path / "store" / record["results"]["dataset"]["place"] / "manifest.json").is_file()  # type: ignore[index]
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])

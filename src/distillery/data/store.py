@@ -358,7 +358,16 @@ def open_reference(folder: Path, teacher_sha256: str = "") -> SyntheticSet:
         CheckpointMismatchError: the set is of another teacher or of a newer version.
         StoreError: the set at its URI is no longer the one that was referred to.
     """
-    return _open_exactly(read_reference(folder), teacher_sha256)
+    return _open_exactly(_nearest(folder, read_reference(folder)), teacher_sha256)
+
+
+def _nearest(folder: Path, reference: SetReference) -> SetReference:
+    """A reference that lies in a store, where older runs kept it, is to the set of that store, also where it was copied."""
+    place = "/".join(reference.uri.split("/")[-2:])
+    for parent in folder.absolute().parents:
+        if place.startswith("sets/") and (parent / place / MANIFEST).is_file():
+            return reference.model_copy(update={"uri": str(parent / place)})
+    return reference
 
 
 def _open_exactly(reference: SetReference, teacher_sha256: str) -> SyntheticSet:

@@ -252,6 +252,8 @@ def edited(store: Store, **changes: object) -> None:
         ({"counts": [2, 2, 3]}, StoreError, "is damaged"),
         ({"num_classes": 4}, StoreError, "is damaged"),
         ({"extra": 1}, StoreError, "is damaged"),
+        ({"config_sha256": "0" * 64}, StoreError, "is damaged .its fields contradict each other"),
+        ({"provenance": HEADER.provenance.to_json() | {"config": {"size": 7}}}, StoreError, "is damaged .its fields contradict each other"),
         ({"shards": []}, StoreError, "is damaged"),
     ],
 )

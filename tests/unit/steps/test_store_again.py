@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from chains import Chain, away, changed, flip
-from distillery.data.store import SyntheticSet, read_reference
+from distillery.data.store import SyntheticSet, open_reference, read_reference
 from distillery.engine.locks import lock
 from distillery.errors import StoreError
 from distillery.models.bundle import load_classifier
@@ -88,6 +88,15 @@ def test_a_store_that_was_moved_into_a_bucket_lists_what_is_there(chain: Chain) 
     row = run.to_json("s3://bucket/store")
     assert [row[name].startswith("s3://bucket/store/") for name in ("student", "evaluation", "set")] == [True] * 3
     assert run.standing == "finished"
+
+
+def test_a_reference_that_an_older_run_kept_is_to_the_set_of_its_store(chain: Chain) -> None:
+    with copied(chain) as copy:
+        kept = Path(copy.store, "checkpoints", "materialize", "key", "outputs", "set")
+        shutil.copytree(chain.folder / chain.run / "set", kept)
+        assert read_reference(kept).uri.startswith(chain.store)
+        assert Path(open_reference(kept).store.uri).is_relative_to(copy.store)
+        assert CliRunner().invoke(app, ["verify", str(kept)]).exit_code == 0
 
 
 def test_work_goes_on_in_the_copy_with_what_lies_there(chain: Chain) -> None:

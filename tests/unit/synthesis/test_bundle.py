@@ -62,6 +62,19 @@ def test_equal_state_gives_equal_bytes(tmp_path: Path) -> None:
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
 
 
+@pytest.mark.parametrize("number", ["000000", "000007"])
+def test_a_state_that_is_not_of_its_tensors_is_refused(number: str, tmp_path: Path) -> None:
+    """Of a bundle of version 1, which holds no hash: one tensor in two places, or in none."""
+    save_synthesizer(tmp_path, content({"a": torch.ones(3), "b": torch.zeros(3)}), PROVENANCE)
+    path = tmp_path / "synthesizer.json"
+    document = {name: value for name, value in json.loads(path.read_text()).items() if name != "document_sha256"}
+    path.write_text(json.dumps({**document, "version": 1}))
+    assert torch.equal(load_synthesizer(tmp_path, TEACHER).state["b"], torch.zeros(3))
+    path.write_text(path.read_text().replace("000001", number))
+    with pytest.raises(StoreError, match="is not of its tensors"):
+        load_synthesizer(tmp_path, TEACHER)
+
+
 def test_refusals(tmp_path: Path) -> None:
     with pytest.raises(MissingResourceError, match="no synthesizer bundle"):
         load_synthesizer(tmp_path, TEACHER)
