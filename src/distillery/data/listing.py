@@ -18,10 +18,13 @@ _HIDDEN = frozenset(
 )
 """What file managers leave in folders and show to nobody; everything that begins with a dot as well."""
 
+_COPIES = ("~", ".bak", ".old", ".orig", ".part", ".partial", ".tmp", ".crdownload", ".swp")
+
 HIDDEN = ("hidden file", "hidden files")
 DEAD_LINK = ("link that leads nowhere", "links that lead nowhere")
 LOOP = ("link back to a folder that it lies in", "links back to a folder that they lie in")
 SPECIAL = ("pipe, socket or device", "pipes, sockets and devices")
+COPY = ("backup or unfinished copy", "backups or unfinished copies")
 NO_PICTURE = ("file that is no picture", "files that are no pictures")
 OUTSIDE = ("picture outside the class folders", "pictures outside the class folders")
 
@@ -49,7 +52,7 @@ class LeftOut:
     def words(self) -> str:
         """`skipped 2 hidden files ('.DS_Store', 'cat/.x') and 1 file that is no picture ('a.txt')`; "" where nothing was."""
         parts = [f"{len(names):,} {kind[len(names) != 1]} ({some(names)})" for kind, names in self.files.items()]
-        return f"skipped {' and '.join(parts)}" if parts else ""
+        return f"skipped {' and '.join([', '.join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)}" if parts else ""
 
 
 @dataclass(frozen=True)
@@ -107,7 +110,9 @@ def choose_pictures(store: Store, keys: Sequence[str], left_out: LeftOut) -> lis
     """Those of the files that are pictures, by the endings of their names or by their first bytes; the others are left out."""
     chosen = []
     for key in keys:
-        if has_picture_ending(key) or is_picture(key, _head(store, key)):
+        if key.lower().endswith(_COPIES):
+            left_out.add(COPY, key)
+        elif has_picture_ending(key) or is_picture(key, _head(store, key)):
             chosen.append(key)
         else:
             left_out.add(NO_PICTURE, key)

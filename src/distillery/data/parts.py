@@ -136,10 +136,17 @@ def role_of(name: str) -> Split | None:
 
 
 def part_named(store: Store, name: str) -> Part | None:
-    """The part of a folder that a path's end means; the folder may hold anything, so files are asked for by name and not listed."""
+    """The part of a folder that a path's end means; the folder may hold anything, so files are asked for by name and not listed.
+
+    Raises:
+        ConfigError: of a pair of files one is missing.
+    """
     found = [key for key in _possible_names(name) if store.exists(key)]
     parts = find_parts(found, below=False) or find_parts(found, below=True)
     exact = [part for part in parts if part.name == name] or [part for part in parts if role_of(part.name) == name]
+    half = next((key for key in found if idx.prefix_of(key) == name), None)
+    if not exact and half:
+        return part_of_file(store, half, f"{store.uri}/{half}")
     return exact[0] if exact else None
 
 

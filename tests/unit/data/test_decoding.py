@@ -198,6 +198,6 @@ def test_other_endings(name: str) -> None:
 def test_a_picture_without_an_ending_is_known_by_its_first_bytes(kind: str) -> None:
     head = saved(RGB, kind)[:16]
     assert is_picture("0001", head)
-    assert is_picture("photo.orig", head)
+    assert is_picture("photo.0001", head)
     assert not is_picture("0001", b"hello, world, it")
     assert not is_picture("a.h5", head)

@@ -7,7 +7,19 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from distillery.data.listing import DEAD_LINK, HIDDEN, LOOP, NO_PICTURE, SPECIAL, LeftOut, choose_pictures, is_hidden, list_files, shown
+from distillery.data.listing import (
+    COPY,
+    DEAD_LINK,
+    HIDDEN,
+    LOOP,
+    NO_PICTURE,
+    SPECIAL,
+    LeftOut,
+    choose_pictures,
+    is_hidden,
+    list_files,
+    shown,
+)
 from distillery.storage import FolderStore, MemoryStore
 
 
@@ -76,15 +88,18 @@ def test_all_files_that_find_counts_are_data_or_left_out(tmp_path: Path) -> None
 
 
 def test_pictures_are_chosen_by_ending_or_first_bytes(tmp_path: Path) -> None:
+    names = ["a.TIF", "b.txt", "c", "d", "d.png.bak", "d.png~"]
     put(tmp_path, "a.TIF", "b.txt", "c")
     Image.new("L", (2, 2)).save(tmp_path / "d", "PNG")
-    store, left_out = MemoryStore(), LeftOut()
-    for name in "a.TIF", "b.txt", "c", "d":
+    store = MemoryStore()
+    for name in names[4:]:
+        (tmp_path / name).write_bytes((tmp_path / "d").read_bytes())
+    for name in names:
         store.write(name, (tmp_path / name).read_bytes())
     for place in (FolderStore(tmp_path), store):
         left_out = LeftOut()
-        assert choose_pictures(place, ["a.TIF", "b.txt", "c", "d"], left_out) == ["a.TIF", "d"]
-        assert left_out.files == {NO_PICTURE: ["b.txt", "c"]}
+        assert choose_pictures(place, names, left_out) == ["a.TIF", "d"]
+        assert left_out.files == {NO_PICTURE: ["b.txt", "c"], COPY: ["d.png.bak", "d.png~"]}
 
 
 def test_what_is_left_out_is_counted_whole_and_named_in_part() -> None:
@@ -93,9 +108,11 @@ def test_what_is_left_out_is_counted_whole_and_named_in_part() -> None:
     for number in range(1200):
         left_out.add(NO_PICTURE, f"{number}.txt")
     left_out.add(HIDDEN, ".x")
-    assert len(left_out) == 1201
+    left_out.add(DEAD_LINK, "y")
+    assert len(left_out) == 1202
     assert left_out.words() == (
-        "skipped 1,200 files that are no pictures ('0.txt', '1.txt', '2.txt' and 1,197 more) and 1 hidden file ('.x')"
+        "skipped 1,200 files that are no pictures ('0.txt', '1.txt', '2.txt' and 1,197 more), 1 hidden file ('.x') and "
+        "1 link that leads nowhere ('y')"
     )
 
 

@@ -48,6 +48,12 @@ def test_several_data_sets_below_are_named(tmp_path: Path) -> None:
         load_labelled(str(tmp_path))
 
 
+def test_half_a_pair_by_its_prefix_is_said(tmp_path: Path) -> None:
+    (tmp_path / "t10k-images-idx3-ubyte").write_bytes(idx(GRAY))
+    with pytest.raises(ConfigError, match=r"t10k-images-idx3-ubyte' has no file of labels beside it"):
+        load_labelled(f"{tmp_path}/t10k")
+
+
 def test_a_file_and_its_gzip_are_one(tmp_path: Path) -> None:
     write_idx(tmp_path, "t10k-", packed=False)
     (tmp_path / "t10k-images-idx3-ubyte.gz").write_bytes(gzip.compress(idx(GRAY))[:9])
@@ -176,7 +182,7 @@ def test_what_class_folders_hold_beside_pictures_is_said(tmp_path: Path, caplog:
     found = load_labelled(str(tmp_path), ["cat", "dog"])
     assert found.labels.tolist() == [0, 0, 1]
     assert found.notes == (
-        "skipped 2 hidden files ('.DS_Store', 'cat/.ipynb_checkpoints/a.png') and 3 files that are no pictures "
+        "skipped 2 hidden files ('.DS_Store', 'cat/.ipynb_checkpoints/a.png'), 3 files that are no pictures "
         "('cat/notes.txt', 'classes.txt', 'mouse/readme.md') and 1 picture outside the class folders ('beside.png')",
         "no picture in 'empty', 'mouse'",
         "folders 'Cat', 'cat' are one class",
