@@ -276,6 +276,12 @@ def test_remote_bundle_is_copied_once_and_verified(tmp_path: Path, monkeypatch: 
     load_classifier(fetched, sha256)
     store.delete("weights.safetensors")
     assert fetch_bundle("memory://teacher", tmp_path / "cache") == fetched
+    store.write("weights.safetensors", (fetched / "weights.safetensors").read_bytes())
+    for name in ("weights.safetensors", "bundle.json"):  # a copy that was damaged is fetched again
+        whole = (fetched / name).read_bytes()
+        (fetched / name).write_bytes(whole[:-9] + b"x" + whole[-8:])
+        assert fetch_bundle("memory://teacher", tmp_path / "cache") == fetched
+        load_classifier(fetched, sha256)
     store.write("weights.safetensors", b"damaged")
     with pytest.raises(StoreError, match="damaged"):
         fetch_bundle("memory://teacher", tmp_path / "other")

@@ -109,6 +109,23 @@ CASES = {
         lambda made: (made.set("k"), made.store.write("sets/k/shards/stray.safetensors", b"x")), ("sets/k/shards/stray.safetensors",)
     ),
     "set with a damaged manifest": Case(lambda made: (made.set("k"), made.store.write("sets/k/manifest.json", b"{"))),
+    "set of which a shard is gone": Case(
+        lambda made: (
+            made.set("k"),
+            made.store.delete(f"sets/k/shards/{digest('k 0')}.safetensors"),
+            made.store.write("sets/k/shards/stray.safetensors", b"x"),
+        )
+    ),
+    "outputs beside one that is gone": Case(
+        lambda made: (
+            of_run("finished", lambda made: made.finished("train_student", "k", synthesizer="a"))(made),
+            [made.store.delete(key) for key in made.store.list(f"{RESULT}/outputs")],
+            made.store.write(OTHERS, b"x"),
+        )
+    ),
+    "finished work that nobody names beside a damaged set": Case(
+        lambda made: (made.finished("train_generator", "k"), made.set("j"), made.store.write("sets/j/manifest.json", b"{"))
+    ),
     "student of nobody": Case(lambda made: made.student("s")),
     "half a student": Case(lambda made: made.student("s", whole=False), ("students/",)),
     "half a student while a run ends": Case(of_run("running", lambda made: made.student("s", whole=False))),
