@@ -167,7 +167,7 @@ def sampled(data: bytes, name: str, samples: int = SAMPLES) -> Iterator[bytes]:
 
 def every_byte(data: bytes) -> Iterator[bytes]:
     for position in range(len(data)):
-        for mask in (1, 2, 16, 32, 128, 255):
+        for mask in (1, 128):
             yield data[:position] + bytes([data[position] ^ mask]) + data[position + 1 :]
 
 
@@ -358,4 +358,4 @@ def test_every_byte_of_the_small_files(kind: str, left: Left) -> None:
     pattern, readers = readers_of(left)[kind]
     path = left.find(pattern)
     data = path.read_bytes()
-    check(path, readers, every_byte(data) if len(data) <= SMALL else sampled(data, f"soak {kind}", 20_000))
+    check(path, readers, every_byte(data) if len(data) <= SMALL else sampled(data, f"soak {kind}", 4_000))
