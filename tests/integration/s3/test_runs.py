@@ -103,7 +103,7 @@ def test_the_command_line_runs_on_a_bucket(real_bucket: str, teacher: Path, tmp_
     for name in ("bundle.json", "weights.safetensors"):
         (folder / name).write_bytes(store.read(f"{results['student']}/{name}"))
     assert f"students/{read_bundle(folder)[1]}" == results["student"]
-    assert torch.numel(SyntheticSet.open(results["dataset"]["uri"]).load().images) > 0
+    assert torch.numel(SyntheticSet.open(f"{store.uri}/{results['dataset']['place']}").load().images) > 0
 
 
 def test_a_server_that_is_not_there_is_told_at_once(tmp_path: Path, teacher: Path) -> None:

@@ -95,11 +95,12 @@ def runner(path: Path) -> Callable[[Tensor], Tensor]:
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_thousand_images_give_the_logits_of_the_bundle(name: str, tmp_path: Path) -> None:
+def test_many_images_give_the_logits_of_the_bundle(name: str, tmp_path: Path) -> None:
     write_bundle(tmp_path / "b", name, ARCHITECTURES[name])
     files = export_student(tmp_path / "b", tmp_path / "out")
     classifier = load_classifier(tmp_path / "b").freeze()
-    batches = random_images(1000, classifier.spec.shape).split([1, 3, *[64] * 15, 36])
+    count = 1000 if name == "resnet8" else 100  # an image more is another try at the same formulas
+    batches = random_images(1000, classifier.spec.shape)[:count].split([1, 3, *[32] * ((count - 4) // 32), (count - 4) % 32])
     expected = torch.cat([classifier(batch.float() / 255) for batch in batches])
     assert expected.std(0).max() > 1e-2, "images that the network cannot tell apart prove nothing"
     for format, tolerance in TOLERANCES.items():
@@ -107,7 +108,7 @@ def test_thousand_images_give_the_logits_of_the_bundle(name: str, tmp_path: Path
             run = runner(tmp_path / "out" / file_name(format, input))
             found = torch.cat([run(batch if input == "uint8" else batch.float() / 255) for batch in batches])
             assert found.dtype == torch.float32
-            assert found.shape == (1000, 10)
+            assert found.shape == (count, 10)
             largest = (found - expected).abs().max().item()
             logging.getLogger(__name__).info("%s %s %s: %.2e of %.1f", name, format, input, largest, expected.abs().max())
             assert largest <= tolerance * max(1.0, expected.abs().max().item())
