@@ -20,6 +20,7 @@ _PATTERNS = {
         "-+.0123456789",
     ),
 }
+_LINE_ENDS = {"\x85", "\u2028", "\u2029"}
 _BASES = {"0o": 8, "0x": 16, "0b": 2}
 
 
@@ -106,7 +107,12 @@ class _Writer(yaml.SafeDumper):
     def ignore_aliases(self, data: Any) -> bool:
         return True
 
+    def represent_text(self, text: str) -> Any:
+        """Escape Unicode's rare line ends, which PyYAML would write as they are and read back as a space."""
+        return self.represent_scalar("tag:yaml.org,2002:str", text, style='"' if _LINE_ENDS & set(text) else None)
+
 
 _READER = _reader()
+_Writer.add_representer(str, _Writer.represent_text)
 for _tag, (_pattern, _first) in _compiled().items():
     _Writer.add_implicit_resolver(_tag, _pattern, _first)

@@ -75,6 +75,12 @@ LEAF = st.one_of(WORD, st.integers(), st.floats(allow_nan=False), st.booleans(),
 VALUE = st.recursive(LEAF, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(WORD, inner, max_size=3), max_leaves=6)
 
 
+@pytest.mark.parametrize("text", ["\x85", "a\x85b", " \u2028", "\u2029\n", "\r", "\ufeff", "\x00\x7f", "\xa0"])
+def test_text_with_rare_characters_is_read_back(text: str) -> None:
+    for value in (text, [text], {text: text}):
+        assert read_yaml(write_yaml(value)) == value
+
+
 @given(VALUE)
 def test_what_is_written_is_read_back(value: Any) -> None:
     for style in ({}, {"default_flow_style": True, "width": 10_000}):
