@@ -1,5 +1,6 @@
 """Networks of a few channels as users write them, right ones and wrong ones; named in tests as `toy_networks:NAME`."""
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -325,6 +326,42 @@ class GradientsOff(Pooled):
     def __init__(self, num_classes: int = 3) -> None:
         torch.set_grad_enabled(False)
         super().__init__(num_classes)
+
+
+class Sparse(Pooled):
+    """Answers in a layout that no loss takes."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).to_sparse()
+
+
+class Elsewhere(Pooled):
+    """Answers on another device."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).to("meta")
+
+
+class Masked(Pooled):
+    """Rules a class out by infinity."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) + torch.tensor([0.0, 0.0, -torch.inf])
+
+
+class NoWeights(Pooled):
+    """Does not say what it is made of."""
+
+    def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]:
+        raise RuntimeError("no parameters")
+
+
+class DoubleInForward(Pooled):
+    """Sets the whole process to double precision whenever it is run."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        torch.set_default_dtype(torch.float64)
+        return super().forward(x)
 
 
 class GradientsOffInForward(Pooled):

@@ -217,10 +217,14 @@ def main() -> int:
 
 
 def copy_tree(copy: Path) -> None:
-    """Sources, tests and their configuration."""
+    """Sources, tests and their configuration; and `distillery_kfp`, which an installation would map to the original's folders."""
     for name in COPIED:
         shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
     shutil.copy(ROOT / "pyproject.toml", copy)
+    platform = copy / "platform" / "distillery_kfp"
+    platform.mkdir(parents=True)
+    for name in ("components", "images", "pipelines"):
+        (platform / name).symlink_to(copy / name)
 
 
 def is_caught(copy: Path, mutant: Mutant) -> bool:
@@ -241,8 +245,12 @@ def is_caught(copy: Path, mutant: Mutant) -> bool:
 
 def run_tests(copy: Path, paths: list[str]) -> tuple[int, str]:
     """Run tests against the copy's own sources, never the installed ones."""
-    environment = {**os.environ, "PYTHONPATH": str(copy / "src"), "PYTHONDONTWRITEBYTECODE": "1"}
-    check = "import distillery, pathlib, sys; sys.exit(not pathlib.Path(distillery.__file__).is_relative_to(sys.argv[1]))"
+    path = os.pathsep.join([str(copy / "src"), str(copy / "platform")])
+    environment = {**os.environ, "PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"}
+    check = (
+        "import distillery, distillery_kfp.pipelines as pipelines, pathlib, sys; "
+        "sys.exit(not all(pathlib.Path(part.__file__).is_relative_to(sys.argv[1]) for part in (distillery, pipelines)))"
+    )
     subprocess.run([sys.executable, "-c", check, str(copy)], cwd=copy, env=environment, check=True)
     command = [sys.executable, "-m", "pytest", "-x", "-q", "--no-header", "-p", "no:cacheprovider", *paths]
     done = subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True)

@@ -277,7 +277,7 @@ def _parameters(factory: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
 
 
 def _build_foreign(architecture: Architecture, num_classes: int) -> "nn.Module":
-    with _kept_settings():
+    with kept_settings():
         factory = import_factory(architecture.name)
     parameters = _parameters(factory)
     open_ended = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
@@ -296,19 +296,21 @@ def _call(factory: Callable[..., Any], architecture: Architecture, given: dict[s
     taken = sorted(set(given) & set(architecture.arguments))
     if taken:
         raise ConfigError(f"Argument {taken[0]!r} of {architecture.name} is set by us from the images and classes: leave it out.")
-    with guarded(f"{architecture.name} cannot be built with arguments {architecture.arguments}", "correct them"), _kept_settings():
+    with guarded(f"{architecture.name} cannot be built with arguments {architecture.arguments}", "correct them"), kept_settings():
         network = factory(**given, **architecture.arguments)
     if not isinstance(network, nn.Module):
         raise ConfigError(f"{architecture.name} gave a {type(network).__name__}: name a callable that returns a torch.nn.Module.")
     advice = "leave state_dict() and named_modules() of nn.Module as they are"
     with guarded(f"The parts and weights of {architecture.name} cannot be listed", advice):  # what works once is not guarded again
         list(network.named_modules())
+        list(network.parameters())
+        list(network.buffers())
         network.state_dict()
     return network
 
 
 @contextmanager
-def _kept_settings() -> Iterator[None]:
+def kept_settings() -> Iterator[None]:
     """Undo what a script of somebody's sets for the whole process: gradients off, or another default dtype."""
     import torch
 

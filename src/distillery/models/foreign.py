@@ -95,7 +95,9 @@ def read_checkpoint(path: Path) -> Found:
     found = flatten(value)
     if not found.weights:
         keys = listed([str(key) for key in value])
-        raise ConfigError(f"{str(path)!r} holds no tensors under {keys}: put the weights under state_dict or model, or at the top.")
+        raise ConfigError(
+            f"{str(path)!r} holds no tensors under {keys or 'any key'}: put the weights under state_dict or model, or at the top."
+        )
     return found
 
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from distillery.errors import ConfigError
 from distillery.foreign_code import guarded
-from distillery.models.catalog import Architecture, build_network
+from distillery.models.catalog import Architecture, build_network, kept_settings
 from distillery.models.neighbours import check_neighbours
 from distillery.models.rebuilt import check_rebuilt
 from distillery.precision import exact
@@ -214,13 +214,16 @@ def _try_bfloat16(classifier: Classifier, name: str, runtime: Runtime, train: bo
     return f"Under autocast to bfloat16 {failed.rstrip('.')}; set precision: float32 in the recipe." if failed else ""
 
 
+_BACKWARD = "take out what changes tensors in place, and hooks that fail"
+
+
 def _forward(classifier: Classifier, name: str, images: Tensor) -> Tensor:
     """Logits (N, K), checked; the network is called by itself, so that its failure is told in the words of a trial."""
     n, size = len(images), "x".join(str(side) for side in images.shape[1:])
     mode = " in train mode" if classifier.training else ""
     apart = f" in a batch of {n}, though not of {_BATCHES[0]}" if n != _BATCHES[0] else ""
     advice = "make it independent of the batch size" if apart else "check channels, height and width, and that it takes float32"
-    with guarded(f"{name} fails on images of {size}{mode}{apart}", advice):
+    with guarded(f"{name} fails on images of {size}{mode}{apart}", advice), kept_settings():
         logits = classifier.network(classifier.prepare(classifier.arrange(images)))
     expected = (n, classifier.num_classes)
     if not isinstance(logits, Tensor):
@@ -233,8 +236,14 @@ def _forward(classifier: Classifier, name: str, images: Tensor) -> Tensor:
         raise ConfigError(f"{name} gives {tuple(logits.shape)} for {n} images of {size}{mode}, not logits of {expected}: {advice}.")
     if not logits.is_floating_point():
         raise ConfigError(f"{name} gives logits of {logits.dtype}{mode}, not of floating point: return them before argmax or rounding.")
+    if logits.layout != torch.strided or logits.device.type != images.device.type:
+        found = f"{str(logits.layout).removeprefix('torch.')} logits on {logits.device.type}"
+        raise ConfigError(f"{name} gives {found}{mode} for images on {images.device.type}: return dense logits where the images are.")
     if logits.device.type != "meta" and not torch.isfinite(logits).all():
-        raise ConfigError(f"{name} gives logits that are not finite{mode}: the checkpoint is damaged or belongs to another network.")
+        raise ConfigError(
+            f"{name} gives logits that are not finite{mode}: the checkpoint is damaged or of another network, or classes are masked with "
+            "infinity, where a large negative number would do."
+        )
     return logits
 
 
@@ -248,7 +257,7 @@ def _to_images(classifier: Classifier, name: str, images: Tensor) -> tuple[str, 
         shown = logits.detach().float().cpu()
         if not logits.requires_grad:
             return "it cuts its logits off (no_grad, detach or a conversion within forward)", shown
-        with guarded(f"{name} fails as gradients go back to its images", "take out what changes tensors in place"):
+        with guarded(f"{name} fails as gradients go back to its images", _BACKWARD):
             (gradient,) = torch.autograd.grad(_projected(logits), images, allow_unused=True)
     except ConfigError as error:
         return str(error).rstrip("."), shown
@@ -272,7 +281,7 @@ def _train(classifier: Classifier, name: str, images: Tensor) -> None:
     try:
         for weight in weights:
             weight.grad = None
-        with guarded(f"{name} fails as gradients go back to its weights", "take out what changes tensors in place"):
+        with guarded(f"{name} fails as gradients go back to its weights", _BACKWARD):
             _projected(logits).backward()
         gradients = [weight.grad for weight in weights]
     finally:

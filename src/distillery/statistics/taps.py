@@ -1,5 +1,6 @@
 """Scoped taps: read what flows into a module by its path, visit by visit, and leave nothing behind."""
 
+import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -34,9 +35,9 @@ class Taps:
         self._seen.clear()
         self._counts.clear()
 
-    def note(self, path: str, args: Sequence[Any], kwargs: dict[str, Any]) -> None:
-        """Take a visit down; its input is the first tensor among its arguments."""
-        tensor = next((item for item in (*args, *kwargs.values()) if isinstance(item, Tensor)), None)
+    def note(self, path: str, first: str, args: Sequence[Any], kwargs: dict[str, Any]) -> None:
+        """Take a visit down; its input is the first tensor among its arguments, in the order of the signature that begins with `first`."""
+        tensor = next((item for item in (*args, kwargs.get(first), *kwargs.values()) if isinstance(item, Tensor)), None)
         self._counts[path] = self._counts.get(path, 0) + 1
         self._seen[visit_key(path, self._counts[path])] = (tensor, _version(tensor))
 
@@ -87,10 +88,17 @@ def tap_inputs(module: nn.Module, paths: Sequence[str]) -> Iterator[Taps]:
     taps = Taps()
     with ExitStack() as stack:
         for path in paths:
-            stack.enter_context(_before_forward(known[path], partial(taps.note, path)))
+            stack.enter_context(_before_forward(known[path], partial(taps.note, path, _first_parameter(known[path]))))
         stack.enter_context(_before_forward(module, lambda args, kwargs: taps.clear()))
         stack.callback(taps.clear)
         yield taps
+
+
+def _first_parameter(module: nn.Module) -> str:
+    try:
+        return next(iter(inspect.signature(module.forward).parameters), "")
+    except (TypeError, ValueError):  # a script has none
+        return ""
 
 
 @contextmanager

@@ -47,6 +47,9 @@ REFUSED = {
     "TooDeep": r"fails on images of 3x8x8 \(RuntimeError: Calculated padded input size.*\): check channels, .* float32\.$",
     "Classes": "gives logits of torch.int64, not of floating point",
     "Full": r"for want of memory \(OutOfMemoryError: CUDA out of memory\. Tried.*\): lower the batch size",
+    "Sparse": r"gives sparse_coo logits on cpu for images on cpu: return dense logits",
+    "Elsewhere": r"gives strided logits on meta for images on cpu: return dense logits",
+    "Masked": r"logits that are not finite: .*masked with infinity",
     "Silent": r"fails on images of 3x8x8 \(Unprintable\): check",
 }
 
@@ -70,6 +73,7 @@ STUDENTS = {
     "CutInTraining": "cuts its logits off from its weights in train mode",
     "Softmaxed": "gives probabilities, not logits",
     "HiddenParts": r"^The parts and weights of toy_networks:HiddenParts cannot be listed \(Unprintable\)",
+    "NoWeights": r"^The parts and weights of toy_networks:NoWeights cannot be listed \(RuntimeError: no parameters\)",
     "NoState": r"^The parts and weights of toy_networks:NoState cannot be listed \(Unprintable\)",
     "NoModes": r"cannot change between train and eval mode \(Unprintable\)",
     "NoMoves": r"cannot be put on cpu in eval mode \(Unprintable\)",
@@ -87,6 +91,8 @@ def test_a_student_is_tried_in_train_mode(name: str) -> None:
 
 def test_what_code_of_others_sets_for_the_process_is_undone() -> None:
     assert try_architecture(Architecture(name="toy_networks:GradientsOff"), SPEC, 3) == "channels_last"
+    settle(classifier("DoubleInForward"), "mine")
+    assert torch.get_default_dtype() == torch.float32
     assert torch.is_grad_enabled()
     assert settle(classifier("GradientsOffInForward"), "mine").blocked
     assert torch.is_grad_enabled()

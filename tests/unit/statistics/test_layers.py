@@ -136,6 +136,18 @@ def test_a_layer_is_visited_however_it_is_called(way: str) -> None:
     torch.testing.assert_close(gradient, torch.autograd.grad(wanted, images)[0], atol=1e-6, rtol=1e-4)
 
 
+class Weighted(nn.BatchNorm2d):
+    """Takes a second tensor, that callers may name first."""
+
+    def forward(self, input: Tensor, weight: Tensor | None = None) -> Tensor:
+        return super().forward(input)
+
+
+def test_of_two_keywords_the_features_are_the_input() -> None:
+    teacher = classifier(Net(Weighted(4), lambda net, value: net.norm(weight=torch.zeros(3), input=value)))
+    assert find_layers(teacher).visits == ("network.norm",)
+
+
 @pytest.mark.parametrize("wrap", [nn.ModuleList, lambda parts: nn.ModuleDict({str(i): part for i, part in enumerate(parts)})])
 def test_layers_in_containers_are_visited(wrap: Callable[[list[nn.Module]], nn.Module]) -> None:
     def each(net: Net, value: Tensor) -> Tensor:
