@@ -15,8 +15,6 @@ FIRST_WAIT_SECONDS, WAIT_FACTOR = 60, 2.0
 """Before the first retry, and how much longer each further wait is."""
 QUEUE_SECONDS = 24 * 3600
 """How long each attempt may wait for a node, beyond its time limit, which counts from the pod's start only."""
-AMOUNTS = ("k8s_cpu_limit", "k8s_cpu_request", "k8s_gpu_limit", "k8s_gpu_type", "k8s_memory_limit", "k8s_memory_request")
-"""Fields behind the resources of a task; texts, all of them, because the backend reads a number as nothing."""
 
 
 def for_plan(form: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,12 +7,15 @@ from typing import Any
 
 import pytest
 
+from distillery.recipes.placement import PLACEMENT
 from distillery_kfp.pipelines.compile import compile_documents
 from distillery_kfp.pipelines.compiled import Compiled
 from distillery_kfp.pipelines.form import ALL
 from distillery_kfp.pipelines.lint import broken_rules
-from distillery_kfp.pipelines.resources import AMOUNTS, retry_window
+from distillery_kfp.pipelines.resources import retry_window
 
+AMOUNTS = [name for name in PLACEMENT if name not in ("k8s_gpu_node_selector", "k8s_gpu_tolerations")]
+"""Fields behind the resources of a task; texts, all of them, because the backend reads a number as nothing."""
 Break = Callable[[dict[str, Any], dict[str, Any]], Any]
 
 

@@ -278,11 +278,6 @@ def read_origin(path: Path) -> Provenance:
     return _open(path).provenance
 
 
-def parse_report(data: bytes, where: str) -> EvaluationReport:
-    """A report's file; raises as `load_report` does."""
-    return _parse(FORMAT.read(data, where))
-
-
 _SOURCES: dict[str, str] = {
     "test set": "test set",
     "held-out synthetic": "held-out synthetic (no test set: agreement only)",

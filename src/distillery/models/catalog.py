@@ -136,9 +136,8 @@ def own_sources(*architectures: Architecture) -> dict[str, str]:
     Raises:
         ConfigError: no such module.
     """
-    foreign = [architecture.name.partition(":") for architecture in architectures if ":" in architecture.name]
-    names = sorted({path.partition(".")[0] for path, _, _ in foreign if path not in PACKAGES})
-    return {name: _hash_module(name) for name in names}
+    foreign = filter(is_foreign, (architecture.name for architecture in architectures))
+    return {name: _hash_module(name) for name in sorted({re.split("[.:]", path)[0] for path in foreign})}
 
 
 def code_of_others(*architectures: Architecture) -> dict[str, Any]:

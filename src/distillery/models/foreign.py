@@ -1,7 +1,7 @@
 """Weights that somebody else wrote: read without unpickling objects, matched to a network, tried once."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -50,11 +50,14 @@ def import_checkpoint(
     """
     check_constants(spec)
     with allow_named(architecture.name):
-        network = build_network(architecture, spec, len(class_names))
+        return _import(path, architecture, spec, class_names, weights)
+
+
+def _import(path: Path, architecture: Architecture, spec: ImageSpec, class_names: tuple[str, ...], weights: str) -> Classifier:
+    network = build_network(architecture, spec, len(class_names))
     classifier = Classifier(network, spec, class_names)
     taken = select(read_checkpoint(path), network.state_dict(), weights)
-    with allow_named(architecture.name):
-        _check_fit(taken.weights, network, path, architecture, len(class_names))
+    _check_fit(taken.weights, network, path, architecture, len(class_names))
     for sentence in taken.told:
         _log.warning(sentence)
     with guarded(f"{architecture.name} does not take the weights of {str(path)!r}", "check architecture and arguments"):
@@ -63,8 +66,7 @@ def import_checkpoint(
     for finding in judge(found, architecture.name):
         _log.warning(finding)
     if not (found.random or found.written):
-        with allow_named(architecture.name):
-            check_rebuilt(classifier.eval(), architecture, probe_images(spec.shape))
+        check_rebuilt(classifier.eval(), architecture, probe_images(spec.shape))
     return classifier.eval()
 
 
@@ -118,12 +120,12 @@ def _check_fit(weights: Mapping[str, Tensor], network: nn.Module, path: Path, ar
     kinds = [name for name, item in weights.items() if name in expected and expected[name].is_floating_point() > item.is_floating_point()]
     if not (missing or unexpected or shapes or kinds):
         return
-    classes = _class_count(shapes, num_classes)
+    classes = _other_count(shapes.values(), num_classes)
     if classes and not (missing or unexpected):
         raise ConfigError(
             f"{str(path)!r} has {classes} classes, but {num_classes} class names were given: name its {classes} classes in order."
         )
-    if (built := _built_for(shapes, num_classes)) and not (missing or unexpected):
+    if (built := _other_count([(wanted, found) for found, wanted in shapes.values()], num_classes)) and not (missing or unexpected):
         argument = class_argument(architecture)
         advice = f"give --argument {argument}={num_classes}" if argument else "give the argument of its class count"
         raise ConfigError(f"{architecture.name} builds {built} classes by itself, but {str(path)!r} has {num_classes}: {advice}.")
@@ -137,15 +139,14 @@ def _check_fit(weights: Mapping[str, Tensor], network: nn.Module, path: Path, ar
     )
 
 
-def _class_count(shapes: Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]], num_classes: int) -> int:
-    """The checkpoint's class count where that alone explains every mismatch, else 0."""
-    counts = {found[0] for found, wanted in shapes.values() if found and found[1:] == wanted[1:] and wanted[0] == num_classes}
-    explained = all(found and found[1:] == wanted[1:] and wanted[0] == num_classes for found, wanted in shapes.values())
-    return counts.pop() if explained and len(counts) == 1 and len(shapes) <= 2 else 0
+def _other_count(shapes: Iterable[tuple[tuple[int, ...], tuple[int, ...]]], num_classes: int) -> int:
+    """The class count of those that have not the right one, where that alone explains every mismatch; else 0.
 
-
-def _built_for(shapes: Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]], num_classes: int) -> int:
-    """The network's class count where the checkpoint has the right one, and that alone explains every mismatch; else 0."""
-    counts = {wanted[0] for found, wanted in shapes.values() if found and wanted and found[0] == num_classes and found[1:] == wanted[1:]}
-    explained = all(found and wanted and found[0] == num_classes and found[1:] == wanted[1:] for found, wanted in shapes.values())
-    return counts.pop() if explained and len(counts) == 1 and len(shapes) <= 2 else 0
+    Args:
+        shapes: of each tensor that does not fit, the one with another count and the one with `num_classes`.
+        num_classes: the right one.
+    """
+    pairs = list(shapes)
+    explained = all(other and right and other[1:] == right[1:] and right[0] == num_classes for other, right in pairs)
+    counts = {other[0] for other, _ in pairs if other}
+    return counts.pop() if explained and len(counts) == 1 and len(pairs) <= 2 else 0

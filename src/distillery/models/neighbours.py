@@ -27,7 +27,7 @@ def check_neighbours(classifier: Classifier, name: str, images: Tensor, alone: T
         ConfigError: naming the module that mixes images, where one does.
     """
     close = _tolerance(classifier)
-    if _same(alone, among[:1], close):
+    if is_close(alone, among[:1], close):
         return
     raise ConfigError(
         f"{name} answers otherwise for an image with other images beside it in the batch ({_culprit(classifier, images, close)}): "
@@ -41,7 +41,7 @@ def _culprit(classifier: Classifier, images: Tensor, close: float) -> str:
     modules = dict(classifier.network.named_modules())
     single, several = _flow(classifier, modules, images[:1]), _flow(classifier, modules, images)
     for (path, before, after), (_, before_among, after_among) in zip(single, several, strict=False):
-        if _same(before, before_among, close) and not _same(after, after_among, close):
+        if is_close(before, before_among, close) and not is_close(after, after_among, close):
             module = modules[path]
             bare = isinstance(module, _NormBase) and module.running_mean is None
             layer = (
@@ -70,7 +70,8 @@ def _flow(classifier: Classifier, modules: dict[str, nn.Module], images: Tensor)
     return found
 
 
-def _same(one: Tensor, other: Tensor, close: float) -> bool:
+def is_close(one: Tensor, other: Tensor, close: float) -> bool:
+    """Whether two tensors have one shape and differ nowhere by more than a share `close` of the first's largest value."""
     one, other = one.double().cpu(), other.double().cpu()
     return one.shape == other.shape and torch.allclose(one, other, rtol=0, atol=close * float(one.abs().max()))
 

@@ -5,7 +5,9 @@ from torch import Tensor
 
 from distillery.errors import ConfigError
 from distillery.foreign_code import guarded
+from distillery.models.allowance import is_foreign
 from distillery.models.catalog import Architecture, build_network
+from distillery.models.neighbours import is_close
 from distillery.models.versions import Weights
 from distillery.seeding import seeded
 from distillery.types import Classifier
@@ -24,7 +26,7 @@ def check_rebuilt(classifier: Classifier, architecture: Architecture, images: Te
     Raises:
         ConfigError: it keeps something that enters its answers outside its state dict.
     """
-    if architecture.name.partition(":")[0] in (architecture.name, "torchvision", "timm"):
+    if not is_foreign(architecture.name):
         return
     with seeded(1, "rebuilt"):
         network = build_network(architecture, classifier.spec, classifier.num_classes)
@@ -32,8 +34,8 @@ def check_rebuilt(classifier: Classifier, architecture: Architecture, images: Te
         network.load_state_dict(Weights.written_by(network, classifier.network.state_dict()))
     other = Classifier(network, classifier.spec, classifier.class_names, classifier.memory_format).to(images.device).eval()
     with torch.no_grad():
-        first, second = (each(each.arrange(images)).double() for each in (classifier, other))
-    if not torch.allclose(first, second, rtol=0, atol=_CLOSE * float(first.abs().max())):
+        first, second = (each(each.arrange(images)) for each in (classifier, other))
+    if not is_close(first, second, _CLOSE):
         raise ConfigError(
             f"{architecture.name} gives other logits when it is built again with the same weights, so something beside its state dict "
             "enters them: keep layers in nn.ModuleList or nn.ModuleDict instead of plain lists, random tensors in persistent buffers."

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from distillery.errors import ConfigError
 from distillery.foreign_code import guarded
 from distillery.models.catalog import Architecture, build_network, kept_settings
-from distillery.models.neighbours import check_neighbours
+from distillery.models.neighbours import check_neighbours, is_close
 from distillery.models.rebuilt import check_rebuilt
 from distillery.precision import exact
 from distillery.runtime import Runtime
@@ -18,6 +18,7 @@ from distillery.types import Classifier, ImageSpec, MemoryFormat
 
 FLOAT32 = Runtime(torch.device("cpu"), "float32", 1)
 _BATCHES = (2, 1, 3)
+_BACKWARD = "take out what changes tensors in place, and hooks that fail"
 _ONE = 1e-4  # how near to 1 a sum of probabilities is
 _CLOSE = 1e-3  # of the largest logit; another order of summation stays far below
 
@@ -182,7 +183,7 @@ def _try(classifier: Classifier, order: MemoryFormat, name: str, runtime: Runtim
             _train(classifier, name, images)
     except ConfigError as error:
         return error
-    random = again is not None and not _close(again, logits[2])
+    random = again is not None and not is_close(again, logits[2], _CLOSE)
     return Trial(order, logits, blocked, random)
 
 
@@ -212,9 +213,6 @@ def _try_bfloat16(classifier: Classifier, name: str, runtime: Runtime, train: bo
     except ConfigError as error:
         failed = str(error)
     return f"Under autocast to bfloat16 {failed.rstrip('.')}; set precision: float32 in the recipe." if failed else ""
-
-
-_BACKWARD = "take out what changes tensors in place, and hooks that fail"
 
 
 def _forward(classifier: Classifier, name: str, images: Tensor) -> Tensor:
@@ -309,18 +307,14 @@ def _choose(classifier: Classifier, fast: Trial | ConfigError, name: str, runtim
         images = probe_images(classifier.spec.shape).to(runtime.device)
         with seeded(0, "trial"), torch.no_grad():
             logits = _forward(classifier, name, images[: _BATCHES[0]]).float().cpu()
-        if fast.random or _close(fast.logits[_BATCHES[0]], logits):
+        if fast.random or is_close(fast.logits[_BATCHES[0]], logits, _CLOSE):
             return fast
     plain = _try(classifier, "contiguous", name, runtime, train)
     if isinstance(plain, ConfigError):
         raise plain
-    if isinstance(fast, Trial) and plain.blocked and (fast.random or _close(fast.logits[_BATCHES[0]], plain.logits[_BATCHES[0]])):
+    if isinstance(fast, Trial) and plain.blocked and (fast.random or is_close(fast.logits[_BATCHES[0]], plain.logits[_BATCHES[0]], _CLOSE)):
         return fast
     return plain
-
-
-def _close(one: Tensor, other: Tensor) -> bool:
-    return torch.allclose(one, other, rtol=0, atol=_CLOSE * float(one.abs().max()))
 
 
 def _state(classifier: Classifier) -> dict[str, Tensor]:

@@ -24,12 +24,6 @@ class Weights(OrderedDict[str, Tensor]):
         self._metadata: dict[str, Any] = {path: entry for path, entry in known if isinstance(path, str) and isinstance(entry, Mapping)}
 
     @classmethod
-    def of(cls, state: Mapping[str, Any]) -> Self:
-        """The tensors of a state dict, with its versions where it has any."""
-        tensors = {str(key): item for key, item in state.items() if isinstance(item, Tensor)}
-        return cls(tensors, getattr(state, "_metadata", None))
-
-    @classmethod
     def written_by(cls, module: nn.Module, tensors: Mapping[str, Tensor]) -> Self:
         """Tensors that such a module wrote itself, in a format without versions: they are of the version that it has."""
         return cls(tensors, getattr(module.state_dict(), "_metadata", None))

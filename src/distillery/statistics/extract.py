@@ -86,7 +86,7 @@ def global_moments(classifier: Classifier, teacher_sha256: str) -> Moments:
     Raises:
         ConfigError: the teacher has no layer with moments, see `find_layers`.
     """
-    found = {key: _statistics(classifier, key) for key in _visits(classifier)}
+    found = _visits(classifier)
     mean = {key: value[0].detach().clone() for key, value in found.items()}
     variance = {key: value[1].detach().clone() for key, value in found.items()}
     return Moments("global", mean, variance, teacher_sha256)
@@ -110,42 +110,43 @@ def class_moments(classifier: Classifier, images: Tensor, labels: Tensor, teache
         ConfigError: no layer with moments; no images at all; images or labels that do not fit; a class with no images or too few; a
             layer that sees another number of maps than there are images.
     """
-    keys = _visits(classifier)
+    found = _visits(classifier)
     if images.shape[1:] != classifier.spec.shape:  # a single channel would silently broadcast
         raise ConfigError(f"Images of shape {tuple(images.shape[1:])} do not fit the teacher: give (C, H, W) = {classifier.spec.shape}.")
     counts = _count(images, labels, classifier.class_names)
     device = classifier.mean.device
-    running = {key: RunningMoments(len(counts), len(_statistics(classifier, key)[0]), device) for key in keys}
-    visited = list(dict.fromkeys(map(visited_path, keys)))
+    running = {key: RunningMoments(len(counts), len(mean), device) for key, (mean, _) in found.items()}
+    visited = list(dict.fromkeys(map(visited_path, found)))
     with eval_mode(classifier), exact(device), tap_inputs(classifier, visited) as inputs:
         for start in range(0, len(images), batch):
             groups = labels[start : start + batch].to(device)
             classifier(images[start : start + batch].to(device).float() / 255)
-            for key in keys:
+            for key in found:
                 if len(inputs[key]) != len(groups):
-                    found = f"{len(inputs[key])} maps of {len(groups)} images"
-                    raise ConfigError(f"The layer {key!r} sees {found}, so none is of one image's class: take global moments.")
+                    maps = f"{len(inputs[key])} maps of {len(groups)} images"
+                    raise ConfigError(f"The layer {key!r} sees {maps}, so none is of one image's class: take global moments.")
                 running[key].update(inputs[key], groups)
-    mean = {key: value.mean.to(_statistics(classifier, key)[0].dtype) for key, value in running.items()}
-    variance = {key: value.variance().to(_statistics(classifier, key)[1].dtype) for key, value in running.items()}
+    mean = {key: value.mean.to(found[key][0].dtype) for key, value in running.items()}
+    variance = {key: value.variance().to(found[key][1].dtype) for key, value in running.items()}
     if any(value.isnan().any() for value in variance.values()):
         raise ConfigError("One image of a class has no variance in a layer with 1x1 maps: give at least 2 images of every class.")
     return Moments("per_class", mean, variance, teacher_sha256, counts)
 
 
-def _visits(classifier: Classifier) -> tuple[str, ...]:
+def _visits(classifier: Classifier) -> dict[str, tuple[Tensor, Tensor]]:
+    """Running mean and variance (C,) of every visit's layer, by the visit's name."""
     layers = find_layers(classifier)
     if not layers.visits:
         raise ConfigError(
             f"The teacher has no BatchNorm2d layer with running statistics{layers.exceptions()}, so it holds no moments: "
             "use a method that needs none, or a teacher with BatchNorm2d."
         )
-    return layers.visits
-
-
-def _statistics(classifier: Classifier, key: str) -> tuple[Tensor, Tensor]:
-    found = statistics_of(dict(classifier.named_modules())[visited_path(key)])
-    assert found is not None, f"find_layers names {key}"
+    modules = dict(classifier.named_modules())
+    found = {}
+    for key in layers.visits:
+        statistics = statistics_of(modules[visited_path(key)])
+        assert statistics is not None, f"find_layers names {key}"
+        found[key] = statistics
     return found
 
 

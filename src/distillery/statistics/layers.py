@@ -11,7 +11,7 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 from distillery.errors import ConfigError
 from distillery.seeding import seeded
 from distillery.statistics.modes import eval_mode
-from distillery.statistics.taps import tap_inputs, visited_path
+from distillery.statistics.taps import tap_inputs
 from distillery.types import Classifier
 
 
@@ -26,11 +26,6 @@ class Layers:
 
     visits: tuple[str, ...]
     left_out: Mapping[str, str]
-
-    @property
-    def paths(self) -> list[str]:
-        """Paths of the visited modules, each once."""
-        return list(dict.fromkeys(visited_path(key) for key in self.visits))
 
     def exceptions(self) -> str:
         """What is left out and why, to stand at the end of a sentence: ` (left out: a, b and 3 more, ...)`; "" where nothing is."""

@@ -35,9 +35,11 @@ class Taps:
         self._seen.clear()
         self._counts.clear()
 
-    def note(self, path: str, first: str, args: Sequence[Any], kwargs: dict[str, Any]) -> None:
-        """Take a visit down; its input is the first tensor among its arguments, in the order of the signature that begins with `first`."""
-        tensor = next((item for item in (*args, kwargs.get(first), *kwargs.values()) if isinstance(item, Tensor)), None)
+    def note(self, path: str, forward: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> None:
+        """Take a visit down; its input is the first tensor among its arguments, of keywords that which `forward` has first."""
+        tensor = next((item for item in args if isinstance(item, Tensor)), None)
+        if tensor is None and kwargs:  # seldom: looking at a signature at every step of a run would cost as much as a small layer
+            tensor = next((item for item in (kwargs.get(_first_parameter(forward)), *kwargs.values()) if isinstance(item, Tensor)), None)
         self._counts[path] = self._counts.get(path, 0) + 1
         self._seen[visit_key(path, self._counts[path])] = (tensor, _version(tensor))
 
@@ -88,15 +90,15 @@ def tap_inputs(module: nn.Module, paths: Sequence[str]) -> Iterator[Taps]:
     taps = Taps()
     with ExitStack() as stack:
         for path in paths:
-            stack.enter_context(_before_forward(known[path], partial(taps.note, path, _first_parameter(known[path]))))
+            stack.enter_context(_before_forward(known[path], partial(taps.note, path, known[path].forward)))
         stack.enter_context(_before_forward(module, lambda args, kwargs: taps.clear()))
         stack.callback(taps.clear)
         yield taps
 
 
-def _first_parameter(module: nn.Module) -> str:
+def _first_parameter(forward: Callable[..., Any]) -> str:
     try:
-        return next(iter(inspect.signature(module.forward).parameters), "")
+        return next(iter(inspect.signature(forward).parameters), "")
     except (TypeError, ValueError):  # a script has none
         return ""
 

@@ -82,9 +82,7 @@ def test_a_bundle_is_of_the_version_that_wrote_it(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("versions", [None, "2", ["1.0"], {"1.0": 2}, {1: {"version": 2}}])
 def test_what_is_no_table_of_versions_counts_as_none(versions: object) -> None:
-    state: Any = network().state_dict()
-    state._metadata = versions
-    assert Weights.of(state)._metadata == {}
+    assert Weights(network().state_dict(), versions)._metadata == {}
 
 
 def test_names_and_versions_are_renamed_alike() -> None:
