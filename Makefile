@@ -52,7 +52,7 @@ lock: $(UV) ## Resolve the dependencies of pyproject.toml anew, with hashes and 
 	echo uv | $(UV) pip compile -q --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header - -o requirements/bootstrap.txt
 
 demo: $(STAMP) ## Teacher on real digits, images deleted, two students distilled without them: under 5 minutes on 2 cores
-	$(RUN) -m distillery_kfp.pipelines.demo
+	$(RUN) -m distillery_kfp.pipelines.demo.run
 
 seeds: $(STAMP) ## Both methods with seeds 0, 1, 2; fails where an accuracy bar is missed
 	$(RUN) benchmarks/seeds.py

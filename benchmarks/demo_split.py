@@ -22,7 +22,7 @@ from typing import Any
 from distillery.runtime import resolve_runtime
 from measure import document, write
 
-DEMO = "distillery_kfp.pipelines.demo"
+DEMO = "distillery_kfp.pipelines.demo.run"
 PROBE = Path(__file__).parent / "probe"
 GIB = 2**30
 LOOK_SECONDS, LOOKS_A_COUNT = 0.25, 16

@@ -31,9 +31,9 @@ from distillery.runtime import Runtime, resolve_runtime
 from distillery.storage import FolderStore
 from distillery.tracking.history import Entry, read_history
 from distillery.types import Classifier
-from distillery_kfp.pipelines.commands.train_student import train_student
+from distillery_kfp.pipelines.cli.commands.train_student import train_student
+from distillery_kfp.pipelines.demo.noise import train_on_noise
 from distillery_kfp.pipelines.direct import DirectRun
-from distillery_kfp.pipelines.noise import train_on_noise
 from measure import document, write
 from real_data import CLASSES, load, unpack
 from teachers import TRAININGS, Training, train_teacher

@@ -21,9 +21,9 @@ from distillery.evaluation.report import load_report
 from distillery.recipes.schema import MaterializeSection
 from distillery.runtime import resolve_runtime
 from distillery.seeding import stream
-from distillery.steps.assembly import PlannedMethod, open_teacher
 from distillery.synthesis.bundle import load_synthesizer
-from distillery_kfp.pipelines.digits import TeacherTraining, make_teacher
+from distillery.workbench.assembly import PlannedMethod, open_teacher
+from distillery_kfp.pipelines.demo.digits import TeacherTraining, make_teacher
 from distillery_kfp.pipelines.direct import DirectRun
 
 RECIPES = {"fast_dfkd": "fast_dfkd/digits", "ls_gdfd": "ls_gdfd/digits"}

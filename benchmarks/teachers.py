@@ -20,7 +20,7 @@ from distillery.runtime import Runtime
 from distillery.seeding import seeded, stream
 from distillery.steps import import_teacher
 from distillery.types import Classifier
-from distillery_kfp.pipelines.digits import spec_of
+from distillery_kfp.pipelines.demo.digits import spec_of
 from measure import synchronize
 
 

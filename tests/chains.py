@@ -11,14 +11,14 @@ import torch
 
 from distillery.data.store import read_reference
 from distillery.environment import environment
+from distillery.ledger.runs import amend_run, place_in_store
 from distillery.models.bundle import save_classifier
 from distillery.models.catalog import Architecture, build_network
 from distillery.provenance import Provenance, code_version, sha256_file
 from distillery.steps import distill_online, evaluate, extract_statistics, materialize, plan, register, train_generator, train_student
-from distillery.steps.lineage import evaluation_of
-from distillery.steps.runs import amend_run, place_in_store
 from distillery.storage import open_store
 from distillery.types import Classifier, ImageSpec
+from distillery.workbench.lineage import evaluation_of
 
 STAGE = {"epochs": 2, "batch": 8, "objective": {"name": "kd"}, "steps_per_epoch": 2}
 GENERATOR = {"latent": 8, "width": 8}

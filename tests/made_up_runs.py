@@ -7,11 +7,11 @@ from typing import Any
 
 from distillery.engine.checkpoint import RESULT
 from distillery.evaluation.report import FORMAT as EVALUATION
+from distillery.ledger.runs import RUN_FORMAT, RunState
 from distillery.provenance import Provenance, dump_json, sha256_bytes, stamp
-from distillery.steps.lineage import FILE, kept_in
-from distillery.steps.openings import Work, mark_opened
-from distillery.steps.runs import RUN_FORMAT, RunState
 from distillery.storage import MemoryStore, Store
+from distillery.workbench.lineage import FILE, kept_in
+from distillery.workbench.openings import Work, mark_opened
 
 
 def digest(name: str) -> str:

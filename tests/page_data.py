@@ -11,9 +11,9 @@ from distillery.evaluation.calibration import Calibration
 from distillery.evaluation.cost import Cost, Latency
 from distillery.evaluation.features import Features
 from distillery.evaluation.health import HealthConfig, measure_health
-from distillery.evaluation.page.data import Link, PageData, RunRecord, SetFacts
-from distillery.evaluation.page.pictures import Sample
 from distillery.evaluation.report import EvaluationReport, ModelReport, SnapshotScore
+from distillery.reporting.page import Link, PageData, RunRecord, SetFacts
+from distillery.reporting.pictures import Sample
 from distillery.tracking.history import Entry, History
 
 

@@ -19,7 +19,7 @@ from distillery.models.catalog import Architecture, build_network
 from distillery.provenance import Provenance, code_version
 from distillery.types import Classifier, ImageSpec
 
-COMMAND = [sys.executable, "-m", "distillery_kfp.pipelines.cli"]
+COMMAND = [sys.executable, "-m", "distillery_kfp.pipelines.cli.app"]
 RECIPE = """
 extends: fast_dfkd/digits
 expects: {channels: 1, height: 8, width: 8, classes: 3}

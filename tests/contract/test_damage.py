@@ -21,33 +21,33 @@ from distillery.data.export import ExportConfig, export_set
 from distillery.data.store import SyntheticSet, open_reference, read_reference
 from distillery.documents import SEAL
 from distillery.engine.checkpoint import Checkpoints
-from distillery.engine.locks import holder
 from distillery.errors import DistilleryError, StoreError
-from distillery.evaluation.card import open_sources
 from distillery.evaluation.health import load_health
 from distillery.evaluation.report import load_report
 from distillery.evaluation.report import read_origin as report_origin
+from distillery.ledger.audit import audit
+from distillery.ledger.compare import differences, results
+from distillery.ledger.prune import Survey
+from distillery.ledger.runs import RUN_FORMAT, RunState, amend_run, find_run, read_run
 from distillery.models import export
 from distillery.models.bundle import fetch_bundle, load_classifier, read_bundle, read_origin
 from distillery.models.export import export_student
 from distillery.provenance import dump_json
+from distillery.reporting.card import open_sources
 from distillery.statistics.moments import load_moments
 from distillery.statistics.moments import read_origin as moments_origin
 from distillery.steps import register
-from distillery.steps.audit import audit
-from distillery.steps.compare import differences, results
-from distillery.steps.lineage import read_records
-from distillery.steps.openings import FORMAT as OPENING
-from distillery.steps.openings import has_added
-from distillery.steps.prune import Survey
-from distillery.steps.runs import RUN_FORMAT, RunState, amend_run, find_run, read_run
-from distillery.steps.warned import read_warnings
 from distillery.storage import FolderStore, Store, open_store
+from distillery.storage.locks import holder
 from distillery.synthesis.bundle import load_synthesizer, read_synthesizer
 from distillery.tracking.history import read_history
 from distillery.tracking.null import NullTracker
-from distillery_kfp.pipelines.display import Display
-from distillery_kfp.pipelines.resume import request_of
+from distillery.workbench.lineage import read_records
+from distillery.workbench.openings import FORMAT as OPENING
+from distillery.workbench.openings import has_added
+from distillery.workbench.warned import read_warnings
+from distillery_kfp.pipelines.runner.display import Display
+from distillery_kfp.pipelines.runner.resume import request_of
 
 SAMPLES = 500
 SMALL = 20_000

@@ -29,11 +29,11 @@ from distillery.models.export import export_student, random_images
 from distillery.models.trial import try_architecture
 from distillery.statistics.extract import global_moments
 from distillery.statistics.layers import find_layers
-from distillery.steps.assembly import build_student
 from distillery.steps.import_teacher import run as import_teacher
 from distillery.students.plan import StageConfig
 from distillery.synthesis.protocol import Ingredients
 from distillery.types import Classifier, ImageSpec
+from distillery.workbench.assembly import build_student
 from fakes import CPU
 
 SPEC = ImageSpec(channels=3, height=8, width=8, mean=(0.4, 0.5, 0.6), std=(0.25, 0.3, 0.2))

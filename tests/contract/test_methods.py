@@ -13,15 +13,15 @@ from torch import nn
 from contract.tiny import TINY, build, changed, flatten
 from distillery.engine.terms import round_numbers
 from distillery.errors import ConfigError
+from distillery.estimate.trial import _INNER_STEPS
 from distillery.methods.catalog import METHODS, find_method
 from distillery.provenance import code_version
 from distillery.recipes.loader import load_recipe
 from distillery.recipes.schema import GeneratorSection, Recipe
 from distillery.runtime import resolve_runtime
-from distillery.steps.assembly import PlannedMethod
-from distillery.steps.calibration import _INNER_STEPS
 from distillery.synthesis.protocol import Ingredients, Synthesizer
 from distillery.types import Classifier
+from distillery.workbench.assembly import PlannedMethod
 from equivalence.plain import moments_of, tiny_classifier
 
 STUDENT = {"architecture": {"name": "resnet8"}}

@@ -22,7 +22,7 @@ from s3_servers import Ceph, environment, free_port
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
-COMMAND = [sys.executable, "-m", "distillery_kfp.pipelines.cli"]
+COMMAND = [sys.executable, "-m", "distillery_kfp.pipelines.cli.app"]
 CLEAN = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "DISTILLERY_", "KFP_", "AWS_", "S3_"))}
 SETTINGS = [
     word

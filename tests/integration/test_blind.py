@@ -39,7 +39,7 @@ def blind(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(sklearn.datasets, name, refuse)
     monkeypatch.setattr(sklearn.datasets._base, "load_csv_data", refuse)
     monkeypatch.setattr(sklearn.datasets._base, "load_gzip_compressed_csv_data", refuse)
-    monkeypatch.setitem(sys.modules, "distillery_kfp.pipelines.digits", None)
+    monkeypatch.setitem(sys.modules, "distillery_kfp.pipelines.demo.digits", None)
 
 
 @pytest.mark.integration

@@ -7,8 +7,8 @@ import pytest
 from rich.console import Console
 
 from distillery.data.real import load_labelled
-from distillery_kfp.pipelines.demo import Size, show
-from distillery_kfp.pipelines.digits import TEST_IMAGES, TeacherTraining, load_split
+from distillery_kfp.pipelines.demo.digits import TEST_IMAGES, TeacherTraining, load_split
+from distillery_kfp.pipelines.demo.run import Size, show
 from short_recipes import SHORT
 
 

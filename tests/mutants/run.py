@@ -186,10 +186,10 @@ MUTANTS = (
     ),
     Mutant(
         "a promised accelerator that is not looked for",
-        "src/distillery/steps/accelerators.py",
+        "src/distillery/workbench/accelerators.py",
         "if not torch.cuda.is_available():",
         "if False:",
-        "tests/unit/steps/test_accelerators.py",
+        "tests/unit/workbench/test_accelerators.py",
     ),
     Mutant(
         "retries whose window ends with the last but one",

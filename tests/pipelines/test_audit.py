@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-COMMAND = [sys.executable, "-m", "distillery_kfp.pipelines.cli"]
+COMMAND = [sys.executable, "-m", "distillery_kfp.pipelines.cli.app"]
 KEPT = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "DISTILLERY_", "KFP_"))}
 pytestmark = pytest.mark.timeout(600)
 

@@ -38,7 +38,7 @@ def test_equals_its_golden(pipeline: str, texts: dict[str, str]) -> None:
 
 @pytest.mark.parametrize("seed", ["1", "4711"])
 def test_same_bytes_under_every_hash_seed(seed: str, tmp_path: Path, texts: dict[str, str]) -> None:
-    command = [sys.executable, "-m", "distillery_kfp.pipelines.cli", "compile", "--out", str(tmp_path)]
+    command = [sys.executable, "-m", "distillery_kfp.pipelines.cli.app", "compile", "--out", str(tmp_path)]
     subprocess.run(command, check=True, env={**os.environ, "PYTHONHASHSEED": seed}, capture_output=True)
     assert {path.stem: path.read_text() for path in tmp_path.iterdir()} == texts
 

@@ -10,7 +10,7 @@ from kfp import compiler, dsl, kubernetes
 
 from distillery.errors import ConfigError, DistilleryError, MissingResourceError
 from distillery_kfp.components.teacher.extract_statistics.component import extract_statistics
-from distillery_kfp.pipelines import cli
+from distillery_kfp.pipelines.cli import app as cli
 from distillery_kfp.pipelines.compile import compile_text
 from distillery_kfp.pipelines.deployment import Deployment, choose_deployment, faults_of
 from distillery_kfp.pipelines.form import ALL

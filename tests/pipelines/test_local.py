@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-COMMAND = [sys.executable, "-m", "distillery_kfp.pipelines.cli"]
+COMMAND = [sys.executable, "-m", "distillery_kfp.pipelines.cli.app"]
 ENVIRONMENT = {**{k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW_", "DISTILLERY_", "KFP_"))}, "OMP_NUM_THREADS": "1"}
 pytestmark = pytest.mark.timeout(600)
 

@@ -15,7 +15,7 @@ from distillery.models.catalog import Architecture
 from distillery.provenance import Provenance, code_version
 from distillery.steps import distill_online, extract_statistics, plan
 
-COMMAND = [sys.executable, "-m", "distillery_kfp.pipelines.cli"]
+COMMAND = [sys.executable, "-m", "distillery_kfp.pipelines.cli.app"]
 ENVIRONMENT = {**{k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW_", "DISTILLERY_", "KFP_"))}, "OMP_NUM_THREADS": "1"}
 ROUNDS = {"synthesis.rounds": 120}
 pytestmark = pytest.mark.timeout(600)

@@ -9,11 +9,11 @@ import pytest
 from kfp import compiler, dsl
 
 from distillery_kfp.components.teacher.extract_statistics.component import extract_statistics
-from distillery_kfp.pipelines.child import Watch
 from distillery_kfp.pipelines.compiled import Compiled
 from distillery_kfp.pipelines.form import ALL
 from distillery_kfp.pipelines.metadata import STAGES, component_of, metadata
 from distillery_kfp.pipelines.resources import place
+from distillery_kfp.pipelines.runner.child import Watch
 
 FORM = {"k8s_settings": "settings", "k8s_credentials": "credentials"}
 

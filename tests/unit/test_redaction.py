@@ -170,7 +170,7 @@ def test_a_record_that_does_not_fit_its_arguments_is_left_to_logging() -> None:
 
 
 def test_the_command_line_redacts(variable: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    from distillery_kfp.pipelines import cli
+    from distillery_kfp.pipelines.cli import app as cli
 
     monkeypatch.setattr(cli, "redact_output", lambda: None)  # the hooks are of a process of its own, looked at above
     monkeypatch.setattr(sys, "argv", ["distillery", "recipes", f"no/{os.environ[variable]}"])
@@ -187,7 +187,9 @@ def test_every_door_of_a_process_redacts() -> None:
 import logging, sys
 from unittest import mock
 import distillery.redaction as module
-from distillery_kfp.pipelines import child, cli, demo
+from distillery_kfp.pipelines.runner import child
+from distillery_kfp.pipelines.cli import app as cli
+from distillery_kfp.pipelines.demo import demo
 class Reached(Exception): pass
 for door in (child, cli, demo):
     with mock.patch.object(door, "redact_output", side_effect=Reached):

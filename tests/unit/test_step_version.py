@@ -147,8 +147,8 @@ def test_a_step_reaches_what_catalogs_name_and_no_step_that_it_does_not_use(step
     reached = SourceTree(SOURCES).reach(f"distillery.steps.{step}")
     rows = [*(row.implementation for row in METHODS.values()), *(row.implementation for row in ARCHITECTURES.values())]
     assert {row.partition(":")[0] for row in [*rows, *OBJECTIVES.values()]} <= reached
-    assert "distillery.steps.prune" not in reached
-    assert "distillery.steps.audit" not in reached
+    assert "distillery.ledger.prune" not in reached
+    assert "distillery.ledger.audit" not in reached
     assert ("distillery.steps.distill_online" in reached) == (step == "distill_online")
 
 

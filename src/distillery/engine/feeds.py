@@ -7,8 +7,8 @@ from typing import Protocol
 import torch
 
 from distillery.data.pool import ImagePool, dequantize, quantize
+from distillery.engine.stopwatch import Stopwatch
 from distillery.synthesis.protocol import Synthesizer
-from distillery.tracking.history import Stopwatch
 from distillery.types import Batch, Classifier
 
 

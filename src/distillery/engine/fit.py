@@ -10,13 +10,12 @@ from distillery.data.augment import augment
 from distillery.engine.feeds import Feed
 from distillery.engine.terms import TermWatch, bad_term
 from distillery.errors import ConfigError
+from distillery.numerics import full_precision, is_bad
 from distillery.optim.restore import restore_strides
 from distillery.optim.schedules import rate_at
-from distillery.precision import full_precision
 from distillery.runtime import Runtime
 from distillery.seeding import derive_seed, seeded, stream
 from distillery.students.plan import Objective, StageConfig, build_objective, build_optimizer, select_trained
-from distillery.synthesis.common import is_bad
 from distillery.types import Batch, Classifier
 
 TICK_STEPS = 16

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from distillery.data.pool import dequantize
-from distillery.precision import exact
+from distillery.numerics import exact
 from distillery.types import Classifier
 
 _BATCH = 256

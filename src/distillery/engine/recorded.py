@@ -11,9 +11,9 @@ from distillery.data.shards import Role, ShardEntry, read_shard
 from distillery.data.store import SetHeader, SetReference, SetWriter, split_holdout
 from distillery.engine.labelling import teacher_logits
 from distillery.engine.session import Review
+from distillery.engine.stopwatch import Stopwatch
 from distillery.seeding import stream
 from distillery.storage import Store
-from distillery.tracking.history import Stopwatch
 from distillery.types import Batch, Classifier
 
 

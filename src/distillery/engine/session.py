@@ -8,9 +8,10 @@ from typing import Any
 from distillery.data.shards import ShardEntry
 from distillery.engine.checkpoint import Checkpoints
 from distillery.engine.progress import Progress
+from distillery.engine.stopwatch import Stopwatch
 from distillery.errors import DistilleryError
 from distillery.storage import Store
-from distillery.tracking.history import Stopwatch, read_history, write_history
+from distillery.tracking.history import read_history, write_history
 
 Review = Callable[[Store, Sequence[ShardEntry]], None]
 """Looks at the shards of a set before it is published, and raises where it must not be."""

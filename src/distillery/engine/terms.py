@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from distillery.errors import ConfigError
-from distillery.synthesis.common import DIAGNOSED_ROUNDS, EXPLODED, is_bad
+from distillery.numerics import EXPLODED, is_bad
+from distillery.synthesis.common import DIAGNOSED_ROUNDS
 from distillery.synthesis.protocol import Round
 
 logger = logging.getLogger(__name__)

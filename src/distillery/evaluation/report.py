@@ -26,6 +26,9 @@ FORMAT = Format("distillery-evaluation", 3, "evaluate the student again")
 _CELLS_SINCE = 3
 Source = Literal["test set", "held-out synthetic", "training synthetic"]
 
+MAX_TRAINING_IMAGES = 10_000
+"""Held-out or, where there are none, training images of a set on which agreement is measured; more say nothing new."""
+
 
 class EvaluationConfig(Config):
     """What is measured.

@@ -3,7 +3,7 @@
 from torch import Tensor
 from torch.nn import functional
 
-from distillery.precision import full_precision
+from distillery.numerics import full_precision
 
 
 def kl_per_sample(student_logits: Tensor, teacher_logits: Tensor, temperature: float = 1.0) -> Tensor:

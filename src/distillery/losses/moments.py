@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from distillery.precision import full_precision
+from distillery.numerics import full_precision
 
 
 @dataclass(frozen=True)

@@ -19,9 +19,9 @@ from distillery.losses.adversarial import decision_adversarial
 from distillery.losses.moments import LayerMoments
 from distillery.models.generators.config import GeneratorConfig
 from distillery.models.generators.network import build_generator
+from distillery.numerics import full_precision
 from distillery.optim.meta import add_gradients, reptile_gradient
 from distillery.optim.restore import restore_strides
-from distillery.precision import full_precision
 from distillery.seeding import seeded, stream
 from distillery.synthesis.common import check_labels, check_weights, draw_labels, first_bad, gradient_norms, is_diagnosed, only_looked_at
 from distillery.synthesis.matching import build_matcher

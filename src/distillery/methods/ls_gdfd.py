@@ -17,8 +17,8 @@ from distillery.config import Config
 from distillery.losses.priors import squared_norm, total_variation_l2
 from distillery.models.generators.config import GeneratorConfig
 from distillery.models.generators.network import build_generator
+from distillery.numerics import full_precision
 from distillery.optim.restore import restore_strides
-from distillery.precision import full_precision
 from distillery.seeding import seeded, stream
 from distillery.synthesis.common import check_labels, check_weights, draw_labels, first_bad, gradient_norms, is_diagnosed
 from distillery.synthesis.matching import build_matcher

@@ -11,7 +11,7 @@ from distillery.foreign_code import guarded
 from distillery.models.catalog import Architecture, build_network, kept_settings
 from distillery.models.neighbours import check_neighbours, is_close
 from distillery.models.rebuilt import check_rebuilt
-from distillery.precision import exact
+from distillery.numerics import exact
 from distillery.runtime import Runtime
 from distillery.seeding import seeded
 from distillery.types import Classifier, ImageSpec, MemoryFormat

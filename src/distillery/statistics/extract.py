@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from distillery.errors import ConfigError
-from distillery.precision import exact
+from distillery.numerics import exact
 from distillery.statistics.layers import find_layers, statistics_of
 from distillery.statistics.modes import eval_mode
 from distillery.statistics.moments import Moments

@@ -10,12 +10,12 @@ from distillery.engine.recorded import RecordedPool
 from distillery.engine.selection import Selection
 from distillery.engine.session import Session
 from distillery.recipes.schema import DistillSection
-from distillery.steps.accelerators import check_promise
-from distillery.steps.assembly import PlannedMethod, Teacher, build_student, judging, open_teacher, save_student
-from distillery.steps.materialize import open_set_store, publish, set_header, write_set
-from distillery.steps.review import Reviewer
-from distillery.steps.workbench import Workbench, reporting, workbench
 from distillery.synthesis.bundle import SynthesizerState, save_synthesizer
+from distillery.workbench.accelerators import check_promise
+from distillery.workbench.assembly import PlannedMethod, Teacher, build_student, judging, open_teacher, save_student
+from distillery.workbench.bench import Workbench, reporting, workbench
+from distillery.workbench.review import Reviewer
+from distillery.workbench.sets import open_set_store, publish, set_header, write_set
 
 STEP = "distill_online"
 

@@ -16,9 +16,9 @@ from distillery.data.shards import sample_shards
 from distillery.data.store import MANIFEST, SyntheticSet, open_reference, read_reference
 from distillery.errors import ConfigError, DistilleryError
 from distillery.evaluation.accuracy import whole_matrix
-from distillery.evaluation.page.render import render
 from distillery.evaluation.report import (
     FORMAT,
+    MAX_TRAINING_IMAGES,
     Candidate,
     Chosen,
     EvaluationConfig,
@@ -30,22 +30,22 @@ from distillery.evaluation.report import (
     save_report,
     table,
 )
+from distillery.ledger.page import Gathering, training_of
 from distillery.models.bundle import DOCUMENT, fetch_bundle, load_classifier, read_bundle, read_origin
 from distillery.recipes.schema import EvaluationSection
+from distillery.reporting.render import render
 from distillery.runtime import Runtime, resolve_runtime
 from distillery.seeding import stream
-from distillery.steps.accelerators import check_promise
-from distillery.steps.keys import key_of
-from distillery.steps.lineage import evaluation_of, page_of, run_identity
-from distillery.steps.page import Gathering, training_of
-from distillery.steps.workbench import Workbench, reporting, workbench, workspace
 from distillery.storage import Store, join_uri, open_store
 from distillery.types import Classifier
+from distillery.workbench.accelerators import check_promise
+from distillery.workbench.bench import Workbench, reporting, workbench, workspace
+from distillery.workbench.keys import key_of
+from distillery.workbench.lineage import evaluation_of, page_of, run_identity
 
 logger = logging.getLogger(__name__)
 
 STEP = "evaluate"
-MAX_TRAINING_IMAGES = 10_000
 MAX_SHOWN_CLASSES = 30
 """Classes up to which a confusion matrix is handed to the platform, whose metadata it fills with K x K numbers; the report has it whole."""
 

@@ -11,10 +11,10 @@ from distillery.recipes.schema import StatisticsSection
 from distillery.statistics.extract import class_moments, global_moments
 from distillery.statistics.layers import find_layers
 from distillery.statistics.moments import Moments, save_moments
-from distillery.steps.assembly import Teacher, open_teacher
-from distillery.steps.sources import RealSource, open_real
-from distillery.steps.workbench import Workbench, reporting, workbench
 from distillery.types import Classifier
+from distillery.workbench.assembly import Teacher, open_teacher
+from distillery.workbench.bench import Workbench, reporting, workbench
+from distillery.workbench.sources import RealSource, open_real
 
 STEP = "extract_statistics"
 

@@ -17,10 +17,11 @@ from distillery.models.bundle import read_origin as bundle_origin
 from distillery.models.export import export_student, file_name, random_images
 from distillery.provenance import sha256_bytes, sha256_file
 from distillery.recipes.schema import RegistrationSection
-from distillery.steps.lineage import StepRecord, find_record, read_records, run_identity, write_record
-from distillery.steps.workbench import Workbench, workbench
 from distillery.storage import open_store
-from distillery.tracking.protocol import Candidate, Registered, Served, close_parent
+from distillery.tracking.open import close_parent
+from distillery.tracking.protocol import Candidate, Registered, Served
+from distillery.workbench.bench import Workbench, workbench
+from distillery.workbench.lineage import StepRecord, find_record, read_records, run_identity, write_record
 
 log = logging.getLogger(__name__)
 

@@ -8,12 +8,12 @@ from distillery.data.pool import quantize
 from distillery.engine.offline import train_synthesizer
 from distillery.engine.session import Session
 from distillery.recipes.schema import GeneratorSection
-from distillery.steps.accelerators import check_promise
-from distillery.steps.assembly import PlannedMethod, Teacher, open_teacher
-from distillery.steps.grid import image_grid
-from distillery.steps.workbench import Workbench, reporting, workbench
+from distillery.reporting.grid import image_grid
 from distillery.synthesis.bundle import SynthesizerState, save_synthesizer
 from distillery.synthesis.protocol import Synthesizer
+from distillery.workbench.accelerators import check_promise
+from distillery.workbench.assembly import PlannedMethod, Teacher, open_teacher
+from distillery.workbench.bench import Workbench, reporting, workbench
 
 STEP = "train_generator"
 

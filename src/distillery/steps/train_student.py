@@ -10,11 +10,11 @@ from distillery.engine.selection import Selection
 from distillery.engine.session import Session
 from distillery.errors import ConfigError
 from distillery.recipes.schema import StudentSection
-from distillery.steps.accelerators import check_promise
-from distillery.steps.assembly import Teacher, build_student, open_teacher, save_student
-from distillery.steps.sources import Source, only_one, open_live, open_real, open_set
-from distillery.steps.workbench import Workbench, reporting, workbench
 from distillery.students.plan import StudentConfig
+from distillery.workbench.accelerators import check_promise
+from distillery.workbench.assembly import Teacher, build_student, open_teacher, save_student
+from distillery.workbench.bench import Workbench, reporting, workbench
+from distillery.workbench.sources import Source, only_one, open_live, open_real, open_set
 
 STEP = "train_student"
 

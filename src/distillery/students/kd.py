@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from distillery.config import Config
 from distillery.losses.distillation import kd_loss
-from distillery.precision import full_precision
+from distillery.numerics import full_precision
 from distillery.types import Batch, Classifier
 
 

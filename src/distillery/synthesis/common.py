@@ -7,10 +7,9 @@ import torch
 from torch import Tensor
 
 from distillery.errors import ConfigError
+from distillery.numerics import is_bad
 from distillery.types import Classifier
 
-EXPLODED = 1e6
-"""No weighted term of a working run comes near it."""
 DIAGNOSED_ROUNDS = 3
 """First rounds whose gradient norms are measured: a dead term is the field's commonest bug, and it shows at once."""
 
@@ -81,11 +80,6 @@ def check_labels(labels: Tensor, n: int, num_classes: int) -> None:
         raise ConfigError(f"labels has shape {tuple(labels.shape)} but {n} images were asked for: give one label an image.")
     if n and not 0 <= int(labels.min()) <= int(labels.max()) < num_classes:
         raise ConfigError(f"labels range over {int(labels.min())}..{int(labels.max())}; the teacher has classes 0..{num_classes - 1}.")
-
-
-def is_bad(values: Tensor) -> Tensor:
-    """Where a value is not finite or beyond `EXPLODED`."""
-    return ~values.isfinite() | (values.abs() > EXPLODED)
 
 
 def first_bad(names: Iterable[str], steps: Sequence[Tensor]) -> dict[str, Tensor]:

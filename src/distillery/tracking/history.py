@@ -4,9 +4,7 @@ Seconds are observations: they differ from run to run, so they stand here and in
 """
 
 import math
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 
 from pydantic import Field
 
@@ -17,8 +15,6 @@ from distillery.storage import Store
 
 FORMAT = Format("distillery-history", 2, "delete it to go on without")
 FILE = "history.json"
-OTHER = "other"
-"""Time in no named part: starting up, looking at held-out images, waiting."""
 
 
 class Entry(Config):
@@ -59,42 +55,6 @@ class History(Config):
     def curve(self, name: str) -> list[tuple[float, float]]:
         """(round, value) of every round that has the number, rounds counted from 1."""
         return [(float(number), entry.numbers[name]) for number, entry in enumerate(self.rounds, start=1) if name in entry.numbers]
-
-
-class Stopwatch:
-    """Wall time split into parts; each second is charged to the innermost open part.
-
-    Args:
-        now: a clock in seconds that never goes back.
-    """
-
-    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
-        self._now = now
-        self._since = now()
-        self._open = [OTHER]
-        self._seconds: dict[str, float] = {}
-
-    @contextmanager
-    def part(self, name: str) -> Iterator[None]:
-        """Charge the time within the block to `name`."""
-        self._charge()
-        self._open.append(name)
-        try:
-            yield
-        finally:
-            self._charge()
-            self._open.pop()
-
-    def lap(self) -> dict[str, float]:
-        """Seconds by part since the last lap."""
-        self._charge()
-        seconds, self._seconds = self._seconds, {}
-        return seconds
-
-    def _charge(self) -> None:
-        now = self._now()
-        _add(self._seconds, {self._open[-1]: now - self._since})
-        self._since = now
 
 
 def write_history(store: Store, numbers: Sequence[Mapping[str, float]], seconds: Sequence[Mapping[str, float]]) -> None:

@@ -1,8 +1,7 @@
 """What a step may tell an observer, and how it opens one: MLflow where a tracking URI is set, JSON files otherwise."""
 
 import os
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -163,78 +162,3 @@ class Tracker(Protocol):
 def tracking_uri() -> str:
     """Where the environment says that MLflow is, empty where it says nothing."""
     return os.environ.get("MLFLOW_TRACKING_URI", "").strip()
-
-
-@contextmanager
-def open_tracker(step: str, fallback: Path, key: str = "") -> Iterator[Tracker]:
-    """Open the observer of one step, for the length of a with block.
-
-    The run ends FINISHED, or FAILED on an exception, or KILLED on KeyboardInterrupt and on a SystemExit other than 0.
-
-    Args:
-        step: the step's name, which names its run.
-        fallback: folder for the JSON files, written where no tracking URI is set or while the server does not answer.
-        key: the step's key; a killed step that comes back with the same key goes on in its own unfinished run.
-
-    Returns:
-        A context manager that gives a `Tracker`.
-    """
-    tracker = _tracker(step, fallback, key)
-    try:
-        yield tracker
-    except BaseException as error:
-        tracker.close(_status(error))
-        raise
-    tracker.close("FINISHED")
-
-
-def open_parent(name: str, fallback: Path, params: Mapping[str, Any], tags: Mapping[str, Any]) -> str:
-    """Create the run of the whole pipeline, found again by `KFP_RUN_ID`; the plan step calls it once. Never raises.
-
-    Args:
-        name: the run's name, such as the pipeline and the recipe.
-        fallback: folder for the JSON files where no tracking URI is set or the server does not answer.
-        params: the resolved recipe.
-        tags: hashes and addresses.
-
-    Returns:
-        The parent's run id, empty where there is none.
-    """
-    if tracking_uri():
-        from distillery.tracking.mlflow import MlflowParent
-
-        run_id = MlflowParent(tracking_uri()).open(name, params, tags)
-        if run_id:
-            return run_id
-    from distillery.tracking.null import NullTracker
-
-    tracker = NullTracker(fallback)
-    tracker.params(params)
-    tracker.tags({"name": name, **tags})
-    return ""
-
-
-def close_parent(status: Status) -> None:
-    """End the run of the whole pipeline; the register step and the command line call it. Never raises."""
-    if tracking_uri() and os.environ.get("KFP_RUN_ID"):
-        from distillery.tracking.mlflow import MlflowParent
-
-        MlflowParent(tracking_uri()).close(status)
-
-
-def _tracker(step: str, fallback: Path, key: str) -> Tracker:
-    if tracking_uri():
-        from distillery.tracking.mlflow import MlflowTracker
-
-        return MlflowTracker(step, fallback, key, tracking_uri())
-    from distillery.tracking.null import NullTracker
-
-    return NullTracker(fallback)
-
-
-def _status(error: BaseException) -> Status:
-    if isinstance(error, KeyboardInterrupt):
-        return "KILLED"
-    if isinstance(error, SystemExit):
-        return "KILLED" if error.code else "FINISHED"
-    return "FAILED"

@@ -10,11 +10,11 @@ import pytest
 
 from chains import Chain, flip
 from distillery.errors import StoreError
+from distillery.ledger.audit import audit
 from distillery.steps import register
-from distillery.steps.audit import audit
-from distillery.steps.lineage import find_record, read_records
 from distillery.storage import Store, open_store
 from distillery.storage.s3 import S3Store
+from distillery.workbench.lineage import find_record, read_records
 from mlflow_servers import MlflowServer, Postgres
 from s3_servers import Ceph
 

@@ -84,7 +84,7 @@ def test_a_bucket_gives_the_student_that_a_folder_gives(
 
 def command(teacher: str, store: str, tmp_path: Path, *more: str) -> list[str]:
     settings = [word for name, value in {**ONLINE, **SHORT}.items() for word in ("--set", f"{name}={json.dumps(value)}")]
-    run = [sys.executable, "-m", "distillery_kfp.pipelines.cli", "run", "fast_dfkd/digits", "--teacher", teacher, "--store", store]
+    run = [sys.executable, "-m", "distillery_kfp.pipelines.cli.app", "run", "fast_dfkd/digits", "--teacher", teacher, "--store", store]
     return [*run, "--workdir", str(tmp_path / "work"), *settings, *more]
 
 

@@ -22,7 +22,7 @@ from distillery.seeding import seeded
 from distillery.steps.evaluate import evaluate_bundles
 from distillery.steps.import_teacher import answer
 from distillery.types import Classifier, ImageSpec
-from distillery_kfp.pipelines import cli
+from distillery_kfp.pipelines.cli import app as cli
 
 SIZE = 16
 SPEC = ImageSpec(channels=3, height=SIZE, width=SIZE, mean=(0.5,) * 3, std=(0.3,) * 3)

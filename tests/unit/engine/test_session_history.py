@@ -7,10 +7,11 @@ import torch
 from distillery.engine.checkpoint import Checkpoints
 from distillery.engine.progress import Progress
 from distillery.engine.session import Session
+from distillery.engine.stopwatch import Stopwatch
 from distillery.engine.terms import round_numbers
 from distillery.storage import open_store
 from distillery.synthesis.protocol import Round
-from distillery.tracking.history import FILE, Stopwatch, read_history
+from distillery.tracking.history import FILE, read_history
 
 
 class Clock:

@@ -18,16 +18,16 @@ from distillery.data.shards import Shard, add_up, count_shard
 from distillery.engine.materialize import _ranks
 from distillery.evaluation.accuracy import Accuracy, Cells, confusion_cells
 from distillery.evaluation.calibration import Calibration
-from distillery.evaluation.card import CardSources, model_card
-from distillery.evaluation.page.charts import MOST_COLUMNS, column_chart
-from distillery.evaluation.page.data import SetFacts
-from distillery.evaluation.page.render import render
 from distillery.evaluation.report import EvaluationReport, load_report, save_report
 from distillery.models.bundle import BundleInfo
 from distillery.models.catalog import Architecture
 from distillery.provenance import Provenance
+from distillery.reporting.card import CardSources, model_card
+from distillery.reporting.charts import MOST_COLUMNS, column_chart
+from distillery.reporting.grid import class_grid
+from distillery.reporting.page import SetFacts
+from distillery.reporting.render import render
 from distillery.statistics.extract import RunningMoments
-from distillery.steps.grid import class_grid
 from distillery.types import ImageSpec
 from page_data import made_up_page, made_up_report
 

@@ -16,7 +16,7 @@ from distillery.models.catalog import Architecture, build_network, check_archite
 from distillery.models.foreign import import_checkpoint
 from distillery.provenance import Provenance
 from distillery.types import Classifier, ImageSpec
-from distillery_kfp.pipelines import cli
+from distillery_kfp.pipelines.cli import app as cli
 
 SPEC = ImageSpec(channels=1, height=4, width=4, mean=(0.5,), std=(0.25,))
 NETS = """
@@ -178,7 +178,7 @@ def test_a_student_named_by_set_is_allowed_by_that(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     seen: list[str] = []
-    monkeypatch.setattr("distillery_kfp.pipelines.commands.running.carry_out", lambda request: seen.append(os.environ[VARIABLE]))
+    monkeypatch.setattr("distillery_kfp.pipelines.cli.running.carry_out", lambda request: seen.append(os.environ[VARIABLE]))
     base = ("run", "fast_dfkd/digits", "--teacher", "t", "--store", tmp_path / "s")
     place = "student.architecture"
     for value in (f"{place}.name=mine.nets:net", f"{place}={{name: mine.nets:net}}", "student={architecture: {name: resnet8}}"):

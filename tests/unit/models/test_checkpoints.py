@@ -24,7 +24,7 @@ from distillery.models.catalog import Architecture
 from distillery.models.foreign import import_checkpoint
 from distillery.models.unpickling import read_objects
 from distillery.types import Classifier, ImageSpec
-from distillery_kfp.pipelines import cli
+from distillery_kfp.pipelines.cli import app as cli
 
 SPEC = ImageSpec(channels=1, height=6, width=6, mean=(0.5,), std=(0.25,))
 NAMES = ("a", "b", "c")

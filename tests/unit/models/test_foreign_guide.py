@@ -12,9 +12,9 @@ import torch
 from distillery.models.allowance import allow_modules
 from distillery.models.bundle import load_classifier, read_bundle
 from distillery.statistics.moments import load_moments
-from distillery_kfp.pipelines import cli
+from distillery_kfp.pipelines.cli import app as cli
 from distillery_kfp.pipelines.direct import DirectRun
-from distillery_kfp.pipelines.local import RunRequest
+from distillery_kfp.pipelines.runner.local import RunRequest
 
 GUIDE = Path(__file__).parents[3] / "docs" / "guides" / "foreign-teacher.md"
 
@@ -59,7 +59,7 @@ def test_a_model_of_ones_own_in_three_steps(outside: Path, monkeypatch: pytest.M
     (outside / "my_models" / "nets.py").write_text(_script("my_models/nets.py"))
     monkeypatch.syspath_prepend(outside)
     runs: list[DirectRun] = []
-    monkeypatch.setattr("distillery_kfp.pipelines.commands.running.carry_out", lambda request: runs.append(_run_here(request)))
+    monkeypatch.setattr("distillery_kfp.pipelines.cli.running.carry_out", lambda request: runs.append(_run_here(request)))
     try:
         trained: dict[str, Any] = {}
         exec(_script("train_leaf.py"), trained)

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from distillery.evaluation.page.data import RunRecord
-from distillery.evaluation.page.render import render
-from distillery_kfp.pipelines import cli
-from distillery_kfp.pipelines.commands import running
-from distillery_kfp.pipelines.request import RunRequest
+from distillery.reporting.page import RunRecord
+from distillery.reporting.render import render
+from distillery_kfp.pipelines.cli import app as cli
+from distillery_kfp.pipelines.cli.commands import running
+from distillery_kfp.pipelines.runner.request import RunRequest
 from page_data import made_up_page
 
 VALUES = {
@@ -154,7 +154,7 @@ def test_a_stopped_run_says_how_to_go_on(code: int, monkeypatch: pytest.MonkeyPa
     def stop(*_: object) -> None:
         raise SystemExit(code)
 
-    monkeypatch.setattr("distillery_kfp.pipelines.local.execute", stop)
+    monkeypatch.setattr("distillery_kfp.pipelines.runner.local.execute", stop)
     request = request_of(threads=2, overrides={"synthesis.rounds": 9})
     with pytest.raises(SystemExit):
         running.carry_out(request)

@@ -9,11 +9,13 @@ import pytest
 from rich.console import Console
 
 from distillery.recipes.loader import load_document, recipe_names
-from distillery_kfp.pipelines import cli, display, listing
+from distillery_kfp.pipelines.cli import app as cli
+from distillery_kfp.pipelines.cli import listing
+from distillery_kfp.pipelines.runner import display
 
 PROBE = """
 import json, resource, sys
-from distillery_kfp.pipelines import cli
+from distillery_kfp.pipelines.cli import app as cli
 sys.argv = ["distillery", *json.loads(sys.argv[1])]
 try:
     cli.main()

@@ -8,15 +8,15 @@ from pathlib import Path
 import pytest
 import yaml
 
+from distillery.estimate import trial as calibration
+from distillery.ledger.runs import find_run
 from distillery.models.bundle import save_classifier
 from distillery.provenance import Provenance, code_version
 from distillery.recipes.loader import load_recipe
-from distillery.steps import calibration
-from distillery.steps.keys import step_versions
-from distillery.steps.runs import find_run
 from distillery.storage import FolderStore
-from distillery_kfp.pipelines import cli
-from distillery_kfp.pipelines.resume import request_of, workspace_of
+from distillery.workbench.keys import step_versions
+from distillery_kfp.pipelines.cli import app as cli
+from distillery_kfp.pipelines.runner.resume import request_of, workspace_of
 from fakes import TINY, tiny_teacher
 from made_up_runs import MadeUp, digest
 

@@ -14,7 +14,7 @@ from distillery.documents import seal
 from distillery.models.bundle import save_classifier
 from distillery.models.catalog import Architecture
 from distillery.provenance import Provenance, sha256_file
-from distillery_kfp.pipelines import cli
+from distillery_kfp.pipelines.cli import app as cli
 from fakes import CLASSES, SPEC, quadrants, tiny_teacher
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 from distillery.evaluation.report import Candidate, EvaluationConfig, EvaluationImages, evaluate, save_report
 from distillery.models.bundle import load_classifier, save_classifier
 from distillery.provenance import Provenance
-from distillery_kfp.pipelines import cli
+from distillery_kfp.pipelines.cli import app as cli
 from fakes import CLASSES, TINY, quadrants, tiny_teacher
 
 GUIDE = Path(__file__).parents[3] / "docs" / "guides" / "serving.md"

@@ -15,7 +15,7 @@ from distillery.documents import seal
 from distillery.models.bundle import save_classifier
 from distillery.provenance import Provenance
 from distillery.storage import FolderStore
-from distillery_kfp.pipelines import cli
+from distillery_kfp.pipelines.cli import app as cli
 from fakes import CLASSES, TINY, quadrants, tiny_teacher
 
 

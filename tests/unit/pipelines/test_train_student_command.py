@@ -18,13 +18,13 @@ from distillery.models.bundle import load_classifier, save_classifier
 from distillery.provenance import Provenance
 from distillery.statistics.extract import global_moments
 from distillery.statistics.moments import save_moments
-from distillery.steps.assembly import PlannedMethod
 from distillery.steps.evaluate import evaluate_bundles
 from distillery.storage import FolderStore
 from distillery.synthesis.bundle import SynthesizerState, save_synthesizer
-from distillery_kfp.pipelines import cli
-from distillery_kfp.pipelines.commands.bar import bar
-from distillery_kfp.pipelines.local import RunRequest
+from distillery.workbench.assembly import PlannedMethod
+from distillery_kfp.pipelines.cli import app as cli
+from distillery_kfp.pipelines.cli.bar import bar
+from distillery_kfp.pipelines.runner.local import RunRequest
 from fakes import TINY, FakeSynthesizer, quadrants, tiny_teacher
 
 PROVENANCE = Provenance(code_version="1")

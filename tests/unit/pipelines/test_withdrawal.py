@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from distillery.errors import StoreError
-from distillery.steps.openings import Work, mark_opened
 from distillery.storage import FolderStore
-from distillery_kfp.pipelines.withdrawal import Footprint
+from distillery.workbench.openings import Work, mark_opened
+from distillery_kfp.pipelines.runner.withdrawal import Footprint
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from distillery.steps import evaluate as evaluate_module
 from distillery.steps.evaluate import MAX_SHOWN_CLASSES, choose_images, evaluate_bundles, log_confusion, run
 from distillery.storage import open_store
 from distillery.types import Classifier, ImageSpec
-from distillery_kfp.pipelines import cli
+from distillery_kfp.pipelines.cli import app as cli
 
 PROVENANCE = Provenance(code_version="1")
 SETTINGS = {"batch": 16, "timing": {"batches": [1, 2], "warmup": 1, "repeats": 3}}
@@ -201,7 +201,7 @@ def test_a_report_of_other_work_under_a_resumed_run_is_replaced(
     data = make_data(tmp_path / "test.npz")
     if before == "of other code":
         with monkeypatch.context() as patch:
-            patch.setattr("distillery.steps.workbench.step_version", lambda step: "other")
+            patch.setattr("distillery.workbench.bench.step_version", lambda step: "other")
             bench.run(data)
     else:
         bench.run(data, seed=1)

@@ -14,7 +14,7 @@ from distillery.statistics.extract import class_moments
 from distillery.statistics.moments import load_moments
 from distillery.steps.extract_statistics import run
 from distillery.types import Classifier, ImageSpec
-from distillery_kfp.pipelines import cli
+from distillery_kfp.pipelines.cli import app as cli
 
 SPEC = ImageSpec(channels=1, height=16, width=16, mean=(0.3,), std=(0.4,))
 

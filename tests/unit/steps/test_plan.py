@@ -250,13 +250,13 @@ def test_unwritable_store(teacher: dict[str, str], tmp_path: Path, monkeypatch: 
 
 
 def test_a_schedule_of_another_length_warns(teacher: dict[str, str], caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.WARNING, logger="distillery.steps.plan"):
+    with caplog.at_level(logging.WARNING, logger="distillery.workbench.planning"):
         plan(ONLINE, teacher)
         assert not caplog.records
         plan(ONLINE, teacher, gen_rounds=20, run_overrides={"synthesis.config.warmup": 10, "synthesis.student_steps_per_round": 20})
     planned = load_document("fast_dfkd/digits")["about"]["student_steps"]
     assert f"trains for 200 steps but its stages are planned for {planned}" in caplog.text
-    with caplog.at_level(logging.WARNING, logger="distillery.steps.plan"):
+    with caplog.at_level(logging.WARNING, logger="distillery.workbench.planning"):
         plan(ONLINE, teacher, run_overrides={"synthesis.closing_rounds": 3})
     assert f"trains for {planned + 60} steps but its stages are planned for {planned}" in caplog.text
 

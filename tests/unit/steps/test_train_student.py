@@ -20,9 +20,9 @@ from distillery.provenance import Provenance, code_version
 from distillery.statistics.extract import global_moments
 from distillery.statistics.moments import save_moments
 from distillery.steps import evaluate, train_student
-from distillery.steps.assembly import PlannedMethod
 from distillery.storage import FolderStore
 from distillery.synthesis.bundle import SynthesizerState, save_synthesizer
+from distillery.workbench.assembly import PlannedMethod
 from fakes import CLASSES, TINY, FakeSynthesizer, quadrants, tiny_teacher
 
 PROVENANCE = Provenance(code_version="1")

@@ -3,9 +3,10 @@ from pathlib import Path
 
 import pytest
 
+from distillery.engine.stopwatch import Stopwatch
 from distillery.errors import StoreError
 from distillery.storage import open_store
-from distillery.tracking.history import FILE, History, Stopwatch, close_history, read_history, write_history
+from distillery.tracking.history import FILE, History, close_history, read_history, write_history
 
 
 class Clock:

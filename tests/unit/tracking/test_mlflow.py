@@ -11,7 +11,7 @@ import pytest
 from distillery.tracking import mlflow as module
 from distillery.tracking.guard import Guard
 from distillery.tracking.mlflow import MlflowTracker
-from distillery.tracking.protocol import close_parent, open_parent, open_tracker
+from distillery.tracking.open import close_parent, open_parent, open_tracker
 from distillery.tracking.runs import PARENT, artifact_location
 
 pytestmark = [pytest.mark.filterwarnings("ignore:.*noload.*:DeprecationWarning"), pytest.mark.timeout(60)]

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from distillery.tracking.null import NullTracker
-from distillery.tracking.protocol import Candidate, RegistrationConfig, close_parent, open_parent, open_tracker
+from distillery.tracking.open import close_parent, open_parent, open_tracker
+from distillery.tracking.protocol import Candidate, RegistrationConfig
 
 
 def lines(folder: Path) -> list[dict[str, object]]:

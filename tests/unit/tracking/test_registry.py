@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from distillery.errors import ConfigError, StoreError
-from distillery.tracking.protocol import Candidate, Registered, RegistrationConfig, open_tracker
+from distillery.tracking.open import open_tracker
+from distillery.tracking.protocol import Candidate, Registered, RegistrationConfig
 from distillery.tracking.registry import Champion, gate
 
 pytestmark = [pytest.mark.filterwarnings("ignore:.*noload.*:DeprecationWarning"), pytest.mark.timeout(60)]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from distillery.errors import ConfigError
 from distillery.models.generators.config import GeneratorConfig
-from distillery.precision import full_precision
+from distillery.numerics import full_precision
 from distillery.types import ImageSpec
 
 _SLOPE = 0.2  # of every LeakyReLU, in both families

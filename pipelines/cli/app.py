@@ -1,0 +1,214 @@
+"""The `distillery` command. Whatever is heavy is imported where it is used: help, `recipes` and `methods` answer at once."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from distillery.errors import ConfigError, DistilleryError
+from distillery.redaction import redact_output
+from distillery_kfp.pipelines.cli.allowing import allowing
+from distillery_kfp.pipelines.cli.commands.audit import audit_student
+from distillery_kfp.pipelines.cli.commands.compare import compare
+from distillery_kfp.pipelines.cli.commands.compiling import compile_pipelines
+from distillery_kfp.pipelines.cli.commands.export import export_images
+from distillery_kfp.pipelines.cli.commands.export_student import export_student
+from distillery_kfp.pipelines.cli.commands.extract_statistics import extract_statistics
+from distillery_kfp.pipelines.cli.commands.inspect import inspect_set
+from distillery_kfp.pipelines.cli.commands.predict import predict
+from distillery_kfp.pipelines.cli.commands.prune import prune
+from distillery_kfp.pipelines.cli.commands.resume import resume
+from distillery_kfp.pipelines.cli.commands.runs import runs
+from distillery_kfp.pipelines.cli.commands.train_student import train_student
+from distillery_kfp.pipelines.cli.commands.verify import verify_set
+from distillery_kfp.pipelines.cli.stores import workdir_of
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+app = typer.Typer(
+    name="distillery",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    help="Turn a trained image classifier into a smaller one without the data it was trained on.\n\n"
+    "Start with `distillery recipes`, bring your teacher in with `distillery import-teacher`, then `distillery run`.",
+)
+
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N; auto is cuda where there is one.")]
+
+
+def main() -> None:
+    """Run the command; an error that the user can mend is one line on stderr and exit code 1."""
+    redact_output()
+    try:
+        app()
+    except DistilleryError as error:
+        typer.echo(f"distillery: {' '.join(str(error).split())}", err=True)
+        raise SystemExit(1) from None
+
+
+@app.command()
+@allowing
+def run(
+    recipe: Annotated[str, typer.Argument(metavar="RECIPE|FILE.yaml", help="A name that `distillery recipes` lists, or your own file.")],
+    teacher: Annotated[str, typer.Option(metavar="BUNDLE", help="Folder that `distillery import-teacher` wrote.")],
+    data: Annotated[
+        str, typer.Option(help="Labelled test images (npz, npy, idx or CIFAR files, or a folder a class); only the evaluation sees them.")
+    ] = "",
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Replace a value: --set synthesis.rounds=40.")
+    ] = None,
+    store: Annotated[str, typer.Option(help="Folder for students, sets, checkpoints and run records.")] = "distillery-store",
+    workdir: Annotated[
+        str, typer.Option(help="Local folder for logs, locks and MLflow's database  \\[default: .distillery beside the store].")
+    ] = "",
+    seed: Annotated[int, typer.Option(help="Seed of every random stream.")] = 0,
+    device: Device = "",
+    threads: Annotated[int, typer.Option(min=0, help="CPU threads of a step; 0 is torch's choice.")] = 0,
+    salt: Annotated[str, typer.Option(help="Any text; a new one does finished work again.")] = "",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show the resolved recipe and what it would cost here.")] = False,
+) -> None:
+    """Distil a teacher into a student, as the recipe says, on this machine.
+
+    A run that was stopped goes on where it was: give the same command again. Equal inputs find finished work and take it.
+    """
+    from distillery.recipes.loader import parse_assignments
+    from distillery_kfp.pipelines.cli.commands.dry_run import show_estimate
+    from distillery_kfp.pipelines.cli.running import carry_out
+    from distillery_kfp.pipelines.runner.local import RunRequest
+
+    request = RunRequest(
+        recipe=recipe,
+        teacher=teacher,
+        store=store,
+        workdir=workdir_of(store, workdir),
+        data=data,
+        overrides=parse_assignments(set_ or []),
+        seed=seed,
+        salt=salt,
+        device=device,
+        threads=threads,
+    )
+    (show_estimate if dry_run else carry_out)(request)
+
+
+@app.command()
+def recipes(name: Annotated[str, typer.Argument(help="Show one recipe whole; without it, list all.")] = "") -> None:
+    """List recipes: what each costs in images and student steps, and which teacher it expects."""
+    from distillery_kfp.pipelines.cli.listing import show_recipe, show_recipes
+
+    if name:
+        show_recipe(_console(), name)
+    else:
+        show_recipes(_console())
+
+
+@app.command()
+def methods() -> None:
+    """List the methods: what each optimises, when it meets the student, what it needs of the teacher."""
+    from distillery_kfp.pipelines.cli.listing import show_methods
+
+    show_methods(_console())
+
+
+@app.command()
+def import_teacher(
+    checkpoint: Annotated[Path, typer.Argument(help="safetensors, or a file of torch.save that holds a state dict.")],
+    architecture: Annotated[str, typer.Option(help="resnet34, wrn_40_2, torchvision:resnet50, timm:NAME or your.module:factory.")],
+    shape: Annotated[str, typer.Option(help="Channels, height and width: 3,32,32.")],
+    mean: Annotated[str, typer.Option(help="One value a channel, of pixels in [0, 1]: 0.491,0.482,0.447.")],
+    std: Annotated[str, typer.Option(help="One value a channel.")],
+    classes: Annotated[str, typer.Option(help="Names in the order of the logits: cat,dog; a text file with one a line; or a number.")],
+    out: Annotated[Path, typer.Option(help="Folder for the bundle.")],
+    argument: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="Argument of the architecture.")] = None,
+    weights: Annotated[
+        str, typer.Option(metavar="KEY", help="Which weights of the file: the dotted beginning of their names, such as ema.state_dict.")
+    ] = "",
+    check: Annotated[str, typer.Option(help="Labelled images: print the teacher's top-1 on them (a wrong mean or std shows here).")] = "",
+) -> None:
+    """Turn somebody's checkpoint into a teacher bundle: verified, hashed, with its own normalisation."""
+    from distillery.recipes.loader import parse_assignments
+
+    spec = dict(zip(("channels", "height", "width"), _integers("--shape", shape, 3), strict=True))
+    settings = {"name": architecture, "arguments": parse_assignments(argument or [], "--argument")}
+    constants = {"mean": _floats("--mean", mean), "std": _floats("--std", std)}
+    from distillery.data.class_names import read_class_names
+    from distillery.steps.import_teacher import run as import_checkpoint
+
+    names = read_class_names(classes)
+    result = import_checkpoint(checkpoint, settings, {**spec, **constants}, names, out, check, weights)
+    console = _console()
+    console.print(
+        f"{out}: {architecture}, {result['parameters']:,} parameters, {result['batchnorm']} BatchNorm layers, {len(names)} classes"
+    )
+    if "top1" in result:
+        console.print(f"top-1 on {result['images']:,} images: {result['top1']:.2%}")
+    console.print(f"sha256 {result['sha256']}", soft_wrap=True)
+
+
+@app.command()
+@allowing
+def evaluate(
+    student: Annotated[Path, typer.Argument(help="Bundle to score.")],
+    teacher: Annotated[Path, typer.Option(help="Bundle to compare with.")],
+    data: Annotated[str, typer.Option(help="Labelled images: npz, npy, idx or CIFAR files, or a folder a class.")],
+    json_: Annotated[Path | None, typer.Option("--json", help="Also write the report here.")] = None,
+    device: Device = "auto",
+    threads: Annotated[int, typer.Option(min=0, help="CPU threads, for the latencies too; 0 is torch's choice.")] = 0,
+) -> None:
+    """Score a student beside its teacher on labelled images."""
+    from distillery.evaluation.report import save_report, table
+    from distillery.models.bundle import read_bundle
+    from distillery.provenance import Provenance, code_version
+    from distillery.steps.evaluate import evaluate_bundles
+    from distillery_kfp.pipelines.cli.bar import bar
+
+    with bar() as tell:
+        report = evaluate_bundles(teacher, student, data, device=device, threads=threads, progress=tell)
+    if json_:
+        inputs = {"teacher": read_bundle(teacher)[1], "student": read_bundle(student)[1]}
+        save_report(json_.absolute(), report, Provenance(inputs=inputs, code_version=code_version()))
+    _console().print(table(report))
+
+
+app.command("compile")(compile_pipelines)
+app.command("audit")(allowing(audit_student))
+app.command("inspect")(allowing(inspect_set))
+app.command("verify")(verify_set)
+app.command("export")(allowing(export_images))
+app.command()(allowing(export_student))
+app.command()(allowing(extract_statistics))
+app.command()(allowing(train_student))
+app.command()(allowing(predict))
+app.command()(runs)
+app.command()(allowing(resume))
+app.command()(compare)
+app.command()(prune)
+
+
+def _console() -> "Console":
+    """A console that does not cut tables where nobody has given it a width."""
+    from rich.console import Console
+
+    return Console() if sys.stdout.isatty() else Console(width=160)
+
+
+def _integers(flag: str, text: str, count: int) -> list[int]:
+    parts = text.replace("x", ",").split(",")
+    if len(parts) != count or not all(part.strip().isdecimal() for part in parts):
+        raise ConfigError(f"{flag} {text!r} is not allowed: give {count} whole numbers with commas between, such as 3,32,32.")
+    return [int(part) for part in parts]
+
+
+def _floats(flag: str, text: str) -> list[float]:
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise ConfigError(f"{flag} {text!r} is not allowed: give numbers with commas between, such as 0.49,0.48,0.45.") from None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,73 @@
+"""`distillery run --dry-run`: what a run would be and would cost; nothing is written."""
+
+from typing import TYPE_CHECKING
+
+from distillery.plain_yaml import write_yaml
+from distillery_kfp.pipelines.cli.stores import console, size
+
+if TYPE_CHECKING:
+    from distillery.estimate.estimate import Estimate
+    from distillery_kfp.pipelines.runner.local import RunRequest
+
+
+def show_estimate(request: "RunRequest") -> None:
+    """Check a request as its plan would, time a few of its steps, and print its resolved recipe and what it would cost.
+
+    Raises:
+        DistilleryError: what the plan would refuse.
+    """
+    import os
+
+    from distillery.estimate.estimate import estimate
+    from distillery.storage import open_store
+    from distillery_kfp.pipelines.form import STEPS
+    from distillery_kfp.pipelines.runner.local import check_writable
+
+    pipeline = request.pipeline()
+    check_writable(open_store(request.store).local_path("runs"), "--store")
+    check_writable(request.workdir, "--workdir")
+    device = request.device or os.environ.get("DISTILLERY_DEVICE") or "auto"
+    found = estimate(pipeline, request.arguments(), device, request.threads, len(STEPS[pipeline]))
+    _show(request, pipeline, found)
+
+
+def _show(request: "RunRequest", pipeline: str, found: "Estimate") -> None:
+    from rich.table import Table
+
+    screen = console()
+    config = found.recipe.to_json()
+    config.pop("about")
+    for line in (
+        f"{request.recipe}: {pipeline}, seed {request.seed}; its resolved values:\n",
+        write_yaml(config, default_flow_style=None, width=120),
+    ):
+        screen.print(line, highlight=False, markup=False, soft_wrap=True)
+    table = Table(box=None, header_style="bold", pad_edge=False, title="Estimated time on this machine", title_justify="left")
+    for heading in ("part", "times", "time", "measured"):
+        table.add_column(heading, justify="right" if heading in ("times", "time") else "left", overflow="fold")
+    for part in found.parts:
+        table.add_row(part.name, f"{part.times:,}", _span(part.seconds), part.how)
+    screen.print(table)
+    lines = {
+        "images": f"{found.images:,} synthetic",
+        "student": f"{found.student_steps:,} optimizer steps",
+        "time": f"about {_span(found.seconds)}",
+        "memory": f"about {size(found.memory)} in the largest step",
+        "store": f"about {size(found.store)} in the end, {size(found.store_peak)} at most",
+        "workspace": f"about {size(found.workspace)}, beside logs and MLflow's database",
+    }
+    screen.print()
+    for name, text in lines.items():
+        screen.print(f"{name:<11}{text}", highlight=False, soft_wrap=True)
+    note = (
+        f"Images and steps are exact. The rest are estimates: a few real steps, timed just now on {found.hardware}, multiplied out; "
+        "other work on the machine counts in. Nothing was written."
+    )
+    screen.print(f"\n{note}", highlight=False, soft_wrap=True)
+
+
+def _span(seconds: tuple[float, float]) -> str:
+    from distillery_kfp.pipelines.runner.display import duration
+
+    low, high = (duration(value) for value in seconds)
+    return low if low == high else f"{low} to {high}"

@@ -1,0 +1,54 @@
+"""`distillery extract-statistics`: a teacher's moments as one file, on the side of whoever owns its data."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from distillery.environment import environment
+from distillery_kfp.pipelines.cli.stores import console, workdir_of
+
+
+def extract_statistics(
+    teacher: Annotated[str, typer.Argument(help="The teacher's folder, or its URI in a store.")],
+    out: Annotated[Path, typer.Option(help="The file to write.")],
+    data: Annotated[
+        str,
+        typer.Option(
+            metavar="LABELLED",
+            help="Measure every class on labelled images of the teacher's owner (npz, npy, idx or CIFAR files, or a folder a class); "
+            "without them the moments are those of the teacher's own buffers.",
+        ),
+    ] = "",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N; auto is cuda where there is one.")] = "",
+    threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0 is torch's choice.")] = 0,
+    workdir: Annotated[str, typer.Option(help="Folder for checkpoints, logs and locks  \\[default: .distillery beside --out].")] = "",
+) -> None:
+    """Write the BatchNorm moments of a teacher: its own, or measured for each class on labelled images.
+
+    The images stay where they are: the file holds a mean and a variance for each channel, and for each class how many images it had.
+    """
+    from distillery.models.catalog import code_of_others
+    from distillery.provenance import code_version, sha256_file
+    from distillery.recipes.schema import StatisticsSection
+    from distillery.steps.extract_statistics import run
+    from distillery.workbench.planning import open_teacher
+    from distillery_kfp.pipelines.runner.local import check_writable
+
+    out, folder = out.expanduser().absolute(), workdir_of(str(out), workdir)
+    check_writable(out.parent, "--out")
+    check_writable(folder, "--workdir")
+    chosen = {"DISTILLERY_WORKDIR": str(folder), "DISTILLERY_DEVICE": device, "DISTILLERY_THREADS": str(threads or "")}
+    with environment({**chosen, "DISTILLERY_FOLDER_STORE": "1"}):
+        found = open_teacher(teacher, "")
+        section = StatisticsSection(
+            seed=0,
+            code_version=code_version(),
+            teacher_sha256=found.sha256,
+            **code_of_others(found.info.architecture),
+            precision="float32",
+            kind="per_class" if data else "global",
+        )
+        numbers = run(section.to_json(), teacher, out, data)
+    console().print(f"{out}: {'  '.join(f'{name} {value:,.0f}' for name, value in numbers.items())}", markup=False, soft_wrap=True)
+    console().print(f"sha256 {sha256_file(out)}", soft_wrap=True)

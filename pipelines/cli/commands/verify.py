@@ -1,0 +1,19 @@
+"""`distillery verify`: every byte of a synthetic set against its manifest."""
+
+from typing import Annotated
+
+import typer
+
+from distillery_kfp.pipelines.cli.sets import SET_HELP, open_set
+
+
+def verify_set(where: Annotated[str, typer.Argument(metavar="SET", help=SET_HELP)]) -> None:
+    """Read every shard of a set again, compare hash and counts with the manifest, and stop at the first damage."""
+    found = open_set(where)
+    found.verify()
+    manifest = found.manifest
+    size = sum(entry.bytes for entry in manifest.shards)
+    typer.echo(
+        f"{found.store.uri}: whole; {len(manifest.shards):,} shards, {manifest.images:,} images to train on, "
+        f"{manifest.holdout:,} held out, {size / 2**20:,.1f} MiB, set {found.digest[:12]}"
+    )

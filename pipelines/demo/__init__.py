@@ -1,0 +1,1 @@
+"""`make demo`: the main job from end to end on real digits."""

@@ -1,0 +1,1 @@
+"""A pipeline on this machine: kfp's local runner, watched, stopped and accounted for."""

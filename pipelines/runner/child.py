@@ -1,0 +1,106 @@
+"""The process that holds kfp's local runner: its log stays out of the terminal, and stopping it is its parent's choice.
+
+It is started by `local.py` as `python -m distillery_kfp.pipelines.runner.child REQUEST EVENTS`: REQUEST is a JSON file with the
+pipeline, its arguments and kfp's root; EVENTS is the descriptor of a pipe that gets one JSON line for each step that starts or ends.
+"""
+
+import json
+import logging
+import os
+import re
+import signal
+import sys
+import threading
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import yaml
+
+from distillery.redaction import redact_output
+from distillery_kfp.pipelines.metadata import component_of
+
+_STARTED = re.compile(r"^Executing task \S*'([\w-]+)'")
+_ENDED = re.compile(r"^Task \S*'([\w-]+)'\S* finished with status \S*(SUCCESS|FAILURE)")
+_TERMINAL = re.compile(r"\x1b\[\d*m")
+
+
+class Watch(logging.Filter):
+    """Reads kfp's own log lines, tells the parent which step runs, and stops between two steps when asked to.
+
+    Args:
+        events: descriptor to write to.
+    """
+
+    def __init__(self, events: int) -> None:
+        super().__init__()
+        self.events = events
+        self.running = False
+        self.stopping = 0
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Look at a record; every one is kept."""
+        message = _TERMINAL.sub("", record.getMessage())
+        if found := _STARTED.match(message):
+            self._stop_here()
+            self.running = True
+            self._tell(found[1], "started")
+        elif found := _ENDED.match(message):
+            self.running = False
+            self._tell(found[1], "done" if found[2] == "SUCCESS" else "failed")
+            self._stop_here()
+        return True
+
+    def stop(self, number: int, frame: FrameType | None) -> None:
+        """Signal handler: a running step gets the same signal from our parent, and is waited for."""
+        self.stopping = number
+        if not self.running:
+            self._stop_here()
+
+    def _stop_here(self) -> None:
+        if self.stopping:
+            raise SystemExit(128 + self.stopping)
+
+    def _tell(self, task: str, state: str) -> None:
+        line = json.dumps({"step": component_of(task) or task, "state": state}) + "\n"
+        os.write(self.events, line.encode())
+
+
+def main() -> None:
+    """Run the requested pipeline; exit 0 if every step succeeded, 1 if one failed."""
+    redact_output()
+    request = json.loads(Path(sys.argv[1]).read_bytes())
+    watch = Watch(int(sys.argv[2]))
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, watch.stop)
+    threading.Thread(target=_follow_parent, daemon=True).start()
+    logging.getLogger().addFilter(watch)
+    from kfp import local
+
+    local.init(local.SubprocessRunner(use_venv=False), pipeline_root=request["root"], raise_on_error=False)
+    _load(request["pipeline"])(**request["arguments"])
+
+
+def _load(pipeline: str) -> Any:
+    """The compiled pipeline as a callable, without the paths of pods and without retries: a local failure is the user's, at once."""
+    from kfp import components
+
+    from distillery_kfp.pipelines.compile import compile_documents
+
+    documents = compile_documents(pipeline)
+    for task in documents[0]["root"]["dag"]["tasks"].values():
+        task.pop("retryPolicy", None)
+    for executor in documents[0]["deploymentSpec"]["executors"].values():
+        executor["container"].pop("env", None)
+    return components.load_component_from_text(yaml.safe_dump_all(documents))
+
+
+def _follow_parent() -> None:
+    # our standard input is a pipe that the parent holds open: its end means that the parent was killed
+    while os.read(sys.stdin.fileno(), 1):
+        pass
+    os.killpg(os.getpgrp(), signal.SIGTERM)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,36 @@
+"""What a finished run says: the evaluation as a table, and where everything is."""
+
+import os
+from pathlib import Path
+
+from rich.console import Console
+
+from distillery.evaluation.report import load_report, table
+from distillery.redaction import redact
+from distillery_kfp.pipelines.runner.display import duration
+from distillery_kfp.pipelines.runner.local import RunResult
+
+
+def show_result(console: Console, result: RunResult) -> None:
+    """Print the evaluation, then one line a thing that can be picked up."""
+    console.print(table(load_report(result.report)))
+    uri = redact(result.tracking_uri)
+    mlflow = f"mlflow ui --backend-store-uri {uri}" if uri.startswith("sqlite:") else uri
+    places = {
+        "student": result.student_uri if "://" in result.student_uri else _short(result.student),
+        "report": _short(result.page),
+        "numbers": _short(result.report),
+        "set": result.dataset.get("uri", ""),
+        "log": _short(result.log),
+        "mlflow": mlflow,
+        "again": result.command,
+        "took": duration(result.seconds),
+    }
+    for name, place in places.items():
+        console.print(f"{name:<9}{place}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _short(path: Path) -> str:
+    """The path as seen from the current folder, where that is shorter."""
+    relative = os.path.relpath(path)
+    return relative if len(relative) < len(str(path)) else str(path)

@@ -1,0 +1,210 @@
+"""What a run would cost on this machine before it is begun: its plan checked, its parts calibrated, the rest multiplied out."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from distillery.data.real import load_labelled
+from distillery.engine.selection import CANDIDATES
+from distillery.errors import ConfigError
+from distillery.estimate.trial import Calibration, Timing, calibrate
+from distillery.evaluation.report import MAX_TRAINING_IMAGES
+from distillery.models.bundle import fetch_bundle, load_classifier, read_bundle
+from distillery.recipes.cost import estimate_cost
+from distillery.recipes.parameters import read_parameters
+from distillery.recipes.schema import Recipe
+from distillery.runtime import resolve_runtime
+from distillery.types import ImageSpec
+from distillery.workbench.networks import check_networks
+from distillery.workbench.planning import check_expected, check_pipeline, check_teacher, recipe_source, resolve_recipe
+
+_LOGIT, _ASKED, _HEADER, _PAGE = 4, 8, 2048, 3 * 2**20  # bytes; the page of a run is smaller than that
+
+
+@dataclass(frozen=True)
+class Part:
+    """Time in one part of a run.
+
+    Attributes:
+        name: what is done.
+        times: how often.
+        seconds: of all of it, at least and at most.
+        how: what was measured.
+    """
+
+    name: str
+    times: int
+    seconds: tuple[float, float]
+    how: str
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A run that was not begun.
+
+    Attributes:
+        recipe: resolved.
+        images: that the student is trained on, held-out ones included.
+        student_steps: optimizer steps.
+        parts: where the time goes.
+        memory: bytes of the largest step at its peak.
+        store: bytes in the store in the end.
+        store_peak: bytes in the store at most, checkpoints included.
+        workspace: bytes in the workspace.
+        hardware: what it was measured on, in words.
+    """
+
+    recipe: Recipe
+    images: int
+    student_steps: int
+    parts: tuple[Part, ...]
+    memory: int
+    store: int
+    store_peak: int
+    workspace: int
+    hardware: str
+
+    @property
+    def seconds(self) -> tuple[float, float]:
+        """Of the whole run, at least and at most."""
+        return sum(part.seconds[0] for part in self.parts), sum(part.seconds[1] for part in self.parts)
+
+
+def estimate(pipeline: str, parameters: Mapping[str, Any], device: str = "auto", threads: int = 0, steps: int = 0) -> Estimate:
+    """Check a run as its plan would and say what it would cost; nothing is written but a temporary folder.
+
+    Args:
+        pipeline: that would run.
+        parameters: the run form's values.
+        device: auto, cpu, cuda or cuda:N.
+        threads: CPU threads of a step; 0 is torch's choice.
+        steps: of the pipeline.
+
+    Raises:
+        DistilleryError: what the plan would refuse.
+    """
+    values = read_parameters(pipeline, parameters)
+    recipe = resolve_recipe(pipeline, values)
+    check_pipeline(pipeline, recipe, recipe_source(values))
+    data = str(values["eval_data_uri"])
+    if not values["teacher_uri"]:
+        raise ConfigError("teacher_uri is missing: give the bundle folder that `distillery import-teacher` wrote.")
+    with TemporaryDirectory() as folder:
+        bundle = fetch_bundle(str(values["teacher_uri"]), Path(folder))
+        teacher = load_classifier(bundle, str(values["teacher_sha256"])).freeze()
+        info, sha256 = read_bundle(bundle)
+        check_expected(recipe, info)
+        runtime = resolve_runtime(device, recipe.precision, threads)
+        check_networks(recipe, bundle, info, runtime)
+        check_teacher(recipe, info)
+    tested = 0
+    if data:
+        labelled = load_labelled(data, info.class_names, info.spec)
+        labelled.check(info.spec, info.num_classes)
+        tested = len(labelled)
+    measured = calibrate(recipe, runtime.place(teacher), sha256, runtime)
+    hardware = f"{runtime.device}, {runtime.precision}, {runtime.threads} thread{'s' * (runtime.threads != 1)}"
+    return multiply_out(recipe, measured, info.spec, info.num_classes, tested or _unlabelled(recipe), steps, hardware)
+
+
+def multiply_out(
+    recipe: Recipe, measured: Calibration, spec: ImageSpec, num_classes: int, tested: int, steps: int, hardware: str
+) -> Estimate:
+    """The whole run from its measured parts.
+
+    Args:
+        recipe: resolved.
+        measured: its parts.
+        spec: of the images.
+        num_classes: K.
+        tested: images that the evaluation looks at.
+        steps: of the pipeline.
+        hardware: in words.
+    """
+    cost = estimate_cost(recipe)
+    channels, height, width = spec.shape
+    pixels = cost.images * channels * height * width
+    largest = max(timing.bytes for timing in (measured.round, measured.draw, *measured.stages))
+    online = recipe.method.coupling == "online"
+    shards = 2 * recipe.synthesis.rounds if online else -(-recipe.set.size // recipe.set.shard_images) + 1
+    made = pixels + cost.images * (_LOGIT * num_classes + _ASKED) + shards * _HEADER
+    snapshots = recipe.student.epochs // recipe.student.keep_epochs if recipe.student.keep_epochs else 0
+    waiting = (CANDIDATES + 1) * measured.student_bytes * bool(recipe.set.holdout)  # a new one is written before the worst goes
+    students = (1 + snapshots + bool(recipe.set.holdout)) * measured.student_bytes
+    ended = students + measured.synthesizer_bytes
+    kept = made + students + ended + _PAGE  # a step keeps its outputs, and the student is published beside
+    working = max(measured.trainer_bytes + measured.synthesizer_bytes * online, measured.synthesizer_bytes)
+    return Estimate(
+        recipe=recipe,
+        images=cost.images,
+        student_steps=cost.student_steps,
+        parts=(*_training(recipe, measured, online), *_around(recipe, measured, tested, snapshots, steps)),
+        memory=measured.startup_bytes + measured.teacher_bytes + working + waiting + largest + pixels,
+        store=kept,
+        store_peak=kept + 2 * working + snapshots * measured.student_bytes + waiting,  # a checkpoint is whole before the one before it goes
+        workspace=ended + _PAGE,
+        hardware=hardware,
+    )
+
+
+def _training(recipe: Recipe, measured: Calibration, online: bool) -> list[Part]:
+    """What the recipe spends on images and on the student."""
+    rounds, seconds = recipe.synthesis.rounds, measured.round.seconds
+    parts = [Part("synthesis", rounds, (rounds * seconds, rounds * seconds), _how("a round", measured.round))]
+    cost = estimate_cost(recipe)
+    held_out = cost.images * recipe.set.holdout
+    final, again = held_out, 1  # at the end the last student is judged once more
+    if online:
+        label = cost.images * measured.teacher_image
+        parts.append(Part("labelling", cost.images, (label, label), "the teacher's forward pass of one image"))
+        stages = [(cost.student_steps, measured.stages[0])]
+        if recipe.synthesis.feed == "fresh":
+            drawn = cost.student_steps * measured.draw.seconds
+            parts.append(Part("drawing for the student", cost.student_steps, (drawn, drawn), _how("a batch", measured.draw)))
+            held_out = rounds * int(recipe.synthesis.config.get("batch", 0)) * recipe.set.holdout
+        final, again = held_out, 1 + 2 * CANDIDATES  # the candidates on what is new, and on all of it in the end
+        beside, after = recipe.trained_rounds, recipe.synthesis.closing_rounds
+        held_out *= (beside / 2 + after) / (beside + after)  # it grows with the pool, and no more in closing rounds
+    else:
+        training = recipe.set.size - round(held_out)
+        sized = [stage.sized(training) for stage in recipe.student.stages]
+        stages = [(stage.epochs * stage.steps_per_epoch, timing) for stage, timing in zip(sized, measured.stages, strict=True)]
+        draws = -(-recipe.set.size // recipe.set.batch)
+        drawn = draws * measured.draw.seconds
+        at_most = drawn * recipe.set.max_oversampling
+        parts.append(Part("drawing the set", draws, (drawn, at_most), f"{_how('a batch', measured.draw)}; more where quotas stay open"))
+    for times, timing in stages:
+        parts.append(Part("student", times, (times * timing.seconds,) * 2, _how("a step", timing)))
+    if held_out:
+        check = (recipe.student.epochs * held_out + again * final) * measured.student_image
+        parts.append(Part("checks", recipe.student.epochs, (check, check), "the student's forward pass of one image"))
+    return parts
+
+
+def _around(recipe: Recipe, measured: Calibration, tested: int, snapshots: int, steps: int) -> list[Part]:
+    """The evaluation, and what every step costs before it begins."""
+    looks = tested * (measured.teacher_image + measured.student_image * (2 + snapshots))
+    timing = recipe.evaluation.timing
+    if recipe.evaluation.latency:
+        for batch in timing.batches:
+            for one in (measured.teacher_image, measured.student_image):
+                looks += timing.warmup * batch * one + min(timing.repeats * batch * one, max(timing.seconds, 3 * batch * one))
+    start = steps * measured.startup
+    return [
+        Part("evaluation", tested, (looks, looks), "forward passes of one image"),
+        Part("starting steps", steps, (start, start), "the same imports in a fresh process"),
+    ]
+
+
+def _how(what: str, timing: Timing) -> str:
+    if timing.measured == timing.full:
+        return f"{what} at the recipe's batch of {timing.full}"
+    return f"{what} at a batch of {timing.measured}, times {timing.full}/{timing.measured}"
+
+
+def _unlabelled(recipe: Recipe) -> int:
+    """Images that the evaluation looks at where no test images are given."""
+    images = estimate_cost(recipe).images
+    return round(images * recipe.set.holdout) or min(images, MAX_TRAINING_IMAGES)

@@ -1,0 +1,259 @@
+"""A few real steps of a planned run, timed and weighed on this machine; nothing is kept."""
+
+import io
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+
+from distillery.data.pool import ImagePool
+from distillery.engine.feeds import PoolFeed
+from distillery.engine.fit import StudentTrainer
+from distillery.engine.labelling import teacher_logits
+from distillery.evaluation.predict import predict
+from distillery.recipes.schema import Recipe
+from distillery.runtime import Runtime
+from distillery.statistics.extract import global_moments
+from distillery.students.plan import StageConfig
+from distillery.synthesis.protocol import Ingredients, Synthesizer
+from distillery.types import Classifier
+from distillery.workbench.assembly import build_student
+
+SYNTHESIS_SECONDS, STUDENT_SECONDS, FORWARD_SECONDS = 4.0, 2.5, 0.5
+_FIRST_SIZE, _GROWTH, _REPEATS = 8, 4, 5
+_INNER_STEPS = ("steps_per_round", "steps")  # as methods call the steps of one round
+_PAST_DIAGNOSIS = 8  # gradient norms cost extra in the first rounds only
+_IMPORTS = """
+import kfp.dsl, mlflow, resource
+import distillery.steps.distill_online, distillery.steps.evaluate, distillery.steps.materialize, distillery.steps.train_generator
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+"""
+
+
+@dataclass(frozen=True)
+class Timing:
+    """What one call costs at its full batch.
+
+    Attributes:
+        seconds: of one call; median of the timed ones, times full / measured where the batch was made smaller to be quick.
+        measured: batch that was timed.
+        full: batch of the recipe.
+        bytes: memory that it took at its peak, scaled likewise; 0 where the machine does not tell.
+    """
+
+    seconds: float
+    measured: int
+    full: int
+    bytes: int = 0
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What the parts of a run cost on this machine.
+
+    Attributes:
+        round: one round of the synthesizer.
+        stages: one step of each stage of the student.
+        draw: one batch of the set, the teacher's labels included.
+        teacher_image: seconds of the teacher's forward pass of one image.
+        student_image: of the student's.
+        startup: seconds until a step of the pipeline has begun.
+        startup_bytes: memory of a step that has just begun.
+        teacher_bytes: weights of the teacher.
+        student_bytes: weights of the student.
+        synthesizer_bytes: state of the synthesizer.
+        trainer_bytes: state of the student's training.
+    """
+
+    round: Timing
+    stages: tuple[Timing, ...]
+    draw: Timing
+    teacher_image: float
+    student_image: float
+    startup: float
+    startup_bytes: int
+    teacher_bytes: int
+    student_bytes: int
+    synthesizer_bytes: int
+    trainer_bytes: int
+
+
+def calibrate(recipe: Recipe, teacher: Classifier, teacher_sha256: str, runtime: Runtime, seed: int = 0) -> Calibration:
+    """Time the parts of a run: some ten seconds, more where a single step on eight images takes longer.
+
+    Args:
+        recipe: resolved.
+        teacher: frozen, placed on the runtime's device.
+        teacher_sha256: of its bundle.
+        runtime: device, precision and threads of the run.
+        seed: of the random images.
+    """
+    bench = _Bench(recipe, teacher, teacher_sha256, runtime, seed)
+    draws = torch.Generator().manual_seed(seed)
+    images = torch.randint(256, (max(_FIRST_SIZE, 64), *teacher.spec.shape), dtype=torch.uint8, generator=draws)
+    looks: tuple[Callable[[torch.Tensor], object], ...] = (
+        lambda part: teacher_logits(teacher, part),
+        lambda part: predict(bench.student, part),
+    )
+    forward = [_timed(partial(_look, look, images), len(images), FORWARD_SECONDS, runtime).seconds / len(images) for look in looks]
+    startup, startup_bytes = _start()
+    return Calibration(
+        round=bench.time_round(),
+        stages=tuple(bench.time_stage(stage, images) for stage in recipe.student.stages),
+        draw=bench.time_draw(forward[0]),
+        teacher_image=forward[0],
+        student_image=forward[1],
+        startup=startup,
+        startup_bytes=startup_bytes,
+        teacher_bytes=_size(teacher.state_dict()),
+        student_bytes=_size(bench.student.state_dict()),
+        synthesizer_bytes=_size(bench.synthesizer({}).state_dict()),
+        trainer_bytes=_size(bench.trainer(recipe.student.stages[0]).state_dict()),
+    )
+
+
+class _Bench:
+    """Builds the parts of a run, as small as they have to be."""
+
+    def __init__(self, recipe: Recipe, teacher: Classifier, teacher_sha256: str, runtime: Runtime, seed: int) -> None:
+        self.recipe, self.teacher, self.runtime, self.seed = recipe, teacher, runtime, seed
+        self.settings = recipe.synthesis.config
+        moments = None
+        if "moments" in recipe.method.required(self.settings):
+            moments = global_moments(teacher, teacher_sha256).to(runtime.device)
+        self.ingredients = Ingredients(teacher, runtime, seed, moments)
+        self.student = build_student(recipe.student.architecture, teacher, runtime, seed)
+
+    def synthesizer(self, changes: dict[str, Any]) -> Synthesizer:
+        """The recipe's, with some of its settings changed and past what it does in its first rounds only."""
+        implementation, config = self.recipe.method.load()
+        known = {name: value for name, value in {**changes, "warmup": 0}.items() if name in self.settings}
+        synthesizer: Synthesizer = implementation(config.parse({**self.settings, **known}, "synthesis.config"), self.ingredients)
+        state = synthesizer.state_dict()
+        if "rounds" in state:
+            synthesizer.load_state_dict({**state, "rounds": _PAST_DIAGNOSIS})
+        return synthesizer
+
+    def trainer(self, stage: StageConfig) -> StudentTrainer:
+        student = build_student(self.recipe.student.architecture, self.teacher, self.runtime, self.seed)
+        return StudentTrainer((stage.sized(1),), self.teacher, student, self.runtime, self.seed)
+
+    def time_round(self) -> Timing:
+        """One round; where its inner steps can be counted, from rounds of one and of three of them."""
+        opponent = self.student if self.recipe.method.coupling == "online" else None
+        full = int(self.settings.get("batch", _FIRST_SIZE))
+        inner = next((name for name in _INNER_STEPS if name in self.settings), "")
+
+        def rounds(n: int, steps: int = 1) -> Callable[[], object]:
+            synthesizer = self.synthesizer({"batch": n, inner: steps})
+            return lambda: synthesizer.advance(opponent)
+
+        one = _timed(rounds, full, SYNTHESIS_SECONDS / 2, self.runtime)
+        if not inner or self.settings[inner] == 1:
+            return one
+        scale = one.full / one.measured
+        three = _timed(lambda n: rounds(n, 3), one.measured, SYNTHESIS_SECONDS / 2, self.runtime, first=one.measured)
+        step = max(three.seconds * scale - one.seconds, 0.0) / 2
+        fixed = max(one.seconds - step, 0.0)
+        seconds = fixed + int(self.settings[inner]) * step
+        return Timing(seconds, one.measured, full, max(one.bytes, int(three.bytes * scale)))
+
+    def time_stage(self, stage: StageConfig, images: torch.Tensor) -> Timing:
+        """One optimizer step of the student."""
+
+        def steps(n: int) -> Callable[[], object]:
+            pool = ImagePool(self.teacher.spec, self.runtime.device)
+            pool.append(images.repeat(-(-n // len(images)), 1, 1, 1)[:n])
+            trainer = self.trainer(stage.model_copy(update={"batch": n}))
+            return lambda: trainer.train(1, PoolFeed(pool))
+
+        return _timed(steps, stage.batch, STUDENT_SECONDS / len(self.recipe.student.stages), self.runtime)
+
+    def time_draw(self, teacher_image: float) -> Timing:
+        """One batch of the set; online, one batch of a student that is fed new images each step."""
+        synthesizer = self.synthesizer({})
+        if self.recipe.method.coupling == "online":
+            if self.recipe.synthesis.feed != "fresh":
+                return Timing(0.0, 0, 0)
+            batch = self.recipe.student.stages[0].batch
+            return _timed(lambda n: lambda: synthesizer.synthesize(n, student=self.student), batch, FORWARD_SECONDS, self.runtime)
+        drawn = _timed(lambda n: lambda: synthesizer.synthesize(n), self.recipe.set.batch, FORWARD_SECONDS, self.runtime)
+        return Timing(drawn.seconds + self.recipe.set.batch * teacher_image, drawn.measured, drawn.full, drawn.bytes)
+
+
+def _timed(make: Callable[[int], Callable[[], object]], full: int, seconds: float, runtime: Runtime, first: int = _FIRST_SIZE) -> Timing:
+    """Time a call at the largest batch up to `full` that fits into about `seconds`; each size is called once before it counts."""
+
+    def once(call: Callable[[], object]) -> float:
+        began = time.perf_counter()
+        call()
+        if runtime.device.type == "cuda":
+            torch.cuda.synchronize(runtime.device)
+        return time.perf_counter() - began
+
+    size, deadline = min(first, full), time.perf_counter() + seconds
+    while True:
+        weigh = _Scale(runtime)
+        call = make(size)
+        once(call)
+        took = [once(call)]
+        larger = min(size * _GROWTH, full)
+        if size == full or time.perf_counter() + 2 * took[0] * larger / size > deadline:
+            break
+        size = larger
+    while len(took) < _REPEATS and time.perf_counter() + took[0] < deadline:
+        took.append(once(call))
+    return Timing(median(took) * full / size, size, full, int(weigh.peak() * full / size))
+
+
+def _look(look: Callable[[torch.Tensor], object], images: torch.Tensor, n: int) -> Callable[[], object]:
+    return lambda: look(images[:n])
+
+
+class _Scale:
+    """Memory taken since it was made: on CUDA what torch allocated, else the growth of this process's peak."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self.cuda = runtime.device if runtime.device.type == "cuda" else None
+        if self.cuda:
+            torch.cuda.reset_peak_memory_stats(self.cuda)
+            self.before = torch.cuda.memory_allocated(self.cuda)
+            return
+        with suppress(OSError):
+            Path("/proc/self/clear_refs").write_text("5")  # sets the peak back to the present
+        self.before = _resident()
+
+    def peak(self) -> int:
+        """Bytes at the highest."""
+        return max((torch.cuda.max_memory_allocated(self.cuda) if self.cuda else _resident()) - self.before, 0)
+
+
+def _resident() -> int:
+    """The highest resident size of this process, in bytes."""
+    with suppress(OSError, StopIteration, ValueError):
+        line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+        return int(line.split()[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _start() -> tuple[float, int]:
+    """Seconds and bytes that a step needs before it does anything: the same imports in a fresh process."""
+    began = time.perf_counter()
+    done = subprocess.run([sys.executable, "-c", _IMPORTS], capture_output=True, text=True, check=False)
+    words = done.stdout.split()
+    return time.perf_counter() - began, int(words[-1]) if words else 0
+
+
+def _size(state: Any) -> int:
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    return buffer.tell()

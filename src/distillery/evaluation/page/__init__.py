@@ -1,1 +1,0 @@
-"""The report as a page: one HTML file that needs nothing else, for people who never read the papers."""

@@ -1,0 +1,373 @@
+"""From a student back to the teacher: every link of the chain found by hash, hashed again where it can be reached, or named as broken.
+
+Nothing is trusted for where it lies: what a document names by sha256 is compared with the bytes, and what two documents say of the same
+thing is compared with each other.
+"""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from distillery.data.store import MANIFEST, SetManifest
+from distillery.errors import CheckpointMismatchError, ConfigError, DistilleryError, MissingResourceError, StoreError
+from distillery.evaluation.report import flat_metrics, load_report
+from distillery.ledger.evidence import Link, agree, broken, fetch, find_link, keep, match, names
+from distillery.ledger.runs import read_run
+from distillery.models.bundle import DOCUMENT, WEIGHTS, read_bundle, read_origin
+from distillery.provenance import Provenance, sha256_bytes, sha256_file
+from distillery.statistics.moments import load_moments
+from distillery.statistics.moments import read_origin as origin_of_moments
+from distillery.storage import Store, open_store
+from distillery.synthesis.bundle import DOCUMENT as SYNTHESIZER
+from distillery.synthesis.bundle import load_synthesizer, read_synthesizer
+from distillery.tracking.protocol import SERVED_FILE
+from distillery.tracking.versions import Version, fetch_files, find_version, parse_reference
+from distillery.workbench.keys import SECTIONS, is_planned, key_of
+from distillery.workbench.lineage import StepRecord, evaluation_of, find_record, parse_record, records_of
+
+_SHA256 = re.compile("[0-9a-f]{64}")
+
+
+def audit(subject: str, store_uri: str = "") -> tuple[Link, ...]:
+    """Walk from a student to its teacher and hash everything on the way.
+
+    Args:
+        subject: `name:version`, `name@alias` or `models:/name/version` of the registry, or the folder or URI of a bundle.
+        store_uri: where runs, sets and checkpoints lie; "" takes the store that the version names, or that the bundle lies in.
+
+    Returns:
+        The links, from the student's side to the teacher's.
+
+    Raises:
+        StoreError: a link is broken, and the sentence names it; or the registry does not answer.
+        MissingResourceError: there is no such version, or no copy of the student can be read.
+        ConfigError: the subject is neither.
+    """
+    is_folder = "://" not in subject and Path(subject).expanduser().is_dir()
+    with TemporaryDirectory() as scratch:
+        if not is_folder and parse_reference(subject):
+            return _of_version(find_version(subject), store_uri, Path(scratch)).links()
+        if is_folder or "://" in subject:
+            return _of_bundle(subject, store_uri, Path(scratch)).links()
+    raise ConfigError(f"{subject!r} is neither a folder nor a version: give name:number, name@alias, or a bundle's folder or URI.")
+
+
+def _of_version(version: Version, store_uri: str, scratch: Path) -> "_Walk":
+    uri = store_uri or version.tags.get("store", "")
+    store = open_store(uri) if uri else None
+    walk = _Walk(scratch, store, version.tags.get("student_sha256", ""), version=version, run_id=version.tags.get("pipeline_run_id", ""))
+    try:
+        walk.files = fetch_files(version, scratch / "version")
+    except DistilleryError as error:
+        walk.unfetched = str(error)
+    else:
+        walk.places.append((open_store(str(walk.files)), "bundle/"))
+    return walk
+
+
+def _of_bundle(uri: str, store_uri: str, scratch: Path) -> "_Walk":
+    place = open_store(uri)
+    root, _, name = place.uri.rpartition("/")
+    inside = root.endswith("/students") and bool(_SHA256.fullmatch(name))
+    where = store_uri or (root.removesuffix("/students") if inside else "")
+    return _Walk(scratch, open_store(where) if where else None, name if inside else "", places=[(place, "")])
+
+
+@dataclass
+class _Walk:
+    """What is known so far.
+
+    Attributes:
+        scratch: a temporary folder.
+        store: of the run; None where nobody names one.
+        named: the student's hash by the registry or by the name of its folder; "" where neither says it.
+        version: in the registry.
+        files: of the version; None where they were not fetched, which `unfetched` explains.
+        places: copies of the student's bundle: a store and the prefix of the keys in it.
+        run_id: of the run that made the student.
+        run: its record.
+        planned: where the record comes from.
+        missed: why the record was not reached.
+        steps: what its steps wrote.
+        sha256: the student's.
+        made: where the student comes from.
+        synthesizer: hash by the set.
+        statistics: hash by the generator; None where the generator was not reached.
+    """
+
+    scratch: Path
+    store: Store | None
+    named: str
+    version: Version | None = None
+    files: Path | None = None
+    unfetched: str = ""
+    places: list[tuple[Store | None, str]] = field(default_factory=list)
+    run_id: str = ""
+    run: dict[str, Any] = field(default_factory=dict)
+    planned: Provenance = field(default_factory=lambda: Provenance(code_version=""))
+    missed: str = ""
+    steps: tuple[StepRecord, ...] = ()
+    sha256: str = ""
+    made: Provenance = field(default_factory=lambda: Provenance(code_version=""))
+    synthesizer: str = ""
+    statistics: str | None = None
+
+    def links(self) -> tuple[Link, ...]:
+        """Every link in turn; the run's record is read first, for it says where the others lie."""
+        run, refusal = self._first_run()
+        if self.version is not None:
+            self.places += self._stored()
+        student = find_link("student", "its weights, and what they were made from", self._student)
+        if student.state != "ok":
+            raise MissingResourceError(f"No copy of the student can be read: {student.note}")
+        registry = []
+        if self.version is not None:
+            registry.append(find_link("version", f"{self.version.name} version {self.version.number}", self._version))
+            registry.append(find_link("served model", "the file that a model server loads", self._served))
+        if refusal is not None:
+            raise refusal
+        if run.state == "ok":
+            run = find_link("run", run.what, self._run)
+        rest = (
+            find_link("set", "the synthetic images that it was trained on", self._set),
+            find_link("generator", "what made the images", self._generator),
+            find_link("statistics", "BatchNorm moments of the teacher", self._statistics),
+            find_link("teacher", "the network that answered for every image", self._teacher),
+        )
+        if self.version is None:
+            return (student, run, *rest)
+        find_link("version", "its tags", lambda link: self._check_tags(rest))
+        return (*registry, student, find_link("report", "what the student reached", self._report), run, *rest)
+
+    def _first_run(self) -> tuple[Link, StoreError | None]:
+        """The run as far as its record can be read; a break is told after those of the student and its version."""
+        try:
+            return find_link("run", "recipe, settings and parameters, enough to run it again", self._find_run), None
+        except StoreError as error:
+            self.missed = str(error)
+            return Link(name="run", what=""), error
+
+    def _find_run(self, link: Link) -> None:
+        """The record of the run and those of its steps."""
+        try:
+            if self.version is None:
+                self.run_id = self._maker()
+            key = f"runs/{self.run_id}/run.json"
+            if not self.run_id:
+                raise MissingResourceError("Its version names no run, so nothing says where the rest lies.")
+            record = read_run(fetch(self.store, key), key)
+            self.run, self.planned = record.fields, record.provenance
+            self.steps = self._records(self.run_id, names(self.store, records_of(self.run_id)))
+        except MissingResourceError as error:
+            self.missed = str(error)
+            raise
+
+    def _records(self, run: str, keys: Iterable[str]) -> tuple[StepRecord, ...]:
+        below = f"{records_of(run)}/"
+        return tuple(parse_record(fetch(self.store, key), key) for key in keys if key.startswith(below))
+
+    def _stored(self) -> list[tuple[Store | None, str]]:
+        """The student in the store of its run: as it was published, or, where nobody publishes, as on a cluster, as its step kept it."""
+        record = find_record(self.steps, "student", self.named)
+        if self.run.get("results") or not (self.run and record):
+            return [(self.store, f"students/{self.named}/")] if _SHA256.fullmatch(self.named) and self.run else []
+        return [(self.store, f"{record.place('student')}/")]
+
+    def _maker(self) -> str:
+        """The newest run in the store whose result is the bundle that is audited."""
+        place, prefix = self.places[0]
+        sha256 = sha256_bytes(fetch(place, prefix + DOCUMENT))
+        if self.named not in ("", sha256):
+            raise MissingResourceError("The bundle is not the one that its folder is called after.")
+        result = f"students/{sha256}"
+        keys, unread = names(self.store, "runs"), ""
+        for key in sorted((key for key in keys if key.endswith("/run.json")), reverse=True):
+            run = key.split("/")[1]
+            try:
+                results = read_run(fetch(self.store, key), key).fields.get("results")
+            except (StoreError, CheckpointMismatchError) as error:
+                unread += f"; {str(error).rstrip('.')}"
+                continue
+            if results.get("student") == result if results else find_record(self._records(run, keys), "student", sha256):
+                return run
+        raise StoreError(
+            f"no run in {self._place('runs')!r} says that it made {result}, so the bundle or the run's record was changed{unread}"
+        )
+
+    def _student(self, link: Link) -> None:
+        notes = [self.unfetched] if self.unfetched else []
+        for store, prefix in self.places:
+            try:
+                document = fetch(store, prefix + DOCUMENT)
+            except MissingResourceError as error:
+                notes.append(str(error))
+                continue
+            assert store is not None
+            place = f"{store.uri}/{prefix}".rstrip("/")
+            self._check_name(sha256_bytes(document), place)
+            record = find_record(self.steps, "student", sha256_bytes(document))
+            others = record.outputs["student"] if record else {}
+            files = {name: fetch(store, prefix + name) for name in {DOCUMENT, WEIGHTS, *others}}
+            link.what, self.made = _check_bundle(keep(self.scratch / "student", files), place)
+            for name, sha256 in others.items():
+                match(files[name], sha256, f"{name} in {place!r}", "its run recorded")
+            link.sha256 = self.sha256 = sha256_bytes(document)
+            link.where = link.where or (place if store is self.store or self.version is None else f"models:/{self._name}")
+        if not self.sha256:
+            raise MissingResourceError(" ".join(notes) or "nothing says where one lies.")
+
+    @property
+    def _name(self) -> str:
+        assert self.version is not None
+        return f"{self.version.name}/{self.version.number}"
+
+    def _check_name(self, found: str, place: str) -> None:
+        """Refuse a bundle that is not the one that was named; where the run's record is on its side, the name was changed."""
+        if self.named in ("", found):
+            return
+        if self.version is not None and find_record(self.steps, "student", found):
+            raise broken("version", f"its tag student_sha256 says {self.named}, but its files and its run's record say {found}")
+        who = "the version's tag names" if self.version is not None else "its folder is called"
+        raise StoreError(f"{DOCUMENT} in {place!r} has sha256 {found}, but {who} {self.named}")
+
+    def _version(self, link: Link) -> None:
+        assert self.version is not None
+        version, tags = self.version, self.version.tags
+        link.what = f"{link.what}, {' and '.join(version.aliases) or 'without alias'}"
+        link.sha256, link.where = self.sha256, f"{version.registry}, MLflow run {version.run_id}"
+        inputs = {f"input.{name}": sha256 for name, sha256 in self.made.inputs.items()}
+        teacher = self.made.inputs.get("teacher", "")
+        agree({"student_sha256": self.sha256, "teacher_sha256": teacher, "run_id": version.run_id, **inputs}, tags, "its tag")
+
+    def _check_tags(self, links: tuple[Link, ...]) -> None:
+        """What the version says of the rest of the chain, once that is known."""
+        assert self.version is not None
+        found = {link.name: link.sha256 for link in links if link.state == "ok"}
+        outputs = {"set": "set", "synthesizer": "generator", "statistics": "statistics"}
+        agree({f"{output}_sha256": found[name] for output, name in outputs.items() if name in found}, self.version.tags, "its tag")
+
+    def _served(self, link: Link) -> None:
+        assert self.version is not None
+        link.sha256, link.where = self.version.tags.get("served_sha256", ""), f"models:/{self._name}"
+        if self.files is None:
+            raise MissingResourceError(self.unfetched)
+        if not link.sha256 and not (self.files / SERVED_FILE).exists():
+            link.state, link.note = "unused", "its network cannot be traced, so the version holds the bundle only"
+            return
+        match(fetch(open_store(str(self.files)), SERVED_FILE), link.sha256, SERVED_FILE, "the version's tag says")
+
+    def _report(self, link: Link) -> None:
+        assert self.version is not None
+        tags = self.version.tags
+        name, link.sha256 = tags.get("metric", ""), tags.get("report_sha256", "")
+        if self.missed:
+            raise MissingResourceError(self.missed)
+        key = evaluation_of(self.run_id)
+        link.where = self._place(key)
+        data = match(fetch(self.store, key), link.sha256, repr(key), "the version's tag says")
+        report = load_report(keep(self.scratch, {"evaluation.json": data}) / "evaluation.json")
+        if report.student.sha256 not in ("", self.sha256):
+            raise StoreError(f"{key!r} is about student {report.student.sha256}, not {self.sha256}")
+        number = repr(flat_metrics(report).get(name))
+        if tags.get("value") != number:
+            raise broken("version", f"its tag value says {name} = {tags.get('value')}, but the report says {number}")
+        link.what = f"{name} {float(number):.4f} on {report.images:,} images: {report.source}"
+
+    def _run(self, link: Link) -> None:
+        key = f"runs/{self.run_id}/run.json"
+        link.where, link.sha256 = self._place(key), sha256_bytes(fetch(self.store, key))
+        result = self.run.get("results", {}).get("student", f"students/{self.sha256}")
+        agree({"student": f"students/{self.sha256}"}, {"student": result}, repr(key))
+        agree({"teacher": self.made.inputs.get("teacher", "")}, self.planned.inputs, repr(key))
+        self._recorded("student", self.sha256, self.made)
+        link.what = f"{self.run['pipeline']} with {self.planned.config['synthesis']['method']}, planned {self.run['planned']}"
+
+    def _set(self, link: Link) -> None:
+        link.sha256 = self.made.inputs.get("set", "")  # a student that was trained while its set grew does not name it: its step does
+        record = self._recorded("set", link.sha256)
+        link.sha256, prefix = record.sha256("set"), f"sets/{record.key}"
+        link.where = self._place(prefix)
+        who = "the student names" if "set" in self.made.inputs else "the step that made both names"
+        data = match(fetch(self.store, f"{prefix}/{MANIFEST}"), link.sha256, f"{MANIFEST} in {link.where!r}", who)
+        manifest = SetManifest.from_bytes(data, link.where)
+        self._recorded("set", link.sha256, manifest.provenance)
+        self._of_this_teacher(manifest.teacher_sha256)
+        self.synthesizer = manifest.synthesizer_sha256
+        for entry in manifest.shards:
+            match(fetch(self.store, f"{prefix}/{entry.key}"), entry.sha256, f"the shard {entry.key!r} in {link.where!r}", "its set names")
+        link.what = f"{manifest.images:,} images to train on, {manifest.holdout:,} held out, {len(manifest.shards):,} shards"
+
+    def _generator(self, link: Link) -> None:
+        link.sha256 = self.synthesizer
+        record = self._recorded("synthesizer", link.sha256)
+        link.sha256, link.where = record.sha256("synthesizer"), self._place(record.at("synthesizer", SYNTHESIZER))
+        folder = self._outputs(record, "synthesizer")
+        made = read_synthesizer(folder)[0].provenance
+        self._recorded("synthesizer", link.sha256, made)
+        method = load_synthesizer(folder, self.made.inputs.get("teacher", "")).method
+        self.statistics = made.inputs.get("statistics", "")
+        link.what = f"what made the images, of {method}"
+
+    def _statistics(self, link: Link) -> None:
+        link.sha256 = self.statistics or ""
+        if self.statistics == "":
+            link.state, link.note = "unused", "the method reads none"
+            return
+        if self.statistics is None:
+            raise MissingResourceError("The generator, which names them, was not reached.")
+        record = self._recorded("statistics", self.statistics)
+        link.where = self._place(record.at("statistics", ""))
+        file = self._outputs(record, "statistics") / "file"
+        moments = load_moments(file, self.made.inputs.get("teacher", ""))
+        self._recorded("statistics", self.statistics, origin_of_moments(file))
+        link.what = f"{moments.kind} BatchNorm moments of {len(moments.mean)} layers of the teacher"
+
+    def _teacher(self, link: Link) -> None:
+        link.sha256 = self.made.inputs.get("teacher", "")
+        if self.missed:
+            raise MissingResourceError(self.missed)
+        link.where = str(self.run["parameters"]["teacher_uri"])
+        place = open_store(link.where)
+        files = {name: fetch(place, name) for name in (DOCUMENT, WEIGHTS)}
+        match(files[DOCUMENT], link.sha256, f"{DOCUMENT} in {link.where!r}", "the student names")
+        link.what, _ = _check_bundle(keep(self.scratch / "teacher", files), link.where)
+
+    def _place(self, key: str) -> str:
+        return f"{self.store.uri}/{key}" if self.store is not None else ""
+
+    def _of_this_teacher(self, sha256: str) -> None:
+        agree({"teacher": self.made.inputs.get("teacher", "")}, {"teacher": sha256}, "it")
+
+    def _recorded(self, output: str, sha256: str, made: Provenance | None = None) -> StepRecord:
+        """The step that wrote an output, by the run's records; its key and settings have to be those that the output itself names."""
+        if self.missed:
+            raise MissingResourceError(self.missed)
+        record = find_record(self.steps, output, sha256)
+        if record is None:
+            raise StoreError(f"no step of the run {self.run_id!r} has recorded that it wrote the {output} {sha256}".rstrip())
+        if made is not None:
+            if key_of(record.step, made) != record.key:
+                raise StoreError(f"its provenance is not that of {record.step} in the run {self.run_id!r}")
+            if not is_planned(made, self.run["sections"].get(SECTIONS[record.step], {})):
+                raise StoreError(f"it was made with other settings than the run {self.run_id!r} planned for {record.step}")
+        return record
+
+    def _outputs(self, record: StepRecord, output: str) -> Path:
+        """Local copies of all that a step kept of an output, each with the hash that was recorded."""
+        files = {}
+        for name, sha256 in record.outputs[output].items():
+            key = record.at(output, name)
+            files[name or "file"] = match(fetch(self.store, key), sha256, repr(key), "its run recorded")
+        return keep(self.scratch / output, files)
+
+
+def _check_bundle(folder: Path, place: str) -> tuple[str, Provenance]:
+    """A bundle in words and where it comes from, after its weights passed their hash."""
+    info, _ = read_bundle(folder)
+    if (found := sha256_file(folder / WEIGHTS)) != info.weights_sha256:
+        raise StoreError(f"{WEIGHTS} in {place!r} has sha256 {found}, but {DOCUMENT} promises {info.weights_sha256}")
+    what = f"{info.architecture.name}, {info.parameters:,} parameters, {info.num_classes} classes"
+    return what, read_origin(folder)

@@ -1,0 +1,218 @@
+"""What the page of a run shows, gathered from the store: every part by itself, so that one that is missing costs nothing but itself."""
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+
+from distillery.data.store import SyntheticSet, open_reference
+from distillery.engine.checkpoint import Checkpoints
+from distillery.errors import DistilleryError, MissingResourceError
+from distillery.evaluation.health import FILE as HEALTH
+from distillery.evaluation.health import HealthReport, load_health
+from distillery.evaluation.report import EvaluationReport
+from distillery.evaluation.report import read_origin as report_origin
+from distillery.ledger.runs import read_run
+from distillery.methods.catalog import METHODS
+from distillery.models.bundle import read_origin
+from distillery.provenance import Provenance, code_version, sha256_file
+from distillery.recipes.schema import Section
+from distillery.reporting.page import Link, PageData, RunRecord, SetFacts
+from distillery.reporting.pictures import Sample, sample_classes
+from distillery.reporting.words import count
+from distillery.step_version import step_version
+from distillery.storage import Store
+from distillery.tracking.history import History, read_history
+from distillery.workbench.keys import key_of
+from distillery.workbench.lineage import evaluation_of
+
+T = TypeVar("T")
+
+
+@dataclass
+class Gathering:
+    """Where the parts of a page are looked for.
+
+    Attributes:
+        store: of the run.
+        section: of the step that writes the page.
+        report: the evaluation.
+        report_path: its file.
+        teacher_uri: of the teacher's bundle.
+        student_path: the student's bundle.
+        set_path: folder with the reference to the synthetic set.
+        missing: part -> why it is not shown; filled as parts are looked for.
+    """
+
+    store: Store
+    section: Section
+    report: EvaluationReport
+    report_path: Path
+    teacher_uri: str
+    student_path: Path
+    set_path: Path
+    missing: dict[str, str] = field(default_factory=dict)
+
+    def collect(self) -> PageData:
+        """Everything that could be found."""
+        run = self._attempt("command", self._run, RunRecord())
+        found = self._attempt("samples", self._set, None)
+        samples: tuple[Sample, ...] = ()
+        if found is not None:
+            samples = self._attempt("samples", lambda: sample_classes(found, self.report.class_names), samples)
+        histories: dict[str, History] = {}
+        histories = self._attempt("cost", lambda: self._histories(run, found), histories)
+        lineage: tuple[Link, ...] = ()
+        lineage = self._attempt("lineage", lambda: self._lineage(run, found), lineage)
+        method = self._method(run)
+        return PageData(
+            report=self.report,
+            recipe=str(run.sections.get("registration", {}).get("recipe", "")),
+            method=METHODS[method].title if method in METHODS else method,
+            run=run,
+            set=_facts(found) if found else SetFacts(),
+            samples=samples,
+            histories=histories,
+            health=self._attempt("health", self._health, None),
+            lineage=lineage,
+            code_version=code_version(),
+            hardware=self._hardware(),
+            epochs=self._epochs(),
+            config=run.recipe or {"student": self._student.config, "set": found.manifest.provenance.config if found else {}},
+            missing=self.missing,
+        )
+
+    def _attempt(self, part: str, look: Callable[[], T], otherwise: T) -> T:
+        try:
+            return look()
+        except DistilleryError as error:
+            self.missing[part] = str(error)
+            return otherwise
+
+    def _run(self) -> RunRecord:
+        identity = os.environ.get("KFP_RUN_ID", "")
+        key = f"runs/{identity}/run.json"
+        if not identity or not self.store.exists(key):
+            raise MissingResourceError("The step ran without a pipeline around it, so no command is known that makes this run again.")
+        document = read_run(self.store.read(key), key)
+        said = document.fields
+        return RunRecord(
+            id=identity,
+            pipeline=said["pipeline"],
+            planned=said["planned"],
+            parameters=said["parameters"],
+            recipe=document.provenance.config,
+            sections=said["sections"],
+            image=said.get("image", ""),
+            environment=said.get("environment", {}),
+        )
+
+    def _set(self) -> SyntheticSet:
+        return open_reference(self.set_path, self.section.teacher_sha256)
+
+    def _health(self) -> HealthReport:
+        return load_health(self.set_path / HEALTH)
+
+    @cached_property
+    def _student(self) -> Provenance:
+        return read_origin(self.student_path)
+
+    def _method(self, run: RunRecord) -> str:
+        synthesis = run.recipe.get("synthesis", {})
+        return str(synthesis.get("method") or self._student.config.get("method") or "")
+
+    def _hardware(self) -> tuple[str, ...]:
+        resolved = self._student.config.get("resolved", {})
+        return (str(resolved["device"]), str(resolved["precision"])) if {"device", "precision"} <= set(resolved) else ()
+
+    def _epochs(self) -> int:
+        numbers: dict[str, float] = {}
+        return int(self._attempt("training", lambda: training_of(self.store, self._student), numbers).get("epochs", 0))
+
+    def _histories(self, run: RunRecord, found: SyntheticSet | None) -> dict[str, History]:
+        """Of every step that trained or drew something, in the order of the run."""
+        made = found.manifest.provenance if found else None
+        steps: dict[str, Provenance] = {}
+        if made is not None:
+            if generator := run.sections.get("generator"):
+                steps["train_generator"] = _generator(generator, made)
+            steps[_maker(made)] = made
+        steps[_maker(self._student)] = self._student
+        read = {step: read_history(_checkpoints(self.store, step, provenance).store) for step, provenance in steps.items()}
+        histories = {step: history for step, history in read.items() if history.rounds or history.after}
+        if not histories:
+            raise MissingResourceError("The histories of the training steps are not in this store.")
+        return histories
+
+    def _lineage(self, run: RunRecord, found: SyntheticSet | None) -> tuple[Link, ...]:
+        report, made = self.report, found.manifest.provenance if found else self._student
+        statistics = made.inputs.get("statistics", "")
+        links = [
+            Link(name="Teacher", sha256=self.section.teacher_sha256, what=_model(report.teacher), where=self.teacher_uri),
+            Link(name="Statistics", sha256=statistics, what="The averages that the teacher's layers kept of its training pictures."),
+            Link(name="Generator", sha256=self._synthesizer(found, made), what="What made the pictures up, as it was at the end."),
+        ]
+        if found:
+            what = f"{count(found.manifest.images)} pictures with the teacher's answers, every file of them named by hash."
+            links.append(Link(name="Synthetic set", sha256=found.digest, what=what, where=found.store.uri))
+        place = f"{self.store.uri}/students/{report.student.sha256}"
+        links.append(Link(name="Student", sha256=report.student.sha256, what=_model(report.student), where=place))
+        if data := report_origin(self.report_path).inputs.get("eval_data"):
+            links.append(
+                Link(name="Test pictures", sha256=data, what=f"{count(report.images)} labelled pictures, read by the last step only.")
+            )
+        where = f"{self.store.uri}/{evaluation_of(run.id)}" if run.id else ""
+        links.append(Link(name="Report", sha256=sha256_file(self.report_path), what="The numbers of this page as JSON.", where=where))
+        return tuple(link for link in links if link.sha256 or link.name != "Statistics")
+
+    def _synthesizer(self, found: SyntheticSet | None, made: Provenance) -> str:
+        if found and found.manifest.synthesizer_sha256:
+            return found.manifest.synthesizer_sha256
+        done = _checkpoints(self.store, _maker(made), made).finished() or {}
+        return str(done.get("outputs", {}).get("synthesizer", {}).get("synthesizer.json", ""))
+
+
+def training_of(store: Store, student: Provenance) -> dict[str, float]:
+    """The numbers of the step that trained a student; empty where that was in another store.
+
+    Raises:
+        StoreError: the step's result is damaged.
+    """
+    done = _checkpoints(store, _maker(student), student).finished() or {}
+    return dict(done.get("metrics", {}))
+
+
+def _checkpoints(store: Store, step: str, provenance: Provenance) -> Checkpoints:
+    return Checkpoints(store.below(f"checkpoints/{step}/{key_of(step, provenance)}"))
+
+
+def _maker(provenance: Provenance) -> str:
+    """The step that wrote something: its section tells."""
+    if "student_steps_per_round" in provenance.config:
+        return "distill_online"
+    return "materialize" if "set" in provenance.config else "train_student"
+
+
+def _generator(section: Mapping[str, Any], made: Provenance) -> Provenance:
+    """The provenance that the generator's step must have had, from its section and the set that was drawn with it."""
+    inputs = {name: sha256 for name, sha256 in made.inputs.items() if name != "synthesizer"}
+    config = {**section, "resolved": made.config.get("resolved", {})}
+    return made.model_copy(update={"inputs": inputs, "config": config, "step_version": step_version("train_generator")})
+
+
+def _facts(found: SyntheticSet) -> SetFacts:
+    manifest = found.manifest
+    return SetFacts(
+        images=manifest.images,
+        holdout=manifest.holdout,
+        counts=manifest.counts,
+        asked=sum(manifest.asked),
+        agreed=manifest.agreed,
+        shortfall=sum(manifest.shortfall),
+    )
+
+
+def _model(model: Any) -> str:
+    return f"{model.name or 'A network'} with {count(model.cost.parameters)} learned numbers."

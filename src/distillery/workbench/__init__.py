@@ -1,0 +1,1 @@
+"""What every step works at: key, store, lock, checkpoints, tracker, and the inputs put together."""

@@ -1,0 +1,176 @@
+"""What the training steps put together from their inputs: a verified teacher, a method, a student, a way to score it."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from distillery.config import Config
+from distillery.engine.selection import Judge, Score, Selection
+from distillery.errors import ConfigError
+from distillery.evaluation.agreement import Agreement
+from distillery.evaluation.predict import predict
+from distillery.methods.catalog import find_method, methods_without
+from distillery.models.bundle import fetch_bundle, load_classifier, read_bundle, save_classifier
+from distillery.models.catalog import Architecture, build_network
+from distillery.models.trial import try_architecture
+from distillery.models.versions import Weights
+from distillery.provenance import sha256_file
+from distillery.recipes.schema import Section
+from distillery.runtime import Runtime
+from distillery.seeding import seeded
+from distillery.statistics.layers import find_layers
+from distillery.statistics.moments import load_moments
+from distillery.synthesis.protocol import Ingredients, Synthesizer
+from distillery.types import Classifier, MemoryFormat
+from distillery.workbench.bench import Workbench, workspace
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """A verified teacher.
+
+    Attributes:
+        classifier: frozen, on the CPU.
+        sha256: of its bundle.
+    """
+
+    classifier: Classifier
+    sha256: str
+
+
+@dataclass(frozen=True)
+class PlannedMethod:
+    """A method ready to be built.
+
+    Attributes:
+        name: of its catalog row.
+        config: parsed by the row's config class.
+        statistics_path: the teacher's moments, where the row needs them.
+    """
+
+    name: str
+    config: Config
+    statistics_path: Path
+
+    @classmethod
+    def parse(cls, method: str, config: Mapping[str, Any], statistics_path: Path) -> "PlannedMethod":
+        """Parse a section's method and settings.
+
+        Raises:
+            ConfigError: no such method, or settings that it does not have.
+        """
+        return cls(method, find_method(method).load()[1].parse(config, "method_config"), statistics_path)
+
+    @property
+    def needs_moments(self) -> bool:
+        """Whether the method, configured so, asks for the teacher's statistics."""
+        return "moments" in find_method(self.name).required(self.config.to_json())
+
+    def inputs(self, teacher: Teacher) -> dict[str, str]:
+        """sha256 of what the method is built from, once it has been looked at.
+
+        Raises:
+            ConfigError: a teacher without BatchNorm2d for a method that needs its moments.
+            MissingResourceError: no statistics file.
+        """
+        if not self.needs_moments:
+            return {"teacher": teacher.sha256}
+        layers = find_layers(teacher.classifier)
+        if not layers.visits:
+            raise ConfigError(
+                f"The method {self.name} needs BatchNorm statistics, but the teacher has no BatchNorm2d{layers.exceptions()}; "
+                f"what works without: {methods_without('moments')}."
+            )
+        load_moments(self.statistics_path, teacher.sha256)
+        return {"teacher": teacher.sha256, "statistics": sha256_file(self.statistics_path)}
+
+    def build(self, teacher: Teacher, runtime: Runtime, seed: int) -> Synthesizer:
+        """The synthesizer; places the teacher on the device.
+
+        Raises:
+            CheckpointMismatchError: moments of another teacher.
+        """
+        placed = runtime.place(teacher.classifier)
+        moments = load_moments(self.statistics_path, teacher.sha256).to(runtime.device) if self.needs_moments else None
+        synthesizer: Synthesizer = find_method(self.name).load()[0](self.config, Ingredients(placed, runtime, seed, moments))
+        return synthesizer
+
+
+def open_teacher(section: Section, uri: str) -> Teacher:
+    """Fetch and verify the teacher that the plan was made for.
+
+    Raises:
+        CheckpointMismatchError: another teacher.
+        MissingResourceError: no bundle there.
+        StoreError: damaged weights.
+    """
+    folder = fetch_bundle(uri, workspace() / "bundles")
+    classifier = load_classifier(folder, section.teacher_sha256).freeze()
+    return Teacher(classifier, read_bundle(folder)[1])
+
+
+def build_student(architecture: Architecture, teacher: Classifier, runtime: Runtime, seed: int) -> Classifier:
+    """A fresh student for the teacher's images and classes, on the device, drawn from the run's own stream.
+
+    Raises:
+        ConfigError: one that cannot be run or trained here; a foreign one is tried on another copy first.
+    """
+    order: MemoryFormat = "channels_last"
+    if ":" in architecture.name:
+        order = try_architecture(architecture, teacher.spec, teacher.num_classes, runtime)
+    with seeded(seed, "student"):
+        network = build_network(architecture, teacher.spec, teacher.num_classes)
+    return runtime.place(Classifier(network, teacher.spec, teacher.class_names, order))
+
+
+def judging(held_out: Callable[[], tuple[Tensor, Tensor]]) -> Judge:
+    """A judge by held-out images: agreement with the teacher, and KL.
+
+    Args:
+        held_out: gives uint8 images and the teacher's logits, asked again each time because the images of an online run grow.
+    """
+
+    def judge(student: Classifier, start: int) -> Score:
+        images, logits = (part[start:] for part in held_out())
+        if not len(images):
+            return Score()
+        found = Agreement.measure(logits, predict(student, images))
+        return Score(found.total, found.agreed, found.kl * found.total)
+
+    return judge
+
+
+def save_student(bench: Workbench, folder: Path, student: Classifier, selection: Selection, architecture: Architecture) -> dict[str, float]:
+    """Write the student of the last epoch, the best one to `best/` below it, and snapshots to `epochs/NNNNNN/`.
+
+    Args:
+        bench: the open step.
+        folder: of the last student.
+        student: as it is after the last epoch; holds the weights of the last one written when this returns.
+        selection: of the run.
+        architecture: what it was built from.
+
+    Returns:
+        Where anything was held out: `best_epoch`, its `best_agreement` and `best_kl` there, `best_images`, how many images that was, and
+        `best_compared`, how many students were judged on them.
+    """
+    save_classifier(folder, student, architecture, bench.provenance)
+    best = selection.best
+    for name, weights in _others(selection):
+        student.load_state_dict(Weights.written_by(student, weights))
+        save_classifier(folder / name, student, architecture, bench.provenance)
+    if not best:
+        return {}
+    numbers = {"epoch": best.epoch, "agreement": best.score.agreement, "kl": best.score.kl, "images": best.score.images}
+    return {f"best_{name}": float(value) for name, value in {**numbers, "compared": best.compared}.items()}
+
+
+def _others(selection: Selection) -> Iterator[tuple[str, dict[str, Tensor]]]:
+    """Folder and weights of every student that is published beside the last one, one at a time."""
+    for kept in selection.snapshots:
+        yield f"epochs/{kept.epoch:06d}", selection.weights(kept)
+    if selection.best:
+        yield "best", selection.best.weights

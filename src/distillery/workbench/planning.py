@@ -1,0 +1,170 @@
+"""What a plan resolves and checks before anything is trained: recipe, pipeline, teacher, room, data.
+
+Each check raises one sentence; the plan step, the estimate and the commands that run single steps ask the same ones.
+"""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from distillery.errors import CheckpointMismatchError, ConfigError, StoreError
+from distillery.methods.catalog import methods_without
+from distillery.models.allowance import check_allowed
+from distillery.models.bundle import WEIGHTS, BundleInfo, fetch_bundle, read_bundle
+from distillery.provenance import sha256_file
+from distillery.recipes.cost import estimate_cost
+from distillery.recipes.loader import apply_overrides, is_own_file, load_document, recipe_name
+from distillery.recipes.parameters import Value, parameters_of
+from distillery.recipes.schema import Recipe
+from distillery.storage.workspace import workspace
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TeacherBundle:
+    """A verified teacher: its bundle's JSON, digest and folder; its weights are not loaded."""
+
+    info: BundleInfo
+    sha256: str
+    folder: Path
+
+
+def recipe_source(values: Mapping[str, Value]) -> str:
+    """The preset or file that a run asks for; a file wins.
+
+    Raises:
+        ConfigError: a run_recipe_uri that is no YAML file, a file in run_recipe, or neither of the two.
+    """
+    name, uri = str(values["run_recipe"]), str(values["run_recipe_uri"])
+    if uri and not is_own_file(uri):
+        raise ConfigError(f"run_recipe_uri = {uri!r} is not allowed: give a path or URI ending in .yaml, or name a preset in run_recipe.")
+    if not uri and (not name or is_own_file(name)):
+        raise ConfigError(f"run_recipe = {name!r} is not allowed: name a preset, or put a file of your own into run_recipe_uri.")
+    return uri or name
+
+
+def resolve_recipe(pipeline: str, values: Mapping[str, Value]) -> Recipe:
+    """The recipe with the run form's fields and then `run_overrides` put in.
+
+    Raises:
+        ConfigError: an unknown recipe or key, a wrong type.
+    """
+    rows = parameters_of(pipeline).values()
+    fields = {row.path: values[row.name] for row in rows if row.path and values[row.name]}
+    document = apply_overrides(load_document(recipe_source(values)), fields)
+    overrides = values["run_overrides"]
+    assert isinstance(overrides, dict)
+    return Recipe.resolve(apply_overrides(document, overrides))
+
+
+def check_pipeline(pipeline: str, recipe: Recipe, source: str) -> None:
+    """Refuse a recipe whose method belongs to the other pipeline.
+
+    Raises:
+        ConfigError: naming the pipeline that runs it.
+    """
+    if recipe.pipeline != pipeline:
+        method = recipe.method
+        raise ConfigError(
+            f"Recipe {recipe_name(source)!r} uses {method.title}, an {method.coupling} method, which {pipeline} does not run: "
+            f"run it with {recipe.pipeline}."
+        )
+
+
+def open_teacher(uri: str, pinned: str) -> TeacherBundle:
+    """Read a teacher's bundle and verify its bytes.
+
+    Raises:
+        ConfigError: no teacher was given, or one of a module that nobody allowed.
+        CheckpointMismatchError: its digest is not the pinned one.
+        MissingResourceError: there is no bundle.
+        StoreError: the weights fail their hash.
+    """
+    if not uri:
+        raise ConfigError("teacher_uri is missing: give the bundle folder that `distillery import-teacher` wrote.")
+    folder = fetch_bundle(uri, workspace() / "bundles")
+    info, sha256 = read_bundle(folder)
+    check_allowed(info.architecture.name)
+    if pinned and sha256 != pinned:
+        raise CheckpointMismatchError(
+            f"The teacher {uri!r} has sha256 {sha256}, but teacher_sha256 asks for {pinned}: "
+            f"give that teacher, or leave teacher_sha256 empty."
+        )
+    if sha256_file(folder / WEIGHTS) != info.weights_sha256:
+        raise StoreError(f"The weights of the teacher {uri!r} fail their sha256, so they are damaged: fetch or import the teacher again.")
+    return TeacherBundle(info, sha256, folder)
+
+
+def check_expected(recipe: Recipe, info: BundleInfo) -> None:
+    """Refuse a teacher that the recipe was not written for.
+
+    Raises:
+        ConfigError: another image shape or class count.
+    """
+    expects = recipe.expects
+    wanted = {"channels": expects.channels, "height": expects.height, "width": expects.width, "classes": expects.classes}
+    found = {"channels": info.spec.channels, "height": info.spec.height, "width": info.spec.width, "classes": info.num_classes}
+    for name, number in wanted.items():
+        if number and number != found[name]:
+            raise ConfigError(
+                f"The recipe expects a teacher with {name} = {number}, but this one has {name} = {found[name]}: "
+                f"choose another recipe or teacher, or override expects.{name}."
+            )
+
+
+def check_teacher(recipe: Recipe, info: BundleInfo) -> None:
+    """Refuse a teacher that the recipe was not written for, or that lacks what the method needs.
+
+    Raises:
+        ConfigError: another image shape or class count, or no BatchNorm2d statistics where the method matches moments.
+    """
+    check_expected(recipe, info)
+    if "moments" in recipe.method.required(recipe.synthesis.config) and not info.has_batchnorm:
+        raise ConfigError(
+            f"{recipe.method.name} matches BatchNorm statistics, but the teacher {info.architecture.name!r} has no BatchNorm2d layer with "
+            "running statistics that a forward pass visits; "
+            f"what works without: {methods_without('moments')}; choose one of them or a teacher with BatchNorm2d."
+        )
+
+
+def check_room(recipe: Recipe, info: BundleInfo) -> None:
+    """Refuse more images than `set.max_bytes` allows, of a set or of an online run's pool, before hours go into a generator.
+
+    Raises:
+        ConfigError: names the bytes and the bound.
+    """
+    images, bound = estimate_cost(recipe).images, recipe.set.max_bytes
+    size = images * info.spec.channels * info.spec.height * info.spec.width
+    if size > bound:
+        raise ConfigError(
+            f"The recipe makes {images} images, {size} bytes, but set.max_bytes = {bound}: lower set.size or synthesis.rounds, or raise it."
+        )
+
+
+def check_data(uri: str, info: BundleInfo) -> None:
+    """Read the labelled test images once, and hand them to nobody: only `evaluate` measures on them.
+
+    Raises:
+        ConfigError: images of another size, or labels that the teacher does not know.
+        MissingResourceError: there is no such file.
+    """
+    from distillery.data.real import load_labelled
+
+    load_labelled(uri, info.class_names, info.spec).check(info.spec, info.num_classes)
+
+
+def warn_schedule(recipe: Recipe) -> None:
+    """Say so where the student's stages are not as long as its training beside the generator and after it: their rates would not fit."""
+    if recipe.method.coupling == "offline":
+        return
+    planned = sum(stage.epochs * stage.steps_per_epoch for stage in recipe.student.stages)
+    trained = recipe.online_steps
+    if planned != trained:
+        logger.warning(
+            "The student trains for %d steps but its stages are planned for %d: change synthesis.rounds, synthesis.closing_rounds or "
+            "student.stages.*.epochs.",
+            trained,
+            planned,
+        )

@@ -1,0 +1,212 @@
+"""Where a student's images come from: a published set, a live synthesizer, or real labelled data."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from distillery.data.pool import ImagePool
+from distillery.data.real import LabelledImages, load_labelled
+from distillery.data.store import SetReference, SyntheticSet, open_reference, read_reference
+from distillery.engine.feeds import Feed, FreshFeed, LabelledFeed, PoolFeed
+from distillery.engine.selection import Judge
+from distillery.errors import ConfigError
+from distillery.synthesis.bundle import SynthesizerState, load_synthesizer, read_synthesizer
+from distillery.synthesis.protocol import Synthesizer
+from distillery.types import Classifier
+from distillery.workbench.assembly import PlannedMethod, Teacher, judging
+from distillery.workbench.bench import Workbench
+from distillery.workbench.sets import show_set
+
+
+@dataclass(frozen=True)
+class Supply:
+    """A source that has been opened.
+
+    Attributes:
+        feed: gives the batches.
+        images: in one pass over it; 0 where it has no end, so that an epoch's steps have to be given.
+        synthesizer: whose random stream the feed draws from; it belongs to the checkpoint.
+        judge: scores the student on what is held out; None where nothing is.
+    """
+
+    feed: Feed
+    images: int
+    synthesizer: Synthesizer | None = None
+    judge: Judge | None = None
+
+
+class Source(Protocol):
+    """A verified source that has not been loaded."""
+
+    @property
+    def inputs(self) -> dict[str, str]:
+        """sha256 of what it reads, by name."""
+        ...
+
+    def show(self, bench: Workbench) -> None:
+        """Tell the tracker what is trained on."""
+        ...
+
+    def open(self, bench: Workbench, teacher: Teacher, student: Classifier) -> Supply:
+        """Load it.
+
+        Args:
+            bench: the open step.
+            teacher: placed on the device.
+            student: that will train; a live synthesizer may look at it.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class SetSource:
+    """A published set.
+
+    Attributes:
+        synthetic: the set.
+        reference: its address and digest.
+    """
+
+    synthetic: SyntheticSet
+    reference: SetReference
+
+    @property
+    def inputs(self) -> dict[str, str]:
+        """The digest of its manifest."""
+        return {"set": self.synthetic.digest}
+
+    def show(self, bench: Workbench) -> None:
+        """By its manifest."""
+        show_set(bench, self.reference, "training")
+
+    def open(self, bench: Workbench, teacher: Teacher, student: Classifier) -> Supply:
+        """Load the set, every shard verified.
+
+        Raises:
+            ConfigError: it has no images.
+            StoreError: a damaged shard.
+        """
+        images = self.synthetic.load("train").images
+        if not len(images):
+            raise ConfigError(f"The set {self.synthetic.store.uri!r} has no images to train on: materialize a larger one.")
+        pool = ImagePool(teacher.classifier.spec, bench.runtime.device, capacity=len(images))
+        pool.append(images)
+        return Supply(PoolFeed(pool), len(images), judge=self._judge())
+
+    def _judge(self) -> Judge | None:
+        held_out = self.synthetic.load("holdout")
+        if not len(held_out.images):
+            return None
+        return judging(lambda: (held_out.images, held_out.teacher_logits))
+
+
+@dataclass(frozen=True)
+class LiveSource:
+    """A trained synthesizer that makes new images for each step; nothing is held out.
+
+    Attributes:
+        plan: the method that it was trained by.
+        made: its state.
+        inputs: of the method and of the bundle.
+        path: of the bundle.
+    """
+
+    plan: PlannedMethod
+    made: SynthesizerState
+    inputs: dict[str, str]
+    path: Path
+
+    def show(self, bench: Workbench) -> None:
+        """By its bundle."""
+        bench.tracker.dataset("live synthesizer", str(self.path), self.inputs["synthesizer"], "training")
+
+    def open(self, bench: Workbench, teacher: Teacher, student: Classifier) -> Supply:
+        """Build the synthesizer as it was when its training ended."""
+        synthesizer = self.plan.build(teacher, bench.runtime, bench.section.seed)
+        synthesizer.load_state_dict(self.made.state)
+        return Supply(FreshFeed(synthesizer, student, bench.clock), 0, synthesizer)
+
+
+@dataclass(frozen=True)
+class RealSource:
+    """Labelled images: the ceiling, which only who owns data can train; all of them are trained on.
+
+    Attributes:
+        labelled: the images.
+        uri: where they lie.
+        inputs: the digest of pixels and labels.
+    """
+
+    labelled: LabelledImages
+    uri: str
+    inputs: dict[str, str]
+
+    def show(self, bench: Workbench) -> None:
+        """By the digest of its pixels and labels."""
+        bench.tracker.dataset("real images", self.uri, self.inputs["data"], "training")
+
+    def open(self, bench: Workbench, teacher: Teacher, student: Classifier) -> Supply:
+        """Move the images to the device."""
+        pool = ImagePool(teacher.classifier.spec, bench.runtime.device, capacity=len(self.labelled))
+        pool.append(self.labelled.images, self.labelled.labels)
+        return Supply(LabelledFeed(pool), len(pool))
+
+
+def only_one(given: Mapping[str, object]) -> None:
+    """Refuse more sources than one, and none.
+
+    Args:
+        given: name of a setting -> its value; None and "" are not given.
+
+    Raises:
+        ConfigError: names the settings.
+    """
+    chosen = [name for name, value in given.items() if value not in (None, "")]
+    if len(chosen) != 1:
+        raise ConfigError(f"A student trains on one source, not {' and '.join(chosen) or 'none'}: give exactly one of {', '.join(given)}.")
+
+
+def open_set(path: Path, teacher: Teacher) -> SetSource:
+    """The set that a folder's reference names.
+
+    Raises:
+        MissingResourceError: no such set.
+        CheckpointMismatchError: a set of another teacher.
+        StoreError: another set than the one referred to.
+    """
+    return SetSource(open_reference(path, teacher.sha256), read_reference(path))
+
+
+def open_live(path: Path, statistics_path: Path | None, teacher: Teacher) -> LiveSource:
+    """A synthesizer's bundle; it says itself by which method, with which settings, it was trained.
+
+    Args:
+        path: folder of the bundle.
+        statistics_path: the teacher's moments; None where the method needs none.
+        teacher: in use.
+
+    Raises:
+        ConfigError: the method needs moments and none are given.
+        CheckpointMismatchError: a synthesizer or moments of another teacher.
+        MissingResourceError: no bundle or statistics there.
+        StoreError: damaged tensors.
+    """
+    made = load_synthesizer(path, teacher.sha256)
+    plan = PlannedMethod.parse(made.method, made.config, statistics_path or Path())
+    if plan.needs_moments and statistics_path is None:
+        raise ConfigError(f"The synthesizer {str(path)!r} is of {made.method}, which needs the teacher's statistics: give their file too.")
+    return LiveSource(plan, made, {**plan.inputs(teacher), "synthesizer": read_synthesizer(path)[1]}, path)
+
+
+def open_real(uri: str, teacher: Teacher) -> RealSource:
+    """Labelled images that fit the teacher.
+
+    Raises:
+        ConfigError: images of another size, or labels that the teacher does not know.
+        MissingResourceError: nothing there.
+        StoreError: a damaged file.
+    """
+    labelled = load_labelled(uri, teacher.classifier.class_names, teacher.classifier.spec, split="train")
+    labelled.check(teacher.classifier.spec, teacher.classifier.num_classes)
+    return RealSource(labelled, uri, {"data": labelled.digest()})

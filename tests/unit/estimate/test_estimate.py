@@ -1,0 +1,170 @@
+"""What a run would cost: measured parts multiplied out by hand, real steps timed, and nothing written."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from distillery.errors import CheckpointMismatchError, ConfigError
+from distillery.estimate import trial as calibration
+from distillery.estimate.estimate import Estimate, estimate, multiply_out
+from distillery.estimate.trial import Calibration, Timing, calibrate
+from distillery.methods.catalog import METHODS
+from distillery.models.bundle import save_classifier
+from distillery.provenance import Provenance
+from distillery.recipes.loader import load_recipe
+from distillery.runtime import Runtime
+from fakes import CPU, SPEC, TINY, tiny_teacher
+
+EXPECTS = {"expects": {"height": 8, "width": 8, "classes": 4}}
+SMALL = {
+    "fast_dfkd/digits": {
+        **EXPECTS,
+        "synthesis.config": {"batch": 16, "steps": 2, "generator": {"latent": 8, "width": 8}},
+        "student.stages.0.batch": 16,
+    },
+    "ls_gdfd/digits": {
+        **EXPECTS,
+        "synthesis.config": {"batch": 16, "steps_per_round": 2, "generator": {"latent": 8, "width": 8}},
+        "student.stages.0.batch": 16,
+    },
+}
+TIMING = Timing(0.5, 64, 64, 1000)
+MEASURED = Calibration(
+    round=Timing(2.0, 32, 64, 5000),
+    stages=(TIMING,),
+    draw=Timing(0.25, 256, 256, 100),
+    teacher_image=0.002,
+    student_image=0.001,
+    startup=3.0,
+    startup_bytes=10_000,
+    teacher_bytes=700,
+    student_bytes=200,
+    synthesizer_bytes=300,
+    trainer_bytes=400,
+)
+
+
+AGAIN = 5 + 5 + 1  # five candidates on the images that are new, the same on all of them in the end, and the last student
+
+
+def parts(found: Estimate) -> dict[str, tuple[int, tuple[float, float]]]:
+    return {part.name: (part.times, tuple(pytest.approx(value) for value in part.seconds)) for part in found.parts}  # type: ignore[misc]
+
+
+def of(recipe: str, **overrides: object) -> Estimate:
+    changes = {"evaluation.latency": False, "student.keep_epochs": 0, **overrides}
+    return multiply_out(load_recipe(recipe, changes), MEASURED, SPEC, 4, 100, 5, "cpu")
+
+
+def test_an_online_run_multiplied_out() -> None:
+    found = of("fast_dfkd/digits")
+    assert (found.images, found.student_steps) == (48 * 64, 800)
+    assert parts(found) == {
+        "synthesis": (48, (96.0, 96.0)),
+        "labelling": (3072, (6.144, 6.144)),
+        "student": (800, (400.0, 400.0)),
+        "checks": (40, ((40 / 2 + AGAIN) * 3072 * 0.05 * 0.001,) * 2),
+        "evaluation": (100, (0.4, 0.4)),
+        "starting steps": (5, (15.0, 15.0)),
+    }
+    pixels = 3072 * 64
+    waiting = (5 + 1) * 200  # candidates for the best epoch, and one more while the worst is still there
+    assert found.memory == 10_000 + 700 + (400 + 300) + waiting + 5000 + pixels
+    made = pixels + 3072 * (4 * 4 + 8) + 96 * 2048
+    assert found.store == made + 2 * 2 * 200 + 300 + 3 * 2**20
+    assert found.store_peak == found.store + 2 * 700 + waiting
+
+
+def test_images_that_are_new_each_step_are_drawn_labelled_and_kept() -> None:
+    found = of("fast_dfkd/digits", **{"synthesis.feed": "fresh", "student.stages.0.batch": 32})
+    held_out = 48 * 64 * 0.05
+    assert found.images == round(held_out) + 800 * 32
+    assert parts(found)["drawing for the student"] == (800, (200.0, 200.0))
+    assert parts(found)["labelling"] == (found.images, (found.images * 0.002,) * 2)
+    assert parts(found)["checks"] == (40, ((40 / 2 + AGAIN) * held_out * 0.001,) * 2)
+
+
+def test_closing_rounds_check_on_all_that_is_held_out() -> None:
+    found = parts(of("fast_dfkd/digits", **{"synthesis.closing_rounds": 120}))
+    assert found["student"] == (3200, (1600.0, 1600.0))
+    assert found["checks"][1][0] == pytest.approx((40 * (20 + 120) / 160 + AGAIN) * 3072 * 0.05 * 0.001)
+
+
+def test_an_offline_run_multiplied_out() -> None:
+    stage = {"student.stages.0.epochs": 10, "student.stages.0.steps_per_epoch": 93, "student.stages.0.batch": 64}
+    found = of("ls_gdfd/digits", **{"set.max_oversampling": 4.0, "set.holdout": 0.0, **stage})
+    assert parts(found) == {
+        "synthesis": (12, (24.0, 24.0)),
+        "drawing the set": (24, (6.0, 24.0)),
+        "student": (930, (465.0, 465.0)),
+        "evaluation": (100, (0.4, 0.4)),
+        "starting steps": (5, (15.0, 15.0)),
+    }
+    low, high = found.seconds
+    assert high - low == pytest.approx(18.0)
+    assert "batch of 32, times 64/32" in found.parts[0].how
+
+
+def test_snapshots_cost_room_and_evaluation() -> None:
+    ten = {"student.stages.0.epochs": 10}
+    plain, kept = of("ls_gdfd/digits", **ten), of("ls_gdfd/digits", **ten, **{"student.keep_epochs": 2})
+    assert kept.store - plain.store == 2 * 5 * 200
+    assert dict(parts(kept))["evaluation"] == (100, (0.9, 0.9))
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calibration, "_start", lambda: (1.0, 1000))
+    for name in ("SYNTHESIS_SECONDS", "STUDENT_SECONDS", "FORWARD_SECONDS"):
+        monkeypatch.setattr(calibration, name, 0.3)
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize(("recipe", "feed"), [("fast_dfkd/digits", "pool"), ("fast_dfkd/digits", "fresh"), ("ls_gdfd/digits", "pool")])
+def test_real_steps_are_timed(recipe: str, feed: str) -> None:
+    chosen = load_recipe(recipe, {**SMALL[recipe], "synthesis.feed": feed})
+    found = calibrate(chosen, CPU.place(tiny_teacher(steps=1)), "t" * 64, CPU)
+    drawn = recipe.startswith("ls") or feed == "fresh"
+    timings = [found.round, *found.stages, *([found.draw] if drawn else [])]
+    assert all(timing.seconds > 0 for timing in timings)
+    assert found.round.full == 16
+    assert found.teacher_image > 0
+    assert min(found.student_bytes, found.synthesizer_bytes) > 1000
+    assert found.trainer_bytes > found.student_bytes
+
+
+def test_every_method_s_rounds_can_be_shortened() -> None:
+    for row in METHODS.values():
+        assert set(calibration._INNER_STEPS) & set(row.load()[1].model_fields), f"add the field of {row.name} that counts a round's steps"
+
+
+def test_a_slow_call_is_timed_at_a_smaller_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+
+    def call(n: int) -> None:
+        clock[0] += n
+
+    monkeypatch.setattr(calibration.time, "perf_counter", lambda: clock[0])
+    timing = calibration._timed(lambda n: lambda: call(n), 512, 200.0, Runtime(torch.device("cpu"), "float32", 1))
+    assert (timing.measured, timing.full, timing.seconds) == (32, 512, 512.0)
+    timing = calibration._timed(lambda n: lambda: call(n), 4, 200.0, Runtime(torch.device("cpu"), "float32", 1))
+    assert (timing.measured, timing.seconds) == (4, 4.0)
+
+
+@pytest.mark.usefixtures("quick")
+def test_what_the_plan_refuses_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_classifier(tmp_path / "teacher", tiny_teacher(steps=1), TINY, Provenance(code_version="c"))
+    monkeypatch.chdir(tmp_path)
+    form = {"run_recipe": "ls_gdfd/digits", "run_overrides": SMALL["ls_gdfd/digits"], "teacher_uri": str(tmp_path / "teacher")}
+    found = estimate("generative_distillation", form, "cpu", steps=7)
+    assert found.images == 6000
+    assert [path.name for path in tmp_path.iterdir()] == ["teacher"]
+    with pytest.raises(ConfigError, match="height = 16"):
+        estimate("generative_distillation", {**form, "run_overrides": {}})
+    with pytest.raises(CheckpointMismatchError):
+        estimate("generative_distillation", {**form, "teacher_sha256": "0" * 64})
+    with pytest.raises(ConfigError, match="online"):
+        estimate("generative_distillation", {**form, "run_recipe": "fast_dfkd/digits", "run_overrides": SMALL["fast_dfkd/digits"]})
+    with pytest.raises(ConfigError, match="teacher_uri is missing"):
+        estimate("generative_distillation", {**form, "teacher_uri": ""})

@@ -1,0 +1,103 @@
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from distillery.documents import seal
+from distillery.evaluation.report import load_report
+from distillery.ledger.page import Gathering
+from distillery.models.bundle import save_classifier
+from distillery.models.catalog import Architecture, build_network
+from distillery.provenance import Provenance, code_version
+from distillery.recipes.schema import EvaluationSection
+from distillery.reporting.page import PageData
+from distillery.storage import open_store
+from distillery.types import Classifier, ImageSpec
+from distillery_kfp.pipelines.direct import DirectRun
+from short_recipes import SHORT
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> DirectRun:
+    """A finished offline run without a test set, so that it holds a generator, a set and a student."""
+    folder = tmp_path_factory.mktemp("gathering")
+    architecture, spec = Architecture(name="wrn_16_1"), ImageSpec(channels=1, height=16, width=16, mean=(0.3,), std=(0.3,))
+    with torch.random.fork_rng(), pytest.MonkeyPatch.context() as patch:
+        torch.manual_seed(0)
+        teacher = Classifier(build_network(architecture, spec, 10), spec, tuple("0123456789"))
+        save_classifier(folder / "teacher", teacher, architecture, Provenance(code_version=code_version()))
+        patch.setenv("KFP_RUN_ID", "run-1")
+        patch.setenv("DISTILLERY_DEVICE", "cpu")
+        overrides = {**SHORT["ls_gdfd/digits"], "student.keep_epochs": 1}
+        return DirectRun("ls_gdfd/digits", folder / "teacher", folder / "run", overrides=overrides).execute()
+
+
+@pytest.fixture
+def run(done: DirectRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> DirectRun:
+    """A copy of it, to be broken; the set's reference goes on naming the original's."""
+    monkeypatch.setenv("KFP_RUN_ID", "run-1")
+    monkeypatch.setenv("DISTILLERY_WORKDIR", str(tmp_path / "work"))
+    shutil.copytree(done.folder, tmp_path / "run")
+    return DirectRun(done.recipe, done.teacher, tmp_path / "run", sections=done.sections)
+
+
+def gather(run: DirectRun) -> PageData:
+    section = EvaluationSection.parse(run.sections["evaluation"])
+    store = open_store(str(run.folder / "store"))
+    report = load_report(run.report)
+    return Gathering(store, section, report, run.report, str(run.teacher), run.student, run.set).collect()
+
+
+def test_everything_of_a_run_is_found(run: DirectRun) -> None:
+    data = gather(run)
+    assert data.missing == {}
+    assert set(data.histories) == {"train_generator", "materialize", "train_student"}
+    assert data.histories["train_generator"].names("gradient/")
+    assert data.epochs == 2
+    assert [score.name for score in data.report.snapshots] == ["epochs/000001", "epochs/000002"]
+    assert [link.name for link in data.lineage] == ["Teacher", "Statistics", "Generator", "Synthetic set", "Student", "Report"]
+    assert all(len(link.sha256) == 64 for link in data.lineage)
+    assert sum(data.set.counts) == data.set.images > 0
+    assert sum(sample.in_set for sample in data.samples) == data.set.images
+    assert data.health is not None
+    assert data.run.recipe["synthesis"]["method"] == "ls_gdfd"
+    assert (data.method, data.recipe) == ("LS-GDFD", "ls_gdfd/digits")
+
+
+def test_a_page_is_written_and_kept_by_the_tracker(done: DirectRun) -> None:
+    page = done.page.read_text()
+    assert page.startswith("<!DOCTYPE html>")
+    kept = list((done.folder / "work" / "tracking").glob("evaluate-*/artifacts/report.html"))
+    assert [path.read_text() for path in kept] == [page]
+
+
+Break = Any
+BREAKS: dict[str, tuple[Break, set[str]]] = {
+    "no run record": (lambda run, patch: patch.delenv("KFP_RUN_ID"), {"command"}),
+    "a damaged run record": (lambda run, patch: (run.folder / "store/runs/run-1/run.json").write_text("{"), {"command"}),
+    "no set": (lambda run, patch: shutil.rmtree(run.set), {"samples", "health"}),
+    "no health": (lambda run, patch: (run.set / "health.json").unlink(), {"health"}),
+    "no checkpoints": (lambda run, patch: shutil.rmtree(run.folder / "store/checkpoints"), {"cost"}),
+}
+
+
+@pytest.mark.parametrize("name", BREAKS)
+def test_what_is_not_there_costs_only_itself(name: str, run: DirectRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    plant, parts = BREAKS[name]
+    plant(run, monkeypatch)
+    data = gather(run)
+    assert set(data.missing) == parts
+    assert all(reason.endswith((".", ";")) for reason in data.missing.values())
+    assert data.lineage
+
+
+def test_the_student_of_another_run_brings_its_own_history(run: DirectRun) -> None:
+    document = json.loads((run.student / "bundle.json").read_bytes())
+    document["provenance"]["config"]["seed"] = 99
+    (run.student / "bundle.json").write_bytes(seal(document))
+    data = gather(run)
+    assert "train_student" not in data.histories
+    assert data.epochs == 0
