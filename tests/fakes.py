@@ -10,7 +10,7 @@ from torch.nn import functional
 from distillery.models.catalog import Architecture, build_network
 from distillery.runtime import Runtime
 from distillery.seeding import seeded, stream
-from distillery.synthesis.protocol import Round
+from distillery.synthesis.protocol import Turn
 from distillery.types import Batch, Classifier, ImageSpec
 
 CPU = Runtime(torch.device("cpu"), "float32", 1)
@@ -88,7 +88,7 @@ class FakeSynthesizer:
         self.pictures = torch.randn(teacher.num_classes, *teacher.spec.shape, generator=self.learning).requires_grad_()
         self.optimizer = torch.optim.Adam([self.pictures], lr=0.1)
 
-    def advance(self, student: Classifier | None) -> Round:
+    def advance(self, student: Classifier | None, labels: torch.Tensor | None = None) -> Turn:
         """One step on the teacher's cross-entropy."""
         self.rounds += 1
         batch, images = self._make(self.batch, None, self.learning)
@@ -98,7 +98,7 @@ class FakeSynthesizer:
         loss.backward()
         self.optimizer.step()
         term = loss.detach() / (0.0 if self.rounds == self.bad_round else 1.0)
-        return Round({"label": term}, batch if self.returns_images else None, self.rounds > self.warmup, {"label": term})
+        return Turn({"label": term}, batch if self.returns_images else None, self.rounds > self.warmup, {"label": term})
 
     def synthesize(self, n: int, labels: Tensor | None = None, student: Classifier | None = None) -> Batch:
         """n noisy pictures."""

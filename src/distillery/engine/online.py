@@ -15,7 +15,7 @@ from distillery.engine.selection import Selection
 from distillery.engine.session import Session
 from distillery.engine.terms import round_numbers
 from distillery.errors import ConfigError
-from distillery.synthesis.protocol import Round, Synthesizer
+from distillery.synthesis.protocol import Synthesizer, Turn
 
 logger = logging.getLogger(__name__)
 
@@ -119,7 +119,7 @@ class OnlineDistillation:
             numbers |= {f"holdout/{name}": value for name, value in scores.items()}
         return numbers
 
-    def _collect(self, learned: Round) -> dict[str, float]:
+    def _collect(self, learned: Turn) -> dict[str, float]:
         """Add the round's images, or ask for some where the method makes none as it learns."""
         batch = learned.batch
         if batch is None and learned.ready:

@@ -10,7 +10,7 @@ from torch import Tensor
 from distillery.errors import ConfigError
 from distillery.numerics import EXPLODED, is_bad
 from distillery.synthesis.common import DIAGNOSED_ROUNDS
-from distillery.synthesis.protocol import Round
+from distillery.synthesis.protocol import Turn
 
 logger = logging.getLogger(__name__)
 
@@ -79,7 +79,7 @@ def bad_term(what: str, name: str, place: str) -> ConfigError:
     )
 
 
-def round_numbers(learned: Round, history: Sequence[Mapping[str, float]]) -> dict[str, float]:
+def round_numbers(learned: Turn, history: Sequence[Mapping[str, float]]) -> dict[str, float]:
     """A synthesizer's round for its history: `synthesis/<term>`, and `gradient/<term>` in the rounds that give gradient norms.
 
     A term that hardly moves the images in one of the first rounds is told, once a run.

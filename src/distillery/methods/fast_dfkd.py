@@ -12,7 +12,6 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
-from distillery.config import Config
 from distillery.data.augment import AugmentConfig, augment
 from distillery.errors import ConfigError
 from distillery.losses.adversarial import decision_adversarial
@@ -23,15 +22,16 @@ from distillery.numerics import full_precision
 from distillery.optim.meta import add_gradients, reptile_gradient
 from distillery.optim.restore import restore_strides
 from distillery.seeding import seeded, stream
-from distillery.synthesis.common import check_labels, check_weights, draw_labels, first_bad, gradient_norms, is_diagnosed, only_looked_at
+from distillery.synthesis.common import check_labels, draw_labels, first_bad, gradient_norms, is_diagnosed, only_looked_at
+from distillery.synthesis.config import MethodConfig
 from distillery.synthesis.matching import build_matcher
-from distillery.synthesis.protocol import Ingredients, Round
+from distillery.synthesis.protocol import Ingredients, Turn
 from distillery.types import Batch, Classifier
 
 BETAS = (0.5, 0.999)
 
 
-class FastDFKDConfig(Config):
+class FastDFKDConfig(MethodConfig):
     """Settings of FastDFKD; the defaults are the published CIFAR schedule with k = 5.
 
     Attributes:
@@ -77,9 +77,22 @@ class FastDFKDConfig(Config):
     labels: Literal["uniform", "balanced"] = "uniform"
     augment: AugmentConfig = AugmentConfig(crop_padding=4, flip=True)
 
+    @property
+    def images_per_turn(self) -> int:
+        """The batch that the k steps lead to."""
+        return self.batch
+
+    @property
+    def warmup_turns(self) -> int:
+        """`warmup`, under the name that every method answers to."""
+        return self.warmup
+
+    def one_step(self) -> Self:
+        """One adaptation step, the adversarial term included."""
+        return self.model_copy(update={"steps": 1, "warmup": 0})
+
     @model_validator(mode="after")
-    def _some_term(self) -> Self:
-        check_weights({name: getattr(self, name) for name in type(self).model_fields if name.endswith("_weight")})
+    def _some_early_term(self) -> Self:
         if not (self.moments_weight or self.label_weight) and self.warmup > 1:
             raise ValueError(
                 f"adversarial_weight alone is above 0, and that term begins with round {self.warmup} (warmup), so the rounds before have "
@@ -136,11 +149,12 @@ class FastDFKD:
     def _fused(self) -> bool:
         return self._runtime.device.type == "cuda"
 
-    def advance(self, student: Classifier | None) -> Round:
+    def advance(self, student: Classifier | None, labels: Tensor | None = None) -> Turn:
         """Make one batch in k steps and let the meta-generator learn from it.
 
         Args:
             student: the opponent of the adversarial term; None leaves the term out.
+            labels: (batch,) int64 classes to make instead of drawn ones.
         """
         config = self._config
         self._rounds += 1
@@ -148,13 +162,14 @@ class FastDFKD:
             self._meta.reset_first_layers(config.reset, self._learning)
         if config.reuse == "none":
             self._meta.load_state_dict(self._new_generator("init", self._rounds).state_dict())
-        labels = draw_labels(config.batch, self._teacher.num_classes, config.labels, self._learning)
+        if labels is None:
+            labels = draw_labels(config.batch, self._teacher.num_classes, config.labels, self._learning)
         with only_looked_at(student):
             result = self._adapt(labels, student, self._learning, diagnose=is_diagnosed(self._rounds))
         self._matcher.remember(result.moments)
         self._learn(result.meta_gradient)
         batch = Batch(result.images, result.labels)
-        return Round(result.terms, batch, self._rounds > config.warmup, result.gradient_norms, result.first_bad)
+        return Turn(result.terms, batch, self._rounds > config.warmup, result.gradient_norms, result.first_bad)
 
     def synthesize(self, n: int, labels: Tensor | None = None, student: Classifier | None = None) -> Batch:
         """N images, k adaptation steps from the present meta-generator for each full batch; the surplus is dropped.

@@ -9,24 +9,24 @@ from operator import add
 from typing import Any, Self
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
-from distillery.config import Config
 from distillery.losses.priors import squared_norm, total_variation_l2
 from distillery.models.generators.config import GeneratorConfig
 from distillery.models.generators.network import build_generator
 from distillery.numerics import full_precision
 from distillery.optim.restore import restore_strides
 from distillery.seeding import seeded, stream
-from distillery.synthesis.common import check_labels, check_weights, draw_labels, first_bad, gradient_norms, is_diagnosed
+from distillery.synthesis.common import check_labels, draw_labels, first_bad, gradient_norms, is_diagnosed
+from distillery.synthesis.config import MethodConfig
 from distillery.synthesis.matching import build_matcher
-from distillery.synthesis.protocol import Ingredients, Round
+from distillery.synthesis.protocol import Ingredients, Turn
 from distillery.types import Batch, Classifier
 
 
-class LSGDFDConfig(Config):
+class LSGDFDConfig(MethodConfig):
     """Settings of LS-GDFD with one conditional generator.
 
     The paper publishes no loss weights, optimiser or schedule: the defaults are ours, measured in `docs/methods/ls_gdfd.md`.
@@ -57,10 +57,14 @@ class LSGDFDConfig(Config):
     moments_weight: float = Field(default=10.0, ge=0)
     jitter: int = Field(default=0, ge=0)
 
-    @model_validator(mode="after")
-    def _some_term(self) -> Self:
-        check_weights({name: getattr(self, name) for name in type(self).model_fields if name.endswith("_weight")})
-        return self
+    @property
+    def images_per_turn(self) -> int:
+        """The last step's images."""
+        return self.batch
+
+    def one_step(self) -> Self:
+        """One generator step."""
+        return self.model_copy(update={"steps_per_round": 1})
 
 
 class LSGDFD:
@@ -85,8 +89,8 @@ class LSGDFD:
         self._sampling = stream(ingredients.seed, "ls_gdfd", "sampling")
         self._rounds = 0
 
-    def advance(self, student: Classifier | None) -> Round:
-        """`steps_per_round` generator steps. The student is not looked at."""
+    def advance(self, student: Classifier | None, labels: Tensor | None = None) -> Turn:
+        """`steps_per_round` generator steps. Neither the student nor labels are looked at."""
         config = self._config
         self._rounds += 1
         self._generator.train()
@@ -103,7 +107,7 @@ class LSGDFD:
             self._optimizer.step()
             seen.append(values.detach())
         means = dict(zip(terms, reduce(add, seen) / config.steps_per_round, strict=True))
-        return Round(means, Batch(images.detach(), labels), gradient_norms=norms, first_bad=first_bad(terms, seen))
+        return Turn(means, Batch(images.detach(), labels), gradient_norms=norms, first_bad=first_bad(terms, seen))
 
     @torch.no_grad()
     def synthesize(self, n: int, labels: Tensor | None = None, student: Classifier | None = None) -> Batch:

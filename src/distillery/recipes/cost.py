@@ -30,7 +30,7 @@ def estimate_cost(recipe: Recipe) -> Cost:
     """
     synthesis = recipe.synthesis
     if recipe.method.coupling == "online":
-        batch, steps = int(synthesis.config.get("batch", 0)), recipe.online_steps
+        batch, steps = recipe.settings.images_per_turn, recipe.online_steps
         shown = {"pool": synthesis.rounds, "round": recipe.trained_rounds}.get(synthesis.feed, 0)
         drawn = _drawn(recipe.student.stages, steps) if synthesis.feed == "fresh" else 0
         return Cost(shown * batch + round((synthesis.rounds - shown) * batch * recipe.set.holdout) + drawn, steps)

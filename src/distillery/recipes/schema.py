@@ -18,6 +18,7 @@ from distillery.recipes.parameters import LARGEST_SEED, PIPELINES
 from distillery.runtime import Precision
 from distillery.statistics.moments import Kind
 from distillery.students.plan import StudentConfig
+from distillery.synthesis.config import MethodConfig
 from distillery.tracking.protocol import RegistrationConfig
 
 Feed = Literal["pool", "round", "fresh"]
@@ -113,7 +114,7 @@ class Recipe(Config):
     @property
     def trained_rounds(self) -> int:
         """The synthesizer's rounds after which the student trains: all but the method's warm-up."""
-        return max(self.synthesis.rounds - int(self.synthesis.config.get("warmup", 0)), 0)
+        return max(self.synthesis.rounds - self.settings.warmup_turns, 0)
 
     @property
     def online_steps(self) -> int:
@@ -124,6 +125,12 @@ class Recipe(Config):
     def method(self) -> Method:
         """The catalog's row of the recipe's method."""
         return find_method(self.synthesis.method)
+
+    @property
+    def settings(self) -> MethodConfig:
+        """The method's settings, parsed by the config class of its row."""
+        parsed: MethodConfig = self.method.load()[1].parse(self.synthesis.config, "synthesis.config")
+        return parsed
 
     @property
     def pipeline(self) -> str:
@@ -296,7 +303,7 @@ def _resolve_online(recipe: Recipe) -> Recipe:
         raise ConfigError(f"synthesis.student_steps_per_round is missing: {title} trains the student after each round, so give 1 or more.")
     if not recipe.trained_rounds:
         raise ConfigError(
-            f"synthesis.rounds = {synthesis.rounds} is not allowed: {title} warms up for {synthesis.config['warmup']} rounds without "
+            f"synthesis.rounds = {synthesis.rounds} is not allowed: {title} warms up for {recipe.settings.warmup_turns} rounds without "
             f"training the student, so give more rounds or a smaller synthesis.config.warmup."
         )
     if synthesis.closing_rounds and synthesis.feed != "pool":

@@ -56,20 +56,6 @@ def draw_labels(count: int, num_classes: int, how: str, generator: torch.Generat
     return torch.randint(num_classes, (count,), generator=generator, device=generator.device)
 
 
-def check_weights(weights: Mapping[str, float]) -> None:
-    """Refuse settings under which a method has nothing to minimise.
-
-    Args:
-        weights: of all its terms, by setting.
-
-    Raises:
-        ValueError: all are 0; for a config's validator, which makes it a ConfigError.
-    """
-    if not any(weights.values()):
-        *first, last = weights
-        raise ValueError(f"{', '.join(first)} and {last} are all 0, so nothing is left to minimise: give one of them a weight above 0")
-
-
 def check_labels(labels: Tensor, n: int, num_classes: int) -> None:
     """Refuse labels of another length or range.
 

@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
+from distillery.data.pool import ImagePool
 from distillery.runtime import Runtime
 from distillery.statistics.moments import Moments
 from distillery.types import Batch, Classifier
@@ -20,25 +21,29 @@ class Ingredients:
         runtime: device, precision, threads.
         seed: the method derives its random streams from it.
         moments: the teacher's statistics, where the catalog row says that the method needs them.
+        rounds: of the whole run, for a method that follows a schedule over it.
+        ood: images of another domain than the teacher's, where the catalog row says that the method needs them; they are never published.
     """
 
     teacher: Classifier
     runtime: Runtime
     seed: int
     moments: Moments | None = None
+    rounds: int = 1
+    ood: ImagePool | None = None
 
 
 @dataclass(frozen=True)
-class Round:
-    """One round of learning.
+class Turn:
+    """One turn of learning: one `advance`.
 
     Attributes:
-        terms: weighted loss terms by name, 0-d tensors left on the device; the engine reads them once a round.
+        terms: weighted loss terms by name, 0-d tensors left on the device; the engine reads them once a round, which may hold many turns.
         batch: images the method made as it learned, if it makes any; float32 in [0, 1], detached.
         ready: False while the student must not train yet (warm-up).
         gradient_norms: norm of each weighted term's gradient on the images, given in the first rounds and in few later ones.
-        first_bad: the round's step, counted from 1, at which each term was first not finite or far too large; 0 where it never was.
-            It names a term that the round's own value only shows as bad.
+        first_bad: the turn's step, counted from 1, at which each term was first not finite or far too large; 0 where it never was.
+            It names a term that the turn's own value only shows as bad.
     """
 
     terms: Mapping[str, Tensor]
@@ -54,8 +59,13 @@ class Synthesizer(Protocol):
     A method's class is built as `Method(config, ingredients)`; `config` is the parsed section of its catalog row.
     """
 
-    def advance(self, student: Classifier | None) -> Round:
-        """One round of learning. Leaves the student bit-identical: parameters, buffers, mode, requires_grad, .grad."""
+    def advance(self, student: Classifier | None, labels: Tensor | None = None) -> Turn:
+        """One turn of learning. Leaves the student bit-identical: parameters, buffers, mode, requires_grad, .grad.
+
+        Args:
+            student: the opponent, for methods that play against one.
+            labels: (n,) int64 classes to make images of, for methods whose target is images; None leaves them to the method.
+        """
         ...
 
     def synthesize(self, n: int, labels: Tensor | None = None, student: Classifier | None = None) -> Batch:
@@ -69,7 +79,7 @@ class Synthesizer(Protocol):
         ...
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything the next round depends on: nested dicts and lists of tensors, numbers, strings and booleans."""
+        """Everything the next turn depends on: nested dicts and lists of tensors, numbers, strings and booleans."""
         ...
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

@@ -8,7 +8,7 @@ import torch
 from distillery.engine.terms import TermWatch, round_numbers
 from distillery.errors import ConfigError
 from distillery.synthesis.common import first_bad
-from distillery.synthesis.protocol import Round
+from distillery.synthesis.protocol import Turn
 
 
 def test_means_over_the_steps() -> None:
@@ -37,7 +37,7 @@ def test_a_dead_term_is_told_once_a_run(caplog: pytest.LogCaptureFixture) -> Non
         caplog.clear()
         norms = {"moments": torch.tensor(1.0), "adversarial": torch.tensor(strength)}
         with caplog.at_level(logging.WARNING):
-            history.append(round_numbers(Round(terms, gradient_norms=norms), history))
+            history.append(round_numbers(Turn(terms, gradient_norms=norms), history))
         told.append(caplog.messages)
     assert [len(messages) for messages in told] == [0, 1, 0, 0]
     assert "round 2: the term 'adversarial' hardly moves the images" in told[1][0]
@@ -52,7 +52,7 @@ def test_a_dead_term_is_told_once_a_run(caplog: pytest.LogCaptureFixture) -> Non
     ],
 )
 def test_the_step_of_a_round_at_which_a_term_went_bad_is_named(steps: dict[str, int], said: str) -> None:
-    learned = Round(dict.fromkeys("ab", torch.tensor(torch.nan)), first_bad={name: torch.tensor(step) for name, step in steps.items()})
+    learned = Turn(dict.fromkeys("ab", torch.tensor(torch.nan)), first_bad={name: torch.tensor(step) for name, step in steps.items()})
     with pytest.raises(ConfigError, match=said):
         round_numbers(learned, [{}, {}])
 

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from distillery.synthesis.common import check_weights, draw_labels, is_diagnosed
+from distillery.synthesis.common import draw_labels, is_diagnosed
 
 
 def test_the_first_rounds_are_diagnosed_and_then_ever_fewer() -> None:
@@ -42,9 +42,3 @@ def test_balanced_labels_come_in_random_order() -> None:
     draws = torch.Generator().manual_seed(4)
     places = torch.stack([(draw_labels(6, 4, "balanced", draws) == 3).float() for _ in range(4000)]).mean(0)
     assert (places - places.mean()).abs().max() < 0.05
-
-
-def test_some_weight_is_above_zero() -> None:
-    check_weights({"one": 0.0, "two": 0.1})
-    with pytest.raises(ValueError, match="one, two and three are all 0, so nothing is left to minimise: give one of them a weight above 0"):
-        check_weights(dict.fromkeys(("one", "two", "three"), 0.0))

@@ -19,7 +19,7 @@ from distillery.statistics.extract import global_moments
 from distillery.statistics.moments import save_moments
 from distillery.steps import distill_online, materialize
 from distillery.synthesis.bundle import SynthesizerState, save_synthesizer
-from distillery.synthesis.protocol import Round
+from distillery.synthesis.protocol import Turn
 from distillery.types import Batch, Classifier
 from distillery.workbench.assembly import PlannedMethod
 from distillery.workbench.warned import read_warnings
@@ -41,9 +41,9 @@ class Spread(FakeSynthesizer):
         images, shown = quadrants(n, draws)
         return Batch(images, shown), images
 
-    def advance(self, student: Classifier | None) -> Round:
+    def advance(self, student: Classifier | None, labels: torch.Tensor | None = None) -> Turn:
         batch, _ = self._make(24, None, self.learning)
-        return Round({"label": torch.ones(())}, batch, True, {})
+        return Turn({"label": torch.ones(())}, batch, True, {})
 
 
 class OneClass(Spread):

@@ -1,0 +1,45 @@
+"""What every method's settings answer, so that nobody guesses from the names of keys; imports no torch."""
+
+from typing import Self
+
+from pydantic import model_validator
+
+from distillery.config import Config
+
+WEIGHT = "_weight"
+"""Ending of the fields that weigh a term: a method's loss is the sum of its terms, each times its weight."""
+
+
+class MethodConfig(Config):
+    """Settings of a data-free method; each method's config derives from it.
+
+    A field whose name ends in `_weight` weighs one term of the loss; settings under which all of them are 0 are refused here, for every
+    method. What a method needs of a teacher stands in its catalog row, with the weight that lifts the need when it is 0.
+    """
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """The weight of each term, by setting."""
+        return {name: float(getattr(self, name)) for name in type(self).model_fields if name.endswith(WEIGHT)}
+
+    @property
+    def images_per_turn(self) -> int:
+        """Images that one turn makes for the student; 0 for a method that makes none as it learns."""
+        return 0
+
+    @property
+    def warmup_turns(self) -> int:
+        """Turns at the start in which the student must not train."""
+        return 0
+
+    def one_step(self) -> Self:
+        """The same settings cut to the least work that one turn can be, and past warm-up: what calibration times."""
+        return self
+
+    @model_validator(mode="after")
+    def _some_term(self) -> Self:
+        if (weights := self.weights) and not any(weights.values()):
+            *first, last = weights
+            named = f"{', '.join(first)} and {last} are all 0" if first else f"{last} is 0"
+            raise ValueError(f"{named}, so nothing is left to minimise: give one of them a weight above 0")
+        return self
