@@ -189,7 +189,7 @@ from unittest import mock
 import distillery.redaction as module
 from distillery_kfp.pipelines.runner import child
 from distillery_kfp.pipelines.cli import app as cli
-from distillery_kfp.pipelines.demo import demo
+from distillery_kfp.pipelines.demo import run as demo
 class Reached(Exception): pass
 for door in (child, cli, demo):
     with mock.patch.object(door, "redact_output", side_effect=Reached):

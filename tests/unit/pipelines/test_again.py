@@ -13,7 +13,7 @@ import pytest
 from distillery.reporting.page import RunRecord
 from distillery.reporting.render import render
 from distillery_kfp.pipelines.cli import app as cli
-from distillery_kfp.pipelines.cli.commands import running
+from distillery_kfp.pipelines.cli import running
 from distillery_kfp.pipelines.runner.request import RunRequest
 from page_data import made_up_page
 
