@@ -106,7 +106,7 @@ def split(seen: Sequence[dict[str, Any]], memory: Memory, seconds: float) -> lis
     """A row for each step, one for each run's pipeline runner without its steps, and one for the demo itself without its runs."""
     rows: list[dict[str, Any]] = []
     steps = [told for told in seen if told["step"]]
-    runners = [told for told in seen if told["module"].endswith("pipelines.child")]
+    runners = [told for told in seen if told["module"].endswith("runner.child")]
     for number, runner in enumerate(runners, start=1):
         inside = [told for told in steps if runner["created"] <= told["created"] <= runner["ended"]]
         rows.append(_row(f"run {number}: runner", runner, memory, [runner], inside))

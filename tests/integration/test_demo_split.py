@@ -23,13 +23,19 @@ for name in ("first", "second"):
 TOP = """
 import subprocess, sys
 held = bytearray(64 * 2**20)
-subprocess.run([sys.executable, "-m", "made.pipelines.child"], check=True)
+subprocess.run([sys.executable, "-m", "made.pipelines.runner.child"], check=True)
 """
 
 
 @pytest.fixture
 def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    files = {"made/__init__.py": "", "made/top.py": TOP, "made/pipelines/__init__.py": "", "made/pipelines/runner/child.py": CHILD}
+    files = {
+        "made/__init__.py": "",
+        "made/top.py": TOP,
+        "made/pipelines/__init__.py": "",
+        "made/pipelines/runner/__init__.py": "",
+        "made/pipelines/runner/child.py": CHILD,
+    }
     files |= {"distillery/__init__.py": "", "distillery/steps/__init__.py": ""}
     files |= {f"distillery/steps/{name}.py": SLOW_STEP.format(name=name) for name in ("first", "second")}
     for name, text in files.items():
