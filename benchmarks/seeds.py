@@ -18,7 +18,7 @@ import torch
 
 from distillery.data.pool import dequantize, quantize
 from distillery.evaluation.report import load_report
-from distillery.recipes.schema import MaterializeSection
+from distillery.recipes.sections import MaterializeSection
 from distillery.runtime import resolve_runtime
 from distillery.seeding import stream
 from distillery.synthesis.bundle import load_synthesizer

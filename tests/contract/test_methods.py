@@ -17,7 +17,8 @@ from distillery.estimate.trial import _INNER_STEPS
 from distillery.methods.catalog import METHODS, find_method
 from distillery.provenance import code_version
 from distillery.recipes.loader import load_recipe
-from distillery.recipes.schema import GeneratorSection, Recipe
+from distillery.recipes.schema import Recipe
+from distillery.recipes.sections import GeneratorSection
 from distillery.runtime import resolve_runtime
 from distillery.synthesis.protocol import Ingredients, Synthesizer
 from distillery.types import Classifier

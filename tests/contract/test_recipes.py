@@ -16,7 +16,8 @@ from distillery.models.catalog import Architecture, build_network
 from distillery.provenance import Provenance
 from distillery.recipes.cost import estimate_cost
 from distillery.recipes.loader import PRESETS, list_recipes, load_recipe, recipe_names
-from distillery.recipes.schema import DistillSection, GeneratorSection, Recipe, StudentSection
+from distillery.recipes.schema import Recipe
+from distillery.recipes.sections import DistillSection, GeneratorSection, StudentSection
 from distillery.runtime import resolve_runtime
 from distillery.statistics.extract import global_moments
 from distillery.statistics.moments import Moments

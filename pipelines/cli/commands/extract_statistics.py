@@ -30,7 +30,7 @@ def extract_statistics(
     """
     from distillery.models.catalog import code_of_others
     from distillery.provenance import code_version, sha256_file
-    from distillery.recipes.schema import StatisticsSection
+    from distillery.recipes.sections import StatisticsSection
     from distillery.steps.extract_statistics import run
     from distillery.workbench.planning import open_teacher
     from distillery_kfp.pipelines.runner.local import check_writable

@@ -86,7 +86,7 @@ def _plan(source: str, overrides: Mapping[str, Any], teacher_uri: str, seed: int
     from distillery.models.catalog import code_of_others
     from distillery.provenance import code_version
     from distillery.recipes.loader import load_recipe
-    from distillery.recipes.schema import StudentSection
+    from distillery.recipes.sections import StudentSection
     from distillery.workbench.bench import runtime_here
     from distillery.workbench.networks import check_networks
     from distillery.workbench.planning import check_expected, open_teacher

@@ -18,7 +18,7 @@ from distillery.ledger.runs import read_run
 from distillery.methods.catalog import METHODS
 from distillery.models.bundle import read_origin
 from distillery.provenance import Provenance, code_version, sha256_file
-from distillery.recipes.schema import Section
+from distillery.recipes.sections import Section
 from distillery.reporting.page import Link, PageData, RunRecord, SetFacts
 from distillery.reporting.pictures import Sample, sample_classes
 from distillery.reporting.words import count

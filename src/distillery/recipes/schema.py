@@ -1,27 +1,22 @@
-"""What a recipe holds, and the section that each step gets of it; every part's settings are that part's own class."""
+"""What a recipe holds; every part's settings are that part's own class."""
 
-import os
 from collections.abc import Mapping
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field
 
 from distillery.config import Config
 from distillery.engine.materialize import SetConfig
-from distillery.errors import CheckpointMismatchError, ConfigError
+from distillery.errors import ConfigError
 from distillery.evaluation.health import HealthConfig
 from distillery.evaluation.report import EvaluationConfig
 from distillery.methods.catalog import Method, find_method
 from distillery.models.catalog import check_architecture
-from distillery.provenance import code_version
-from distillery.recipes.parameters import LARGEST_SEED, PIPELINES
+from distillery.recipes.parameters import PIPELINES
 from distillery.runtime import Precision
-from distillery.statistics.moments import Kind
 from distillery.students.plan import StudentConfig
 from distillery.synthesis.config import MethodConfig
 from distillery.tracking.protocol import RegistrationConfig
-
-Feed = Literal["pool", "round", "fresh"]
 
 
 class About(Config):
@@ -136,164 +131,6 @@ class Recipe(Config):
     def pipeline(self) -> str:
         """The pipeline that runs this recipe."""
         return PIPELINES[self.method.coupling]
-
-
-class Section(Config):
-    """What every step gets; no run id, name, time, path or credential stands here, because the section enters the step's key.
-
-    Attributes:
-        salt: a new value forces new work.
-        teacher_sha256: the teacher that the plan was made for; a step refuses another.
-        code_version: of the code that planned it; a step refuses another, and no key holds it.
-        sources: sha256 of the user's own modules that the step builds a network from, by name; a step refuses others.
-        packages: of others that it builds a network from; their versions, as the step finds them, enter its key.
-        precision: `auto` until the step runs on its hardware.
-    """
-
-    seed: int = Field(ge=0, le=LARGEST_SEED)
-    salt: str = ""
-    code_version: str
-    teacher_sha256: str
-    sources: dict[str, str] = Field(default_factory=dict)
-    packages: tuple[str, ...] = ()
-
-    @classmethod
-    def parse(cls, value: object, where: str = "") -> Self:
-        """Parse a section.
-
-        Args:
-            value: as the plan handed it out.
-            where: its name.
-
-        Raises:
-            ConfigError: one sentence about the first thing that is wrong.
-            CheckpointMismatchError: it is wrong because other code planned it.
-        """
-        try:
-            return super().parse(value, where)
-        except ConfigError:
-            planned = value.get("code_version") if isinstance(value, Mapping) else None
-            if isinstance(planned, str):
-                check_code(where or cls.__name__, planned)
-            raise
-
-    precision: Precision = "auto"
-
-
-class StatisticsSection(Section):
-    """For extract_statistics; per-class moments need labelled images, which no pipeline sees."""
-
-    kind: Kind = "global"
-
-
-class MethodSection(Section):
-    """What the sections of the steps that run a method share; `method_config` is of the config class of the method's catalog row."""
-
-    method: str
-    method_config: dict[str, Any]
-
-    @field_validator("method_config")
-    @classmethod
-    def _parsed(cls, config: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
-        # parsed here too, because integers arrive as floats, and 5.0 must hash as 5
-        parsed: Config = find_method(info.data.get("method", "")).load()[1].parse(config, "method_config")
-        return parsed.to_json()
-
-
-class GeneratorSection(MethodSection):
-    """For train_generator."""
-
-    rounds: int = Field(ge=1)
-    checkpoint_every: int = Field(default=1, ge=1)
-
-
-class MaterializeSection(MethodSection):
-    """For materialize."""
-
-    set: SetConfig
-    health: HealthConfig = HealthConfig()
-
-
-class StudentSection(Section):
-    """For train_student."""
-
-    student: StudentConfig
-
-
-class DistillSection(MethodSection):
-    """For distill_online.
-
-    Attributes:
-        holdout: share of each round's images that no student trains on.
-        health: when the pool counts as collapsed.
-        strict: a collapsed pool is an error; else it is published with a warning.
-    """
-
-    rounds: int = Field(ge=1)
-    checkpoint_every: int = Field(default=1, ge=1)
-    student: StudentConfig
-    student_steps_per_round: int = Field(ge=1)
-    closing_rounds: int = Field(default=0, ge=0)
-    feed: Feed
-    holdout: float = Field(ge=0, le=0.5)
-    health: HealthConfig = HealthConfig()
-    strict: bool = False
-
-
-class EvaluationSection(Section):
-    """For evaluate."""
-
-    evaluation: EvaluationConfig
-
-
-class RegistrationSection(Section):
-    """For register.
-
-    Attributes:
-        recipe: its name, for people; no other section holds it, so that a renamed recipe makes no new work.
-    """
-
-    recipe: str
-    registration: RegistrationConfig
-
-
-def check_code(of: str, planned: str) -> None:
-    """Refuse a section that other code has planned: the image of a step is not the one that plan ran in.
-
-    Args:
-        of: name of the section or of its step.
-        planned: the section's `code_version`.
-
-    Raises:
-        CheckpointMismatchError: names both.
-    """
-    if planned == code_version():
-        return
-    image = os.environ.get("DISTILLERY_IMAGE")
-    here = f"the image {image!r}" if image else "the Distillery here"
-    raise CheckpointMismatchError(
-        f"The section of {of} was planned by code {planned[:12]!r}, but {here} is code {code_version()[:12]!r}, so one is stale: "
-        "give every step the image that plan has, compile the pipeline again, and start the run again."
-    )
-
-
-SECTIONS: dict[str, dict[str, type[Section]]] = {
-    "generative_distillation": {
-        "statistics": StatisticsSection,
-        "generator": GeneratorSection,
-        "materialize": MaterializeSection,
-        "student": StudentSection,
-        "evaluation": EvaluationSection,
-        "registration": RegistrationSection,
-    },
-    "online_distillation": {
-        "statistics": StatisticsSection,
-        "distill": DistillSection,
-        "evaluation": EvaluationSection,
-        "registration": RegistrationSection,
-    },
-}
-"""The sections that each pipeline's plan hands out, by name."""
 
 
 def _resolve_online(recipe: Recipe) -> Recipe:

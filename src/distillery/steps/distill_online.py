@@ -9,7 +9,7 @@ from distillery.engine.online import OnlineConfig, OnlineDistillation
 from distillery.engine.recorded import RecordedPool
 from distillery.engine.selection import Selection
 from distillery.engine.session import Session
-from distillery.recipes.schema import DistillSection
+from distillery.recipes.sections import DistillSection
 from distillery.synthesis.bundle import SynthesizerState, save_synthesizer
 from distillery.workbench.accelerators import check_promise
 from distillery.workbench.assembly import PlannedMethod, Teacher, build_student, judging, open_teacher, save_student

@@ -32,7 +32,7 @@ from distillery.evaluation.report import (
 )
 from distillery.ledger.page import Gathering, training_of
 from distillery.models.bundle import DOCUMENT, fetch_bundle, load_classifier, read_bundle, read_origin
-from distillery.recipes.schema import EvaluationSection
+from distillery.recipes.sections import EvaluationSection
 from distillery.reporting.render import render
 from distillery.runtime import Runtime, resolve_runtime
 from distillery.seeding import stream

@@ -7,7 +7,7 @@ from typing import Any
 
 from distillery.errors import ConfigError
 from distillery.methods.catalog import methods_without
-from distillery.recipes.schema import StatisticsSection
+from distillery.recipes.sections import StatisticsSection
 from distillery.statistics.extract import class_moments, global_moments
 from distillery.statistics.layers import find_layers
 from distillery.statistics.moments import Moments, save_moments

@@ -7,7 +7,7 @@ from typing import Any
 from distillery.engine.materialize import Materializer, check_size
 from distillery.engine.session import Session
 from distillery.errors import CheckpointMismatchError
-from distillery.recipes.schema import MaterializeSection
+from distillery.recipes.sections import MaterializeSection
 from distillery.synthesis.bundle import load_synthesizer, read_synthesizer
 from distillery.workbench.accelerators import check_promise
 from distillery.workbench.assembly import PlannedMethod, Teacher, open_teacher

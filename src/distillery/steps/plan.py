@@ -13,7 +13,8 @@ from distillery.provenance import Provenance, code_version
 from distillery.recipes.loader import recipe_name
 from distillery.recipes.parameters import Value, read_parameters
 from distillery.recipes.placement import check_placement
-from distillery.recipes.schema import SECTIONS, Recipe
+from distillery.recipes.schema import Recipe
+from distillery.recipes.sections import SECTIONS
 from distillery.tracking.open import open_parent
 from distillery.workbench.bench import open_run_store, reporting, runtime_here, workspace
 from distillery.workbench.keys import step_versions
@@ -43,7 +44,7 @@ def run(pipeline: str, parameters: Mapping[str, Any]) -> dict[str, dict[str, Any
         parameters: the run form's values by name; a missing one, "" or 0 means the default, which may be the recipe's own.
 
     Returns:
-        Section name -> the section as JSON, see `recipes.schema.SECTIONS`.
+        Section name -> the section as JSON, see `recipes.sections.SECTIONS`.
 
     Raises:
         ConfigError: anything that does not fit, as one sentence.

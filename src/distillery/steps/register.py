@@ -16,7 +16,7 @@ from distillery.models.bundle import WEIGHTS, read_bundle
 from distillery.models.bundle import read_origin as bundle_origin
 from distillery.models.export import export_student, file_name, random_images
 from distillery.provenance import sha256_bytes, sha256_file
-from distillery.recipes.schema import RegistrationSection
+from distillery.recipes.sections import RegistrationSection
 from distillery.storage import open_store
 from distillery.tracking.open import close_parent
 from distillery.tracking.protocol import Candidate, Registered, Served

@@ -7,7 +7,7 @@ from typing import Any
 from distillery.data.pool import quantize
 from distillery.engine.offline import train_synthesizer
 from distillery.engine.session import Session
-from distillery.recipes.schema import GeneratorSection
+from distillery.recipes.sections import GeneratorSection
 from distillery.reporting.grid import image_grid
 from distillery.synthesis.bundle import SynthesizerState, save_synthesizer
 from distillery.synthesis.protocol import Synthesizer

@@ -9,7 +9,7 @@ from distillery.engine.offline import StudentFit
 from distillery.engine.selection import Selection
 from distillery.engine.session import Session
 from distillery.errors import ConfigError
-from distillery.recipes.schema import StudentSection
+from distillery.recipes.sections import StudentSection
 from distillery.students.plan import StudentConfig
 from distillery.workbench.accelerators import check_promise
 from distillery.workbench.assembly import Teacher, build_student, open_teacher, save_student

@@ -18,7 +18,7 @@ from distillery.models.catalog import Architecture, build_network
 from distillery.models.trial import try_architecture
 from distillery.models.versions import Weights
 from distillery.provenance import sha256_file
-from distillery.recipes.schema import Section
+from distillery.recipes.sections import Section
 from distillery.runtime import Runtime
 from distillery.seeding import seeded
 from distillery.statistics.layers import find_layers

@@ -22,7 +22,7 @@ from distillery.errors import ConfigError, DistilleryError, MissingResourceError
 from distillery.foreign_code import guarded
 from distillery.models.catalog import check_own_sources
 from distillery.provenance import Provenance, code_version, sha256_bytes, sha256_file
-from distillery.recipes.schema import Section, check_code
+from distillery.recipes.sections import Section, check_code
 from distillery.redaction import redact_output
 from distillery.runtime import Precision, Runtime, resolve_runtime
 from distillery.step_version import step_version

@@ -12,7 +12,7 @@ from distillery.ledger.page import Gathering
 from distillery.models.bundle import save_classifier
 from distillery.models.catalog import Architecture, build_network
 from distillery.provenance import Provenance, code_version
-from distillery.recipes.schema import EvaluationSection
+from distillery.recipes.sections import EvaluationSection
 from distillery.reporting.page import PageData
 from distillery.storage import open_store
 from distillery.types import Classifier, ImageSpec

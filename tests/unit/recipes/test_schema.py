@@ -7,7 +7,7 @@ from distillery.errors import ConfigError
 from distillery.provenance import code_version
 from distillery.recipes.cost import Cost, estimate_cost
 from distillery.recipes.loader import load_recipe
-from distillery.recipes.schema import SECTIONS, Section
+from distillery.recipes.sections import SECTIONS, Section
 
 COMMON = {"seed": 3.0, "code_version": code_version(), "teacher_sha256": "t"}
 

@@ -12,7 +12,7 @@ from distillery.models.bundle import save_classifier
 from distillery.models.catalog import Architecture, build_network
 from distillery.provenance import Provenance, code_version
 from distillery.recipes.loader import load_document
-from distillery.recipes.schema import SECTIONS, DistillSection, MaterializeSection
+from distillery.recipes.sections import SECTIONS, DistillSection, MaterializeSection
 from distillery.steps.plan import run
 from distillery.types import Classifier, ImageSpec
 

@@ -16,7 +16,7 @@ from distillery.evaluation.report import EvaluationReport, ModelReport, save_rep
 from distillery.models.bundle import save_classifier
 from distillery.models.catalog import Architecture, build_network
 from distillery.provenance import Provenance, code_version
-from distillery.recipes.schema import RegistrationSection
+from distillery.recipes.sections import RegistrationSection
 from distillery.steps.register import run
 from distillery.types import Classifier, ImageSpec
 

@@ -16,7 +16,7 @@ import torch
 from distillery.errors import CheckpointMismatchError, ConfigError, DistilleryError, MissingResourceError, StoreError
 from distillery.models.catalog import Architecture, own_sources
 from distillery.provenance import code_version
-from distillery.recipes.schema import Section
+from distillery.recipes.sections import Section
 from distillery.workbench.bench import reporting, workbench
 
 ROOT = Path(__file__).parents[3]
@@ -166,7 +166,7 @@ def test_environment_that_cannot_be_is_one_sentence(monkeypatch: pytest.MonkeyPa
 WAIT = """
 import sys, time
 from distillery.provenance import code_version
-from distillery.recipes.schema import Section
+from distillery.recipes.sections import Section
 from distillery.workbench.bench import workbench
 section = Section(seed=1, code_version=code_version(), teacher_sha256="t", precision="float32")
 with workbench("materialize", section, {}):

@@ -11,7 +11,7 @@ from distillery.config import canonical_json
 from distillery.errors import CheckpointMismatchError, ConfigError
 from distillery.models.catalog import Architecture, code_of_others
 from distillery.provenance import Provenance, code_version, dump_json, sha256_bytes, stamp
-from distillery.recipes.schema import Section, StudentSection
+from distillery.recipes.sections import Section, StudentSection
 from distillery.steps import plan
 from distillery.storage import MemoryStore
 from distillery.workbench.bench import open_run_store, workbench
@@ -35,7 +35,7 @@ def opened(section: Section = SECTION, step: str = "materialize") -> tuple[str, 
 
 def test_a_comment_in_our_sources_is_no_new_work(monkeypatch: pytest.MonkeyPatch) -> None:
     key, made = opened()
-    monkeypatch.setattr("distillery.recipes.schema.code_version", lambda: "d" * 64)
+    monkeypatch.setattr("distillery.recipes.sections.code_version", lambda: "d" * 64)
     monkeypatch.setattr("distillery.workbench.bench.code_version", lambda: "d" * 64)
     again, made_again = opened(SECTION.model_copy(update={"code_version": "d" * 64}))
     assert again == key

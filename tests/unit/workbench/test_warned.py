@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from distillery.provenance import code_version
-from distillery.recipes.schema import Section
+from distillery.recipes.sections import Section
 from distillery.workbench.bench import reporting, workbench
 from distillery.workbench.warned import keeping_warnings, read_warnings, warned_by
 from distillery_kfp.pipelines.runner.display import Display
