@@ -1,10 +1,12 @@
+import warnings
+
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from distillery.errors import ConfigError
-from distillery.statistics.taps import tap_inputs, visit_key, visited_path
+from distillery.statistics.taps import tap_inputs, tap_outputs, visit_key, visited_path
 from fakes import taps_left
 
 
@@ -113,6 +115,73 @@ def test_an_input_that_was_overwritten_since_is_not_given_out() -> None:
             seen["norm"]
         with pytest.raises(ConfigError, match=r"^The layer 'norm[.][.]2' was not visited .*[.]$"):
             seen["norm..2"]
+
+
+@pytest.mark.parametrize("how", ["plain", "keyword", "forward", "checkpoint", "altered", "twice"])
+def test_an_output_is_seen_however_the_module_is_called(how: str) -> None:
+    network, images = Caller(how), torch.rand(2, 1, 5, 5, requires_grad=True)
+    network.norm.register_forward_hook(lambda module, args, result: 3 * result)  # what flows on is what a hook has made of it
+    with tap_outputs(network, ["norm"]) as seen:
+        result = network(images)
+        assert seen.keys == (["norm", "norm..2"] if how == "twice" else ["norm"])
+        assert seen[seen.keys[-1]] is result or how == "checkpoint"
+        assert torch.equal(seen[seen.keys[-1]], result)
+        (gradient,) = torch.autograd.grad(seen["norm"].square().sum(), images)
+        assert gradient.any()
+    assert taps_left(network) == 0
+    assert len(network.norm._forward_hooks) == 1
+
+
+def test_an_output_is_the_first_tensor_of_several() -> None:
+    class Several(nn.Module):
+        def forward(self, value: Tensor) -> object:
+            return self.wrap(value + 1)
+
+    network = nn.Sequential(Several())
+    for wrap in (lambda value: (None, value, value + 1), lambda value: {"mask": 3, "features": value}, lambda value: [value]):
+        network[0].wrap = wrap
+        with tap_outputs(network, ["0"]) as seen:
+            network(value := torch.rand(2))
+            assert torch.equal(seen["0"], value + 1)
+    network[0].wrap = lambda value: {1, 2}
+    with tap_outputs(network, ["0"]) as seen:
+        network(torch.rand(2))
+        assert seen.keys == ["0"]
+        assert seen.find("0") is None
+
+
+def test_an_output_that_the_next_layer_overwrites_is_not_given_out() -> None:
+    network = nn.Sequential(nn.BatchNorm2d(1), nn.ReLU(inplace=True)).eval()
+    with tap_outputs(network, ["0", "1"]) as seen:
+        result = network(torch.rand(2, 1, 5, 5))
+        assert torch.equal(seen["1"], result)
+        with pytest.raises(ConfigError, match=r"^The layer '0' had no output that can be read .*[.]$"):
+            seen["0"]
+
+
+def test_inputs_and_outputs_of_one_module_are_read_in_one_pass() -> None:
+    network = Caller("keyword").eval()
+    with tap_outputs(network, ["norm"]) as left, tap_inputs(network, ["norm"]) as entered:
+        result = network(images := torch.rand(2, 1, 5, 5))
+        assert torch.equal(entered["norm"], images)
+        assert torch.equal(left["norm"], result)
+    assert taps_left(network) == 0
+
+
+def test_an_unknown_path_names_a_near_one() -> None:
+    with pytest.raises(ConfigError, match="did you mean 'norm'"), tap_outputs(Caller("plain"), ["nrom"]):
+        pass
+
+
+def test_a_script_is_seen_from_outside_and_its_parts_are_not() -> None:
+    with warnings.catch_warnings():  # torch is giving scripts up, users have not
+        warnings.simplefilter("ignore")
+        part = torch.jit.script(nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU()))
+    network = nn.Sequential(part, nn.Flatten())
+    with tap_outputs(network, ["0", "0.1"]) as seen:
+        result = network(torch.rand(2, 1, 5, 5))
+        assert torch.equal(seen["0"].flatten(1), result)
+        assert seen.visits("0.1") == []
 
 
 def test_a_visit_is_named_by_its_path() -> None:
