@@ -9,16 +9,12 @@ from typing import Any
 
 import torch
 
-from distillery.data.store import read_reference
 from distillery.environment import environment
-from distillery.ledger.runs import amend_run, place_in_store
 from distillery.models.bundle import save_classifier
 from distillery.models.catalog import Architecture, build_network
 from distillery.provenance import Provenance, code_version, sha256_file
 from distillery.steps import distill_online, evaluate, extract_statistics, materialize, plan, register, train_generator, train_student
-from distillery.storage import open_store
 from distillery.types import Classifier, ImageSpec
-from distillery.workbench.lineage import evaluation_of
 
 STAGE = {"epochs": 2, "batch": 8, "objective": {"name": "kd"}, "steps_per_epoch": 2}
 GENERATOR = {"latent": 8, "width": 8}
@@ -96,12 +92,8 @@ class Chain:
         """The student in the store."""
         return f"students/{sha256_file(self.student / 'bundle.json')}"
 
-    def make(self, publish: bool = True) -> "Chain":
-        """Run every step; where an MLflow is in the environment it is registered there.
-
-        Args:
-            publish: do what `distillery run` does at the end; False leaves what a cluster leaves.
-        """
+    def make(self) -> "Chain":
+        """Run every step, as a cluster and `distillery run` do; where an MLflow is in the environment it is registered there."""
         if not self.teacher.exists():
             make_teacher(self.teacher)
         out = self.folder / self.run
@@ -117,20 +109,9 @@ class Chain:
                 train_generator.run(sections["generator"], teacher, statistics, synthesizer)
                 materialize.run(sections["materialize"], teacher, statistics, synthesizer, dataset)
                 train_student.run(sections["student"], teacher, dataset, self.student)
-            evaluate.run(sections["evaluation"], teacher, self.student, dataset, "", out / "report.json")
+            evaluate.run(sections["evaluation"], teacher, self.student, dataset, "", out / "report.json", out / "report.html")
             self.registered = register.run(sections["registration"], self.student, out / "report.json", out / "registration.json")
-            if publish:
-                self._publish(out)
         return self
-
-    def _publish(self, out: Path) -> None:
-        """What `distillery run` does at the end."""
-        store = open_store(self.store)
-        for path in sorted(path for path in self.student.rglob("*") if path.is_file()):
-            store.write(f"{self.key}/{path.relative_to(self.student).as_posix()}", path.read_bytes())
-        reference = read_reference(out / "set")
-        dataset = {"place": place_in_store(reference.uri), "sha256": reference.sha256}
-        amend_run(store, self.run, {"results": {"student": self.key, "dataset": dataset, "evaluation": evaluation_of(self.run)}})
 
     def environment(self) -> AbstractContextManager[None]:
         """What the steps read."""

@@ -22,13 +22,11 @@ from typing import Any, Literal
 from rich.console import Console
 
 from distillery import errors
-from distillery.documents import read_any
 from distillery.errors import DistilleryError, StoreError
-from distillery.ledger.runs import RunState, amend_run, place_in_store
-from distillery.provenance import dump_json, sha256_bytes, sha256_file
+from distillery.ledger.runs import RunState, amend_run, set_place
+from distillery.provenance import dump_json
 from distillery.storage import Store, join_uri, open_store
 from distillery.storage.locks import lock
-from distillery.workbench.lineage import evaluation_of, page_of
 from distillery_kfp.pipelines.form import NO_PROMISE, STEPS, check_form
 from distillery_kfp.pipelines.runner.display import Display
 from distillery_kfp.pipelines.runner.request import RunRequest as RunRequest
@@ -38,6 +36,7 @@ logger = logging.getLogger(__name__)
 
 _SHARED_CORES = {"GOMP_SPINCOUNT": "2000"}  # torch's threads wait so long for each other that one more process makes them ten times slower
 _POLL_SECONDS = 0.2
+_OUTPUTS = {"student": "student", "report": "evaluation", "page": "page"}  # of the run's last steps, and what its record calls them
 _REMIND_SECONDS = 10.0  # a signal that falls between two processes is lost, so it is sent again
 
 
@@ -98,7 +97,7 @@ def execute(request: RunRequest, console: Console) -> RunResult:
             code = run.watch(display)
         if code:
             run.fail(code)
-        return run.publish()
+        return run.close()
 
 
 def check_writable(folder: Path | None, flag: str) -> None:
@@ -213,27 +212,20 @@ class _Run:
         )
         raise SystemExit(1)
 
-    def publish(self) -> RunResult:
-        """Copy the student into the store, and complete `runs/<id>/run.json`; the report was left there by the step that wrote it."""
-        student, report, page = (self._artifact(name) for name in ("student", "report", "page"))
-        key = keep_student(self.store, student)
-        reference = self._artifact("dataset") / "reference.json"
-        dataset = read_any(reference.read_bytes(), str(reference))
+    def close(self) -> RunResult:
+        """Note how long it took, and read what the register step noted: where everything lies."""
         seconds = time.monotonic() - self.began
-        files_of_run = {"evaluation": evaluation_of(self.id), "page": page_of(self.id)}
-        places = {"dataset": {"place": place_in_store(str(dataset["uri"])), "sha256": dataset["sha256"]}, **files_of_run}
         times = {"began": self.began_at.isoformat(timespec="seconds"), "seconds": round(seconds, 1)}
         state = RunState.here("finished", self.request.workdir, self.store).to_json()
-        amend_run(self.store, self.id, {**times, "results": {"student": key, **places}, "state": state})
+        results = amend_run(self.store, self.id, {**times, "state": state})["results"]
         rmtree(self.root / "tmp", ignore_errors=True)
+        here = {name: self.store.local_path(results[place]) or self._artifact(name) for name, place in _OUTPUTS.items()}
         return RunResult(
             run_id=self.id,
             pipeline=self.pipeline,
-            student=self.store.local_path(key) or student,
-            student_uri=join_uri(self.store.uri, key),
-            report=self.store.local_path(files_of_run["evaluation"]) or report,
-            page=self.store.local_path(files_of_run["page"]) or page,
-            dataset={name: str(dataset[name]) for name in ("uri", "sha256")},
+            **here,
+            student_uri=join_uri(self.store.uri, results["student"]),
+            dataset={"uri": set_place(results, self.store.uri), "sha256": results["dataset"]["sha256"]},
             log=self.log,
             tracking_uri=self.tracking_uri(),
             seconds=seconds,
@@ -323,22 +315,6 @@ class _Run:
         chosen = self.environment()
         os.environ.update({name: chosen[name] for name in ("MLFLOW_TRACKING_URI", "KFP_RUN_ID", "DISTILLERY_WORKDIR")})
         close_parent(status)
-
-
-def keep_student(store: Store, student: Path) -> str:
-    """Copy a student into a store, where each file that is not there byte for byte is written anew, and return its key.
-
-    Args:
-        store: of the run.
-        student: the bundle's folder, with what lies below it.
-    """
-    key = f"students/{sha256_file(student / 'bundle.json')}"
-    files = [path.relative_to(student).as_posix() for path in student.rglob("*") if path.is_file()]
-    for name in sorted(files, key=lambda name: (name == "bundle.json", name)):  # without that document there is no bundle
-        data = (student / name).read_bytes()
-        if not store.holds(f"{key}/{name}", len(data), sha256_bytes(data)):
-            store.write(f"{key}/{name}", data)
-    return key
 
 
 def _read_error(path: Path) -> DistilleryError | None:

@@ -248,9 +248,9 @@ def test_a_run_whose_student_is_not_registered_goes_on_once_mlflow_is_up(desk: D
     unregistered = desk.folder / "unregistered"
     sentence = desk.refused(*desk.run(unregistered), MLFLOW_TRACKING_URI=silent(desk), **IMPATIENT)
     assert UNREGISTERED in sentence
-    assert not (unregistered / "students").exists()
     (record,) = unregistered.glob("runs/*/run.json")
     assert json.loads(record.read_bytes())["state"]["name"] == "failed"
+    assert "results" not in json.loads(record.read_bytes())
     results = {path: path.stat().st_mtime_ns for path in unregistered.glob("checkpoints/*/*/result.json")}
     done = desk.call(*desk.run(unregistered))
     assert done.returncode == 0, done.stderr

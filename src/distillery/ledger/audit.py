@@ -26,7 +26,7 @@ from distillery.synthesis.bundle import load_synthesizer, read_synthesizer
 from distillery.tracking.protocol import SERVED_FILE
 from distillery.tracking.versions import Version, fetch_files, find_version, parse_reference
 from distillery.workbench.keys import SECTIONS, is_planned, key_of
-from distillery.workbench.lineage import StepRecord, evaluation_of, find_record, parse_record, records_of
+from distillery.workbench.lineage import StepRecord, evaluation_of, find_record, parse_record, records_of, set_of, student_of
 
 _SHA256 = re.compile("[0-9a-f]{64}")
 
@@ -170,11 +170,8 @@ class _Walk:
         return tuple(parse_record(fetch(self.store, key), key) for key in keys if key.startswith(below))
 
     def _stored(self) -> list[tuple[Store | None, str]]:
-        """The student in the store of its run: as it was published, or, where nobody publishes, as on a cluster, as its step kept it."""
-        record = find_record(self.steps, "student", self.named)
-        if self.run.get("results") or not (self.run and record):
-            return [(self.store, f"students/{self.named}/")] if _SHA256.fullmatch(self.named) and self.run else []
-        return [(self.store, f"{record.place('student')}/")]
+        """The student in the store of its run."""
+        return [(self.store, f"{student_of(self.named)}/")] if _SHA256.fullmatch(self.named) and self.run else []
 
     def _maker(self) -> str:
         """The newest run in the store whose result is the bundle that is audited."""
@@ -182,7 +179,7 @@ class _Walk:
         sha256 = sha256_bytes(fetch(place, prefix + DOCUMENT))
         if self.named not in ("", sha256):
             raise MissingResourceError("The bundle is not the one that its folder is called after.")
-        result = f"students/{sha256}"
+        result = student_of(sha256)
         keys, unread = names(self.store, "runs"), ""
         for key in sorted((key for key in keys if key.endswith("/run.json")), reverse=True):
             run = key.split("/")[1]
@@ -191,7 +188,7 @@ class _Walk:
             except (StoreError, CheckpointMismatchError) as error:
                 unread += f"; {str(error).rstrip('.')}"
                 continue
-            if results.get("student") == result if results else find_record(self._records(run, keys), "student", sha256):
+            if (results or {}).get("student") == result:
                 return run
         raise StoreError(
             f"no run in {self._place('runs')!r} says that it made {result}, so the bundle or the run's record was changed{unread}"
@@ -279,8 +276,8 @@ class _Walk:
     def _run(self, link: Link) -> None:
         key = f"runs/{self.run_id}/run.json"
         link.where, link.sha256 = self._place(key), sha256_bytes(fetch(self.store, key))
-        result = self.run.get("results", {}).get("student", f"students/{self.sha256}")
-        agree({"student": f"students/{self.sha256}"}, {"student": result}, repr(key))
+        result = self.run.get("results", {}).get("student", student_of(self.sha256))
+        agree({"student": student_of(self.sha256)}, {"student": result}, repr(key))
         agree({"teacher": self.made.inputs.get("teacher", "")}, self.planned.inputs, repr(key))
         self._recorded("student", self.sha256, self.made)
         link.what = f"{self.run['pipeline']} with {self.planned.config['synthesis']['method']}, planned {self.run['planned']}"
@@ -288,7 +285,7 @@ class _Walk:
     def _set(self, link: Link) -> None:
         link.sha256 = self.made.inputs.get("set", "")  # a student that was trained while its set grew does not name it: its step does
         record = self._recorded("set", link.sha256)
-        link.sha256, prefix = record.sha256("set"), f"sets/{record.key}"
+        link.sha256, prefix = record.sha256("set"), set_of(record.key)
         link.where = self._place(prefix)
         who = "the student names" if "set" in self.made.inputs else "the step that made both names"
         data = match(fetch(self.store, f"{prefix}/{MANIFEST}"), link.sha256, f"{MANIFEST} in {link.where!r}", who)

@@ -26,7 +26,7 @@ from distillery.step_version import step_version
 from distillery.storage import Store
 from distillery.tracking.history import History, read_history
 from distillery.workbench.keys import key_of
-from distillery.workbench.lineage import evaluation_of
+from distillery.workbench.lineage import evaluation_of, student_of
 
 T = TypeVar("T")
 
@@ -157,7 +157,7 @@ class Gathering:
         if found:
             what = f"{count(found.manifest.images)} pictures with the teacher's answers, every file of them named by hash."
             links.append(Link(name="Synthetic set", sha256=found.digest, what=what, where=found.store.uri))
-        place = f"{self.store.uri}/students/{report.student.sha256}"
+        place = f"{self.store.uri}/{student_of(report.student.sha256)}"
         links.append(Link(name="Student", sha256=report.student.sha256, what=_model(report.student), where=place))
         if data := report_origin(self.report_path).inputs.get("eval_data"):
             links.append(

@@ -111,14 +111,9 @@ class Survey:
                 raise ConfigError(f"There is no run {name!r} in the store {self.store.uri!r}, so it cannot be given up: check its id.")
             if (standing := known[name].standing) in ("finished", "running"):
                 raise ConfigError(f"Run {name!r} is {standing} and cannot be given up: name one that is stopped, failed or open.")
-            if known[name].registered:
-                raise ConfigError(
-                    f"Run {name!r} has registered its student, so an audit needs its record: finish it by `distillery resume`."
-                )
 
     def _checkpoints(self) -> Iterator[Waste]:
-        # a superseded run may have registered its student first, from work under other keys than its successor's, as on other hardware
-        counts = self._goes_on | self._works_of(run for run in self._runs if run.standing == "finished" or run.registered)
+        counts = self._goes_on | self._works_of(run for run in self._runs if run.standing == "finished")
         for parts, keys in _group(self.sizes, "checkpoints", 2).items():
             work, place = Work(*parts), f"checkpoints/{'/'.join(parts)}"
             if f"{place}/{_RESULT}" not in keys:

@@ -3,7 +3,7 @@
 import os
 import platform
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from functools import cached_property
@@ -18,15 +18,15 @@ from distillery.errors import ConfigError, DistilleryError, MissingResourceError
 from distillery.provenance import Provenance
 from distillery.storage import Store
 from distillery.storage.locks import holder
-from distillery.workbench.lineage import evaluation_of, find_record, page_of, read_records, runs_with
+from distillery.workbench.lineage import evaluation_of, find_record, page_of, read_records, set_of
 
 RUN_FORMAT = Format("distillery-run", 2, "copy it back from where it is whole, or start the run again")
 
 _SET = re.compile(r"(?:^|(?<=/))sets/[0-9a-f]{64}$")
 
 Standing = Literal["finished", "running", "stopped", "failed", "superseded", "open", "damaged"]
-"""superseded: stopped or failed, and an equal run finished since; open: no runner notes how it goes, as on a cluster, and its register
-step has not ended yet."""
+"""finished: its register step has noted the results; superseded: stopped or failed, and an equal run finished since; open: no runner notes
+how it goes, as on a cluster, and it has not finished yet."""
 
 Noted = Literal["running", "stopped", "failed", "finished"]
 
@@ -108,7 +108,6 @@ class Run:
         evaluation: its `evaluation.json`, empty where there is none.
         standing: how it stands.
         successor: the finished run that made a superseded one needless.
-        registered: its register step, the last one, has recorded its result.
         results: where in the store the student, the set, the evaluation and the page lie; empty before the end.
         damage: a sentence for each of its records that is damaged.
     """
@@ -118,7 +117,6 @@ class Run:
     standing: Standing
     evaluation: Mapping[str, Any] = field(default_factory=dict)
     successor: str = ""
-    registered: bool = False
     results: Mapping[str, Any] = field(default_factory=dict)
     damage: tuple[str, ...] = ()
 
@@ -221,8 +219,7 @@ def list_runs(store: Store, keys: Sequence[str] | None = None) -> list[Run]:
     names = sorted({parts[1] for parts in (key.split("/") for key in keys) if len(parts) == 3 and parts[2] == "run.json"})
     read = {name: _read(store, f"runs/{name}/run.json") for name in names}
     documents = {name: found[0] for name, found in read.items() if found is not None}
-    registered = runs_with("register", keys)
-    stands = {name: stand(document, store, name in registered) for name, document in documents.items()}
+    stands = {name: stand(document, store) for name, document in documents.items()}
     finished = {_work(document): name for name, document in documents.items() if stands[name] == "finished"}
     present = set(keys)
     runs = []
@@ -230,13 +227,10 @@ def list_runs(store: Store, keys: Sequence[str] | None = None) -> list[Run]:
         standing = stands[name]
         successor = finished.get(_work(document), "") if standing in ("stopped", "failed") else ""
         evaluation = _read(store, evaluation_of(name)) if evaluation_of(name) in present and standing == "finished" else None
-        results, unread = document.get("results") or {}, ""
-        if standing == "finished" and not results:
-            results, unread = _results(store, name, present)
         standing = "superseded" if successor else standing
         said, damage = evaluation or ({}, "")
-        damages = tuple(sentence for sentence in ((read[name] or ({}, ""))[1], damage, unread) if sentence)
-        runs.append(Run(name, document, standing, said, successor, name in registered, results, damages))
+        damages = tuple(sentence for sentence in ((read[name] or ({}, ""))[1], damage) if sentence)
+        runs.append(Run(name, document, standing, said, successor, document.get("results") or {}, damages))
     return sorted(runs, key=lambda run: (run.began, run.id))
 
 
@@ -256,13 +250,12 @@ def find_run(store: Store, name: str) -> Run:
     return found[0]
 
 
-def stand(document: Mapping[str, Any], store: Store, registered: bool = False) -> Standing:
-    """How a run stands by its own records, whatever other runs did.
+def stand(document: Mapping[str, Any], store: Store) -> Standing:
+    """How a run stands by its own record, whatever other runs did.
 
     Args:
         document: its `run.json`, empty where that is damaged.
         store: that the record was read from.
-        registered: its register step has recorded its result.
     """
     if not document:
         return "damaged"
@@ -270,7 +263,7 @@ def stand(document: Mapping[str, Any], store: Store, registered: bool = False) -
         return "finished"
     state = RunState.parse(document.get("state"))
     if state is None or state.name == "finished":
-        return "finished" if registered else "open"
+        return "open"
     return "running" if state.is_alive(store) else "failed" if state.name == "failed" else "stopped"
 
 
@@ -291,11 +284,38 @@ def write_run(store: Store, run: str, provenance: Provenance, fields: Mapping[st
     store.write(f"runs/{run}/run.json", RUN_FORMAT.write(provenance, fields))
 
 
-def amend_run(store: Store, run: str, fields: Mapping[str, Any]) -> None:
-    """Add to the record of a run, or replace what it says there; raises as `read_run` does."""
+def amend_run(store: Store, run: str, fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Add to the record of a run, or replace what it says there, and return all that it says then; raises as `read_run` does."""
     key = f"runs/{run}/run.json"
     document = read_run(store.read(key), key)
-    write_run(store, run, document.provenance, {**document.fields, **fields})
+    amended = {**document.fields, **fields}
+    write_run(store, run, document.provenance, amended)
+    return amended
+
+
+def note_results(store: Store, run: str, student: str) -> None:
+    """Note in a run's record where everything that it made lies in the store, which finishes it; of a run without a record, nothing.
+
+    Equal whoever does it and however often.
+
+    Args:
+        store: of the run.
+        run: its id.
+        student: where the store holds its student.
+
+    Raises:
+        StoreError: a record is damaged, or the store cannot be written.
+        CheckpointMismatchError: a record was written by a newer Distillery.
+    """
+    key = f"runs/{run}/run.json"
+    if not store.exists(key):
+        return
+    places = {"evaluation": evaluation_of(run), "page": page_of(run)}
+    results: dict[str, Any] = {"student": student, **{name: place for name, place in places.items() if store.exists(place)}}
+    if made := find_record(read_records(store, run), "set"):
+        results["dataset"] = {"place": set_of(made.key), "sha256": made.sha256("set")}
+    if read_run(store.read(key), key).fields.get("results") != results:
+        amend_run(store, run, {"results": results})
 
 
 def set_place(results: Mapping[str, Any], uri: str) -> str:
@@ -319,24 +339,6 @@ def place_of(store: Store) -> str:
     """Names a store on this machine, whichever way it was reached."""
     inside = store.local_path("runs")
     return str(inside.parent.resolve()) if inside is not None else store.uri
-
-
-def _results(store: Store, name: str, keys: Collection[str]) -> tuple[dict[str, Any], str]:
-    """What a runner would have noted at the end, from the records of the steps alone, and what is damaged of these.
-
-    The student lies where its step kept it.
-    """
-    found: dict[str, Any] = {"evaluation": evaluation_of(name), "page": page_of(name)}
-    found = {part: key for part, key in found.items() if key in keys}
-    try:
-        records = read_records(store, name)
-    except DistilleryError as error:  # a damaged record hides what it says, and no run
-        return found, str(error)
-    if student := find_record(records, "student"):
-        found["student"] = student.place("student")
-    if dataset := find_record(records, "set"):
-        found["dataset"] = {"place": f"sets/{dataset.key}", "sha256": dataset.sha256("set")}
-    return found, ""
 
 
 def _work(document: Mapping[str, Any]) -> str:

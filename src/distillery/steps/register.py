@@ -1,4 +1,7 @@
-"""Register the student as a model version, behind the gate between challenger and champion; the one step that fails when MLflow does."""
+"""The step that ends a run: the student goes into the store, and into the registry behind the gate between challenger and champion.
+
+It is the one step that fails when MLflow does. Whoever runs the steps, a cluster or one machine, the store is the same afterwards.
+"""
 
 import logging
 from collections.abc import Mapping
@@ -12,16 +15,18 @@ from distillery.documents import Format
 from distillery.errors import CheckpointMismatchError, ConfigError, StoreError
 from distillery.evaluation.report import EvaluationReport, flat_metrics, load_report
 from distillery.evaluation.report import read_origin as report_origin
+from distillery.ledger.runs import note_results
 from distillery.models.bundle import WEIGHTS, read_bundle
 from distillery.models.bundle import read_origin as bundle_origin
 from distillery.models.export import export_student, file_name, random_images
-from distillery.provenance import sha256_bytes, sha256_file
+from distillery.provenance import sha256_file
 from distillery.recipes.sections import RegistrationSection
 from distillery.storage import open_store
 from distillery.tracking.open import close_parent
 from distillery.tracking.protocol import Candidate, Registered, Served
 from distillery.workbench.bench import Workbench, workbench
-from distillery.workbench.lineage import StepRecord, find_record, read_records, run_identity, write_record
+from distillery.workbench.lineage import find_record, read_records, run_identity
+from distillery.workbench.students import keep_student
 
 log = logging.getLogger(__name__)
 
@@ -29,19 +34,23 @@ FORMAT = Format("distillery-registration", 2, "register the student again")
 
 
 def run(section: Mapping[str, Any], student_path: Path, report_path: Path, registration_path: Path) -> dict[str, Any]:
-    """Register a student; where no tracking URI is set, only write the record that says so.
+    """Keep a student in the store, register it, and note in its run's record where everything lies.
+
+    Where no tracking URI is set, nothing is registered, and the registration says so. May be repeated; of two workers at once the version
+    of the first stands.
 
     Args:
         section: a `RegistrationSection` as plain JSON.
         student_path: the student's bundle folder.
         report_path: the evaluation's report, of this student.
-        registration_path: the record is written here, `distillery-registration` JSON.
+        registration_path: what the registry answered is written here, `distillery-registration` JSON.
 
     Returns:
-        The record's fields: model_name, model_version ("" where nothing was registered), aliases, metric, value, reason and more.
+        Its fields: model_name, model_version ("" where nothing was registered), aliases, metric, value, reason and more.
 
     Raises:
-        StoreError: a tracking URI is set and MLflow did not take the student, or the bundle fails its hash.
+        StoreError: a tracking URI is set and MLflow did not take the student, the bundle fails its hash, a record of the run is damaged,
+            or the store cannot be written.
         CheckpointMismatchError: the report is about another student.
     """
     settings = RegistrationSection.parse(section, "registration")
@@ -52,6 +61,7 @@ def run(section: Mapping[str, Any], student_path: Path, report_path: Path, regis
             f"The report {str(report_path)!r} is about student {report.student.sha256}, not {student}: evaluate this student first."
         )
     with workbench("register", settings, {"student": student, "report": sha256_file(report_path)}) as bench:
+        kept = keep_student(bench.store, student_path)  # first: whoever finds a version in the registry finds its student in the store
         candidate = _candidate(
             settings, report, {**_origin(bench, student_path, student), "report_sha256": bench.inputs["report"]}, report_path
         )
@@ -60,11 +70,9 @@ def run(section: Mapping[str, Any], student_path: Path, report_path: Path, regis
         bench.tracker.tags({"student_sha256": student, "teacher_sha256": settings.teacher_sha256})
         bench.tracker.json("registration.json", registered.to_json())
         fields = {"student_sha256": student, **registered.to_json()}
-        document = FORMAT.write(bench.provenance, fields)
-        open_store(str(registration_path.parent)).write(registration_path.name, document)
-        if run := run_identity():  # the last step's record is what tells that a run ended whose runner writes nothing into the store
-            record = StepRecord(step="register", key=bench.key, outputs={"registration": {"": sha256_bytes(document)}})
-            write_record(bench.store, run, record, bench.provenance)
+        open_store(str(registration_path.parent)).write(registration_path.name, FORMAT.write(bench.provenance, fields))
+        if run := run_identity():
+            note_results(bench.store, run, kept)
     _tell(registered)
     close_parent("FINISHED")
     return fields

@@ -74,8 +74,9 @@ def register_version(link: Link, log_model: LogModel, config: RegistrationConfig
     if not version:
         tags |= log_model(tags)
         if not standing:
-            client.create_registered_model(name, description="Students distilled without data by Distillery.")
+            _make_model(client, name)
         version = _new_version(link, name, candidate, tags)
+        version = _first_of(client, name, version, tags)
     client.set_registered_model_alias(name, "challenger", version)
     previous = champion.version if champion else ""
     wins, reason = gate(config, candidate, champion)
@@ -111,7 +112,23 @@ def _known_version(client: Any, name: str, tags: dict[str, str]) -> str:
     query = f"name = '{name}' and tags.`{STUDENT}` = '{tags[STUDENT]}'"
     judged = (METRIC, VALUE, SOURCE)
     same = [found for found in client.search_model_versions(query) if all(found.tags.get(name) == tags[name] for name in judged)]
-    return str(same[0].version) if same else ""
+    return str(min(int(found.version) for found in same)) if same else ""
+
+
+def _first_of(client: Any, name: str, version: str, tags: dict[str, str]) -> str:
+    """The version that stands: of two workers who made one of the same student, neither seeing the other's, the lower number."""
+    first = _known_version(client, name, tags)
+    if first != version:
+        client.delete_model_version(name, version)
+    return first
+
+
+def _make_model(client: Any, name: str) -> None:
+    try:
+        client.create_registered_model(name, description="Students distilled without data by Distillery.")
+    except Exception as error:
+        if getattr(error, "error_code", "") != "RESOURCE_ALREADY_EXISTS":  # by another worker, a moment ago
+            raise
 
 
 def _new_version(link: Link, name: str, candidate: Candidate, tags: dict[str, str]) -> str:

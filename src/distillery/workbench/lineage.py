@@ -5,7 +5,7 @@ because several steps may end at once and a store locks nothing.
 """
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Literal
 
@@ -84,6 +84,16 @@ def records_of(run: str) -> str:
     return f"runs/{run}/steps"
 
 
+def student_of(sha256: str) -> str:
+    """Where a store holds a student, by the hash of its bundle."""
+    return f"students/{sha256}"
+
+
+def set_of(key: str) -> str:
+    """Where a store holds the set that was made under a step's key."""
+    return f"sets/{key}"
+
+
 def evaluation_of(run: str) -> str:
     """Where a store holds what a run's student reached."""
     return f"runs/{run}/evaluation.json"
@@ -92,17 +102,6 @@ def evaluation_of(run: str) -> str:
 def page_of(run: str) -> str:
     """Where a store holds the page that shows a run."""
     return f"runs/{run}/report.html"
-
-
-def runs_with(step: str, keys: Iterable[str]) -> set[str]:
-    """The runs in which that step has recorded what it wrote.
-
-    Args:
-        step: its name.
-        keys: of the store, at least those below `runs`.
-    """
-    parts = (key.split("/") for key in keys)
-    return {part[1] for part in parts if len(part) == 4 and part[2] == "steps" and part[3].rpartition("-")[0] == step}
 
 
 def write_record(store: Store, run: str, record: StepRecord, provenance: Provenance) -> None:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from distillery.documents import Format
 from distillery.provenance import Provenance, code_version, sha256_bytes
 from distillery.storage import Store
+from distillery.workbench.lineage import set_of
 
 FORMAT = Format("distillery-opening", 2, "run its step again")
 
@@ -62,5 +63,5 @@ def has_added(store: Store, run: str) -> bool:
 
 def _present(store: Store, work: Work) -> str:
     """Names what lies in the store under a key: checkpoints and outputs, and the shards of a set."""
-    folders = (f"checkpoints/{work.step}/{work.key}", f"sets/{work.key}")
+    folders = (f"checkpoints/{work.step}/{work.key}", set_of(work.key))
     return sha256_bytes("\n".join(name for folder in folders for name in store.list(folder)).encode())

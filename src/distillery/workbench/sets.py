@@ -9,6 +9,7 @@ from distillery.reporting.grid import image_grid
 from distillery.storage import FolderStore, Store, join_uri
 from distillery.workbench.assembly import Teacher
 from distillery.workbench.bench import Workbench
+from distillery.workbench.lineage import set_of
 
 
 def open_set_store(bench: Workbench) -> Store:
@@ -58,4 +59,4 @@ def show_set(bench: Workbench, reference: SetReference, context: str) -> None:
 
 
 def _set_store(bench: Workbench) -> Store:
-    return bench.store.below(f"sets/{bench.key}")
+    return bench.store.below(set_of(bench.key))

@@ -118,6 +118,23 @@ def test_a_step_that_runs_again_registers_nothing_twice(client: Any, tmp_path: P
     assert len(client.search_model_versions("name = 'digits'")) == 2
 
 
+def test_two_workers_who_register_one_student_at_once_end_with_one_version(client: Any, tmp_path: Path) -> None:
+    sha256 = make_bundle(tmp_path / "bundle", "one")
+    asking = Candidate(metric="student/top1", value=0.5, source="test set", tags={"student_sha256": sha256}, description="words")
+    answers: list[Registered] = []
+
+    def second(folder: Path) -> None:
+        """Comes between the first one's look for a version and its making of one."""
+        with open_tracker("register", tmp_path / "second") as tracker:
+            answers.append(tracker.register(tmp_path / "bundle", RegistrationConfig(model_name="digits"), asking))
+
+    with open_tracker("register", tmp_path / "first") as tracker:
+        answers.append(tracker.register(tmp_path / "bundle", RegistrationConfig(model_name="digits"), asking, second))
+    assert [(answer.model_version, answer.aliases) for answer in answers] == [("1", ("challenger", "champion"))] * 2
+    assert [found.version for found in client.search_model_versions("name = 'digits'")] == [1]
+    assert aliases(client) == {"challenger": "1", "champion": "1"}
+
+
 def test_a_champion_without_a_readable_number_is_not_compared(client: Any, tmp_path: Path) -> None:
     register(tmp_path, "one", 0.5)
     client.set_model_version_tag("digits", "1", "distillery/value", "good")

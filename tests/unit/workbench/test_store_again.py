@@ -20,8 +20,8 @@ from distillery.models.bundle import load_classifier
 from distillery.provenance import dump_json
 from distillery.storage import MemoryStore, open_store
 from distillery.storage.locks import lock
+from distillery.workbench.students import keep_student
 from distillery_kfp.pipelines.cli.app import app
-from distillery_kfp.pipelines.runner.local import keep_student
 from distillery_kfp.pipelines.runner.resume import workspace_of
 
 
