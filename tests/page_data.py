@@ -12,8 +12,8 @@ from distillery.evaluation.cost import Cost, Latency
 from distillery.evaluation.features import Features
 from distillery.evaluation.health import HealthConfig, measure_health
 from distillery.evaluation.report import EvaluationReport, ModelReport, SnapshotScore
-from distillery.reporting.page import Link, PageData, RunRecord, SetFacts
-from distillery.reporting.pictures import Sample
+from distillery.reporting.page import LineageEntry, PageData, RunRecord, SetFacts
+from distillery.reporting.pictures import ClassPicture
 from distillery.tracking.history import Entry, History
 
 
@@ -87,10 +87,10 @@ def made_up_page(names: tuple[str, ...] = ("cat", "dog", "owl"), **changes: Any)
         "method": "FastDFKD",
         "run": RunRecord(id="run-1", pipeline="online_distillation", planned="2026-01-02T03:04:05+00:00", parameters=parameters),
         "set": SetFacts(images=sum(counts), holdout=3, counts=counts, asked=sum(counts), agreed=sum(counts) // 2),
-        "samples": tuple(Sample(name=name, images=1, in_set=20, png=PIXEL, width=1, height=1) for name in names),
+        "samples": tuple(ClassPicture(name=name, images=1, in_set=20, png=PIXEL, width=1, height=1) for name in names),
         "histories": {"distill_online": made_up_history()},
         "health": health,
-        "lineage": (Link(name="Teacher", sha256="9" * 64, what="wrn_16_2"), Link(name="Student", sha256="1" * 64)),
+        "lineage": (LineageEntry(name="Teacher", sha256="9" * 64, what="wrn_16_2"), LineageEntry(name="Student", sha256="1" * 64)),
         "code_version": "c" * 64,
         "hardware": ("cpu", "float32"),
         "epochs": 12,

@@ -47,7 +47,7 @@ class Size:
 
 
 @dataclass(frozen=True)
-class Row:
+class TableRow:
     """One line of the final table.
 
     Attributes:
@@ -101,12 +101,12 @@ def show(console: Console, folder: Path, size: Size | None = None) -> None:
     say_next(console, folder, results)
 
 
-def teach(folder: Path, size: Size) -> Row:
+def teach(folder: Path, size: Size) -> TableRow:
     """Train the teacher and import it."""
     began = time.monotonic()
     made = make_teacher(folder, size.training, resolve_runtime(precision="float32"))
     correct = round(made["top1"] * made["images"])
-    return Row("teacher", "1,347 real images", correct, made["images"], made["parameters"], time.monotonic() - began)
+    return TableRow("teacher", "1,347 real images", correct, made["images"], made["parameters"], time.monotonic() - began)
 
 
 def request(folder: Path, recipe: str, size: Size) -> RunRequest:
@@ -121,23 +121,23 @@ def request(folder: Path, recipe: str, size: Size) -> RunRequest:
     )
 
 
-def student_row(title: str, report: EvaluationReport, result: RunResult) -> Row:
+def student_row(title: str, report: EvaluationReport, result: RunResult) -> TableRow:
     """A distilled student's line."""
     scores = report.student.accuracy
-    return Row(f"{title} student", "no real image", scores.correct, scores.total, report.student.cost.parameters, result.seconds)
+    return TableRow(f"{title} student", "no real image", scores.correct, scores.total, report.student.cost.parameters, result.seconds)
 
 
-def teach_on_noise(folder: Path, size: Size) -> Row:
+def teach_on_noise(folder: Path, size: Size) -> TableRow:
     """The comparison: FastDFKD's student, number of images and steps, on noise."""
     began = time.monotonic()
     recipe = load_recipe(RECIPES["FastDFKD"], size.of(RECIPES["FastDFKD"]))
     student = train_on_noise(folder / "teacher", recipe, resolve_runtime())
     test = load_labelled(str(folder / "test.npz"))
     correct = int((predict(student, test.images).argmax(dim=1) == test.labels).sum())
-    return Row("student on noise", "no real image", correct, len(test), count_parameters(student), time.monotonic() - began)
+    return TableRow("student on noise", "no real image", correct, len(test), count_parameters(student), time.monotonic() - began)
 
 
-def table(rows: list[Row], seconds: float) -> Table:
+def table(rows: list[TableRow], seconds: float) -> Table:
     """The teacher, the students and the comparison, with minutes."""
     shown = Table(title="450 real digits that nobody was trained on", caption=f"{duration(seconds)} in all")
     for heading in ("", "trained on", "correct", "top-1", "parameters", "share", "time"):

@@ -30,7 +30,7 @@ from distillery.storage.locks import lock
 from distillery_kfp.pipelines.form import NO_PROMISE, STEPS, check_form
 from distillery_kfp.pipelines.runner.display import Display
 from distillery_kfp.pipelines.runner.request import RunRequest as RunRequest
-from distillery_kfp.pipelines.runner.withdrawal import Footprint
+from distillery_kfp.pipelines.runner.rollback import Rollback
 
 logger = logging.getLogger(__name__)
 
@@ -141,7 +141,7 @@ class _Run:
             raise StoreError(
                 f"--workdir {str(self.request.workdir)!r} cannot be written ({error.strerror}): choose another folder."
             ) from None
-        self.footprint = Footprint(self.store, self.id)
+        self.rollback = Rollback(self.store, self.id)
 
     def _make_workspace(self) -> None:
         for name in ("progress", "errors", "warnings"):
@@ -202,7 +202,7 @@ class _Run:
             raise SystemExit(128 + self.stopped)
         for path in sorted((self.request.workdir / "errors").glob("*.json")):
             if error := _read_error(path):
-                if not self.footprint.withdraw():
+                if not self.rollback.undo():
                     self._note("failed", str(error))
                 raise error
         self._note("failed", f"Step {self.failed} ended without a word of its own (exit {code}).")

@@ -27,7 +27,7 @@ from distillery.evaluation.report import load_report
 from distillery.evaluation.report import read_origin as report_origin
 from distillery.ledger.audit import audit
 from distillery.ledger.compare import differences, results
-from distillery.ledger.prune import Survey
+from distillery.ledger.prune import Inventory
 from distillery.ledger.runs import RUN_FORMAT, RunState, amend_run, find_run, read_run
 from distillery.models import export
 from distillery.models.bundle import fetch_bundle, load_classifier, read_bundle, read_origin
@@ -190,7 +190,7 @@ def compared(left: Left) -> Any:
 
 def wasted(left: Left) -> list[str]:
     """What `distillery prune` would drop: never more for damage."""
-    return [item.place for item in Survey(left.store, left.chain.folder / "work").waste()]
+    return [item.place for item in Inventory(left.store, left.chain.folder / "work").garbage()]
 
 
 def finished(left: Left) -> Any:

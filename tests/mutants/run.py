@@ -179,7 +179,7 @@ MUTANTS = (
     ),
     Mutant(
         "an average of weights taken before the weights",
-        "src/distillery/models/candidates.py",
+        "src/distillery/models/weight_sets.py",
         "plain = not _AVERAGED &",
         "plain = _AVERAGED &",
         "tests/unit/models/test_checkpoints.py",

@@ -18,7 +18,7 @@ _SPLITS = frozenset({"train", "training", "test", "testing", "val", "valid", "va
 
 
 @dataclass(frozen=True)
-class Found:
+class FoundPictures:
     """Labelled pictures as they were found.
 
     Attributes:
@@ -32,7 +32,7 @@ class Found:
     notes: tuple[str, ...] = ()
 
 
-def read_folders(store: Store, listing: Listing, class_names: Sequence[str], spec: ImageSpec | None) -> Found | None:
+def read_folders(store: Store, listing: Listing, class_names: Sequence[str], spec: ImageSpec | None) -> FoundPictures | None:
     """Read all pictures below class folders; None where there are none.
 
     Args:
@@ -58,7 +58,7 @@ def read_folders(store: Store, listing: Listing, class_names: Sequence[str], spe
     empty = [name for name in dict.fromkeys(folder.partition("/")[0] for folder in listing.folders) if name not in numbers]
     notes = [listing.left_out.words(), f"no picture in {some(empty)}" if empty else "", _shared(numbers), _changed(changes, len(keys))]
     labels = np.array([numbers[key.partition("/")[0]] for key in keys], dtype=np.int64)
-    return Found(images, labels, tuple(note for note in notes if note))
+    return FoundPictures(images, labels, tuple(note for note in notes if note))
 
 
 def _read(store: Store, keys: Sequence[str], spec: ImageSpec | None) -> tuple[NDArray[np.uint8], Counter[str]]:

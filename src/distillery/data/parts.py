@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from distillery.data import arrays, cifar, idx
 from distillery.data.class_names import match_classes
 from distillery.data.decoding import has_picture_ending
-from distillery.data.folders import Found
+from distillery.data.folders import FoundPictures
 from distillery.data.listing import some
 from distillery.errors import ConfigError
 from distillery.storage import Store
@@ -24,7 +24,7 @@ _CIFAR_BATCHES = (*(f"data_batch_{number}" for number in range(1, 6)), "test_bat
 
 
 @dataclass(frozen=True)
-class Part:
+class DataPart:
     """One part.
 
     Attributes:
@@ -43,7 +43,7 @@ class Part:
     beside: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
-    def read(self, store: Store, class_names: Sequence[str] = ()) -> Found:
+    def read(self, store: Store, class_names: Sequence[str] = ()) -> FoundPictures:
         """Read it.
 
         Args:
@@ -57,17 +57,17 @@ class Part:
         where = f"{store.uri}/{self.files[0]}"
         if self.kind == "cifar":
             images, labels, notes = _read_cifar(store, self, class_names)
-            return Found(images, labels, (*self.notes, *notes))
+            return FoundPictures(images, labels, (*self.notes, *notes))
         if self.kind == "npz":
             return read_npz(store.read(self.files[0]), where, self.notes)
         read = [
             idx.read_idx(store, key) if self.kind == "idx" else arrays.read_npy(store.read(key), f"{store.uri}/{key}") for key in self.files
         ]
         pixels, changes = arrays.as_images(read[0], where)
-        return Found(pixels, arrays.as_labels(read[1], len(pixels), f"{store.uri}/{self.files[1]}"), (*self.notes, *changes))
+        return FoundPictures(pixels, arrays.as_labels(read[1], len(pixels), f"{store.uri}/{self.files[1]}"), (*self.notes, *changes))
 
 
-def read_npz(data: bytes, where: str, notes: tuple[str, ...] = ()) -> Found:
+def read_npz(data: bytes, where: str, notes: tuple[str, ...] = ()) -> FoundPictures:
     """Labelled images of an npz file: `images` and `labels`, or such pairs as `x_test` and `y_test`.
 
     Raises:
@@ -76,17 +76,17 @@ def read_npz(data: bytes, where: str, notes: tuple[str, ...] = ()) -> Found:
     """
     _, names = arrays.read_npz(data, where, ())
     found = arrays.pairs(names)
-    part = choose([Part(split, "npz", pair) for split, pair in found.items()], "test", where, of_file=True)
+    part = choose([DataPart(split, "npz", pair) for split, pair in found.items()], "test", where, of_file=True)
     if part is None:
         missing = "labels" if "images" in names else "images"
         raise ConfigError(f"{where!r} has no array {missing!r} but {names}: save it with arrays 'images' and 'labels'.")
     read, _ = arrays.read_npz(data, where, part.files)
     images, labels = (read[name] for name in part.files)
     pixels, changes = arrays.as_images(images, where)
-    return Found(pixels, arrays.as_labels(labels, len(pixels), where), (*notes, *part.notes, *changes))
+    return FoundPictures(pixels, arrays.as_labels(labels, len(pixels), where), (*notes, *part.notes, *changes))
 
 
-def find_parts(keys: Sequence[str], below: bool) -> list[Part]:
+def find_parts(keys: Sequence[str], below: bool) -> list[DataPart]:
     """Parts among a folder's files.
 
     Args:
@@ -100,7 +100,7 @@ def find_parts(keys: Sequence[str], below: bool) -> list[Part]:
     return [part for folder, names in folders.items() if bool(folder) == below for part in _parts_of(folder, names)]
 
 
-def choose(parts: Sequence[Part], split: Split, where: str, of_file: bool = False) -> Part | None:
+def choose(parts: Sequence[DataPart], split: Split, where: str, of_file: bool = False) -> DataPart | None:
     """The part that is meant: the only one, else the only one of the split; None of none.
 
     Args:
@@ -135,7 +135,7 @@ def role_of(name: str) -> Split | None:
     return "test" if last in _TESTS else "train" if last in _TRAINS else None
 
 
-def part_named(store: Store, name: str) -> Part | None:
+def part_named(store: Store, name: str) -> DataPart | None:
     """The part of a folder that a path's end means; the folder may hold anything, so files are asked for by name and not listed.
 
     Raises:
@@ -150,7 +150,7 @@ def part_named(store: Store, name: str) -> Part | None:
     return exact[0] if exact else None
 
 
-def part_of_file(store: Store, name: str, where: str) -> Part:
+def part_of_file(store: Store, name: str, where: str) -> DataPart:
     """The part that one file belongs to.
 
     Args:
@@ -167,7 +167,7 @@ def part_of_file(store: Store, name: str, where: str) -> Part:
     if has_picture_ending(name):
         raise ConfigError(f"{where!r} is one picture: give the folder that holds a folder of pictures a class.")
     if cifar.is_batch(name):
-        return Part("", "cifar", (name,), "", tuple(meta for meta in cifar.NAME_FILES if store.exists(meta)))
+        return DataPart("", "cifar", (name,), "", tuple(meta for meta in cifar.NAME_FILES if store.exists(meta)))
     prefix = idx.prefix_of(name)
     if prefix is None and not lower.endswith(".npy"):
         raise ConfigError(
@@ -186,7 +186,7 @@ def archives(keys: Sequence[str]) -> list[str]:
     return [key for key in keys if key.lower().endswith(_ARCHIVES)]
 
 
-def _parts_of(folder: str, names: Sequence[str]) -> list[Part]:
+def _parts_of(folder: str, names: Sequence[str]) -> list[DataPart]:
     start = f"{folder}/" if folder else ""
     beside = tuple(names)
     found: list[tuple[str, Kind, tuple[str, ...]]] = [(prefix, "idx", pair) for prefix, pair in idx.pairs(names).items()]
@@ -194,10 +194,10 @@ def _parts_of(folder: str, names: Sequence[str]) -> list[Part]:
     stems = {name[: -len(".npy")]: name for name in names if name.lower().endswith(".npy")}
     found += [(split, "npy", (stems[images], stems[labels])) for split, (images, labels) in arrays.pairs(list(stems)).items()]
     found += [(name[: -len(".npz")], "npz", (name,)) for name in names if name.lower().endswith(".npz")]
-    return [Part(name, kind, tuple(start + file for file in files), folder, beside) for name, kind, files in found]
+    return [DataPart(name, kind, tuple(start + file for file in files), folder, beside) for name, kind, files in found]
 
 
-def _read_cifar(store: Store, part: Part, class_names: Sequence[str]) -> tuple[NDArray[np.uint8], NDArray[np.int64], list[str]]:
+def _read_cifar(store: Store, part: DataPart, class_names: Sequence[str]) -> tuple[NDArray[np.uint8], NDArray[np.int64], list[str]]:
     batches = cifar.read_batches(store, part.files)
     kind = "labels" if "labels" in batches.labels else "coarse" if len(class_names) == cifar.COARSE else "fine"
     if kind not in batches.labels:
@@ -240,5 +240,5 @@ def _last(name: str) -> str:
     return name.replace("-", "_").rpartition("_")[2].lower()
 
 
-def _noted(part: Part, note: str) -> Part:
-    return Part(part.name, part.kind, part.files, part.folder, part.beside, (*part.notes, note))
+def _noted(part: DataPart, note: str) -> DataPart:
+    return DataPart(part.name, part.kind, part.files, part.folder, part.beside, (*part.notes, note))

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from distillery.data import arrays
 from distillery.data.decoding import has_picture_ending
-from distillery.data.folders import Found, read_folders
+from distillery.data.folders import FoundPictures, read_folders
 from distillery.data.listing import Listing, list_files, some
 from distillery.data.parts import Split, archives, choose, find_parts, part_named, part_of_file, read_npz
 from distillery.errors import ConfigError, MissingResourceError
@@ -93,7 +93,7 @@ def load_labelled(uri: str, class_names: Sequence[str] = (), spec: ImageSpec | N
     return LabelledImages(pixels, torch.from_numpy(found.labels.astype(np.int64)), notes)
 
 
-def _find(uri: str, class_names: Sequence[str], spec: ImageSpec | None, split: Split) -> Found:
+def _find(uri: str, class_names: Sequence[str], spec: ImageSpec | None, split: Split) -> FoundPictures:
     if (file := _as_file(uri)) is not None:
         folder, name = file
         return (
@@ -125,7 +125,7 @@ def _as_file(uri: str) -> tuple[Store, str] | None:
         return None
 
 
-def _from_prefix(uri: str, store: Store, listing: Listing, class_names: Sequence[str]) -> Found:
+def _from_prefix(uri: str, store: Store, listing: Listing, class_names: Sequence[str]) -> FoundPictures:
     if isinstance(store, FolderStore) and store.root.is_dir():
         skipped = f" ({listing.left_out.words()})" if listing.left_out else ""
         raise MissingResourceError(f"{uri!r} is a folder without a file that could be read{skipped}: {_GIVE}.")

@@ -59,7 +59,7 @@ class Chosen(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Candidate:
+class MeasuredModel:
     """A model to measure.
 
     Attributes:
@@ -165,8 +165,8 @@ class EvaluationReport(Config):
 
 
 def evaluate(
-    teacher: Candidate,
-    student: Candidate,
+    teacher: MeasuredModel,
+    student: MeasuredModel,
     data: EvaluationImages,
     config: EvaluationConfig | None = None,
     progress: Callable[[str, int, int], None] | None = None,
@@ -288,20 +288,20 @@ _SOURCES: dict[str, str] = {
 }
 
 
-def _measure(candidate: Candidate, logits: Tensor, names: tuple[str, ...], labels: Tensor | None, config: EvaluationConfig) -> ModelReport:
-    cost = Cost.measure(candidate.classifier, candidate.weights_bytes, config.timing if config.latency else None)
+def _measure(model: MeasuredModel, logits: Tensor, names: tuple[str, ...], labels: Tensor | None, config: EvaluationConfig) -> ModelReport:
+    cost = Cost.measure(model.classifier, model.weights_bytes, config.timing if config.latency else None)
     if labels is None:
-        return ModelReport(name=candidate.name, sha256=candidate.sha256, cost=cost)
+        return ModelReport(name=model.name, sha256=model.sha256, cost=cost)
     return ModelReport(
-        name=candidate.name,
-        sha256=candidate.sha256,
+        name=model.name,
+        sha256=model.sha256,
         accuracy=Accuracy.measure(logits, labels.cpu(), names),
         calibration=Calibration.measure(logits, labels.cpu(), config.calibration_bins),
         cost=cost,
     )
 
 
-def _score_snapshots(student: Candidate, teacher_logits: Tensor, data: EvaluationImages, batch: int) -> tuple[SnapshotScore, ...]:
+def _score_snapshots(student: MeasuredModel, teacher_logits: Tensor, data: EvaluationImages, batch: int) -> tuple[SnapshotScore, ...]:
     scores = []
     for name, load in student.snapshots.items():
         logits = predict(load().to(student.classifier.mean.device), data.images, batch)

@@ -19,8 +19,8 @@ from distillery.methods.catalog import METHODS
 from distillery.models.bundle import read_origin
 from distillery.provenance import Provenance, code_version, sha256_file
 from distillery.recipes.sections import Section
-from distillery.reporting.page import Link, PageData, RunRecord, SetFacts
-from distillery.reporting.pictures import Sample, sample_classes
+from distillery.reporting.page import LineageEntry, PageData, RunRecord, SetFacts
+from distillery.reporting.pictures import ClassPicture, sample_classes
 from distillery.reporting.words import count
 from distillery.step_version import step_version
 from distillery.storage import Store
@@ -32,7 +32,7 @@ T = TypeVar("T")
 
 
 @dataclass
-class Gathering:
+class PageCollector:
     """Where the parts of a page are looked for.
 
     Attributes:
@@ -59,12 +59,12 @@ class Gathering:
         """Everything that could be found."""
         run = self._attempt("command", self._run, RunRecord())
         found = self._attempt("samples", self._set, None)
-        samples: tuple[Sample, ...] = ()
+        samples: tuple[ClassPicture, ...] = ()
         if found is not None:
             samples = self._attempt("samples", lambda: sample_classes(found, self.report.class_names), samples)
         histories: dict[str, History] = {}
         histories = self._attempt("cost", lambda: self._histories(run, found), histories)
-        lineage: tuple[Link, ...] = ()
+        lineage: tuple[LineageEntry, ...] = ()
         lineage = self._attempt("lineage", lambda: self._lineage(run, found), lineage)
         method = self._method(run)
         return PageData(
@@ -146,26 +146,32 @@ class Gathering:
             raise MissingResourceError("The histories of the training steps are not in this store.")
         return histories
 
-    def _lineage(self, run: RunRecord, found: SyntheticSet | None) -> tuple[Link, ...]:
+    def _lineage(self, run: RunRecord, found: SyntheticSet | None) -> tuple[LineageEntry, ...]:
         report, made = self.report, found.manifest.provenance if found else self._student
         statistics = made.inputs.get("statistics", "")
-        links = [
-            Link(name="Teacher", sha256=self.section.teacher_sha256, what=_model(report.teacher), where=self.teacher_uri),
-            Link(name="Statistics", sha256=statistics, what="The averages that the teacher's layers kept of its training pictures."),
-            Link(name="Generator", sha256=self._synthesizer(found, made), what="What made the pictures up, as it was at the end."),
+        entries = [
+            LineageEntry(name="Teacher", sha256=self.section.teacher_sha256, what=_model(report.teacher), where=self.teacher_uri),
+            LineageEntry(
+                name="Statistics", sha256=statistics, what="The averages that the teacher's layers kept of its training pictures."
+            ),
+            LineageEntry(name="Generator", sha256=self._synthesizer(found, made), what="What made the pictures up, as it was at the end."),
         ]
         if found:
             what = f"{count(found.manifest.images)} pictures with the teacher's answers, every file of them named by hash."
-            links.append(Link(name="Synthetic set", sha256=found.digest, what=what, where=found.store.uri))
+            entries.append(LineageEntry(name="Synthetic set", sha256=found.digest, what=what, where=found.store.uri))
         place = f"{self.store.uri}/{student_of(report.student.sha256)}"
-        links.append(Link(name="Student", sha256=report.student.sha256, what=_model(report.student), where=place))
+        entries.append(LineageEntry(name="Student", sha256=report.student.sha256, what=_model(report.student), where=place))
         if data := report_origin(self.report_path).inputs.get("eval_data"):
-            links.append(
-                Link(name="Test pictures", sha256=data, what=f"{count(report.images)} labelled pictures, read by the last step only.")
+            entries.append(
+                LineageEntry(
+                    name="Test pictures", sha256=data, what=f"{count(report.images)} labelled pictures, read by the last step only."
+                )
             )
         where = f"{self.store.uri}/{evaluation_of(run.id)}" if run.id else ""
-        links.append(Link(name="Report", sha256=sha256_file(self.report_path), what="The numbers of this page as JSON.", where=where))
-        return tuple(link for link in links if link.sha256 or link.name != "Statistics")
+        entries.append(
+            LineageEntry(name="Report", sha256=sha256_file(self.report_path), what="The numbers of this page as JSON.", where=where)
+        )
+        return tuple(entry for entry in entries if entry.sha256 or entry.name != "Statistics")
 
     def _synthesizer(self, found: SyntheticSet | None, made: Provenance) -> str:
         if found and found.manifest.synthesizer_sha256:

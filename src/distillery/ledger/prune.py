@@ -26,7 +26,7 @@ _LEFT_OVER = (_POINTER, "payloads/", "snapshots/")
 
 
 @dataclass(frozen=True)
-class Waste:
+class Garbage:
     """Something that may go, as a whole.
 
     Attributes:
@@ -57,11 +57,11 @@ class Pruned:
         busy: somebody works at it, so it is still there.
     """
 
-    dropped: tuple[Waste, ...]
-    busy: tuple[Waste, ...]
+    dropped: tuple[Garbage, ...]
+    busy: tuple[Garbage, ...]
 
 
-class Survey:
+class Inventory:
     """A store at one moment.
 
     Args:
@@ -97,7 +97,7 @@ class Survey:
                 self._is_blind = True
                 self.warnings.append(f"Run {run.id} ({run.standing}) does not say what it works at, so nothing is dropped beside it.")
 
-    def waste(self) -> list[Waste]:
+    def garbage(self) -> list[Garbage]:
         """Everything that may go, by place."""
         found = [*self._run_remains(), *self._copies()]
         if not self._is_blind:
@@ -112,7 +112,7 @@ class Survey:
             if (standing := known[name].standing) in ("finished", "running"):
                 raise ConfigError(f"Run {name!r} is {standing} and cannot be given up: name one that is stopped, failed or open.")
 
-    def _checkpoints(self) -> Iterator[Waste]:
+    def _checkpoints(self) -> Iterator[Garbage]:
         counts = self._goes_on | self._works_of(run for run in self._runs if run.standing == "finished")
         for parts, keys in _group(self.sizes, "checkpoints", 2).items():
             work, place = Work(*parts), f"checkpoints/{'/'.join(parts)}"
@@ -124,7 +124,7 @@ class Survey:
             else:
                 yield from self._left_over(work, place, keys)
 
-    def _left_over(self, work: Work, place: str, keys: list[str]) -> Iterator[Waste]:
+    def _left_over(self, work: Work, place: str, keys: list[str]) -> Iterator[Garbage]:
         """What finished work needs no more, and what a worker has kept who was not the first to finish."""
         if left := [key for key in keys if key.removeprefix(f"{place}/").startswith(_LEFT_OVER)]:
             yield self._objects(place, "checkpoints left over from finished work", left, work)
@@ -136,7 +136,7 @@ class Survey:
         if others := [key for key in keys if key.startswith(f"{place}/outputs/") and key not in set().union(*named)]:
             yield self._objects(f"{place}/outputs", "outputs of a worker who was not the first to finish", others, work)
 
-    def _sets(self) -> Iterator[Waste]:
+    def _sets(self) -> Iterator[Garbage]:
         for (name,), keys in _group(self.sizes, "sets", 1).items():
             place, works = f"sets/{name}", tuple(Work(step, name) for step in _MAKERS)
             if f"{place}/{_MANIFEST}" in keys:
@@ -147,14 +147,14 @@ class Survey:
             elif not self._goes_on.intersection(works):
                 yield self._objects(place, "never published, and no open run works at it", keys, *works)
 
-    def _students(self) -> Iterator[Waste]:
+    def _students(self) -> Iterator[Garbage]:
         if any(run.standing in ("running", "open") for run in self._runs):
             return  # whose bundle.json may be still to come
         for (name,), keys in _group(self.sizes, "students", 1).items():
             if f"students/{name}/{_BUNDLE}" not in keys:
                 yield self._objects(f"students/{name}", "half a student: its bundle.json was never written", keys, locks=(LOCK,))
 
-    def _run_remains(self) -> Iterator[Waste]:
+    def _run_remains(self) -> Iterator[Garbage]:
         known = {run.id for run in self._runs}
         for (name,), keys in _group(self.sizes, "runs", 1).items():
             if name in self.forget:
@@ -162,7 +162,7 @@ class Survey:
             elif name not in known:
                 yield self._objects(f"runs/{name}", "remains of a run without a record", keys)
 
-    def _copies(self) -> Iterator[Waste]:
+    def _copies(self) -> Iterator[Garbage]:
         """What the workspace holds of things that are kept elsewhere."""
         teachers = {run.teacher_sha256 for run in self._open}
         ended = {run.id for run in self._runs if run.standing in ("finished", "superseded")} | self.forget
@@ -226,38 +226,38 @@ class Survey:
         except StoreError:
             return {}
 
-    def _objects(self, place: str, reason: str, keys: list[str], *works: Work, locks: tuple[str, ...] = ()) -> Waste:
+    def _objects(self, place: str, reason: str, keys: list[str], *works: Work, locks: tuple[str, ...] = ()) -> Garbage:
         # without its first document a step starts anew; with it but without the rest it would stop at the damage
         ordered = tuple(sorted(keys, key=lambda key: (not key.endswith((f"/{_RESULT}", f"/{_POINTER}")), key)))
-        return Waste(place, reason, sum(self.sizes[key] for key in keys), ordered, works, locks or tuple(map(lock_of, works)))
+        return Garbage(place, reason, sum(self.sizes[key] for key in keys), ordered, works, locks or tuple(map(lock_of, works)))
 
 
-def prune(survey: Survey, waste: Iterable[Waste]) -> Pruned:
-    """Drop what a survey found, but nothing that somebody has begun to work at since.
+def prune(inventory: Inventory, garbage: Iterable[Garbage]) -> Pruned:
+    """Drop what an inventory found, but nothing that somebody has begun to work at since.
 
     Whoever works in the same workspace holds the lock of its key from before its mark is written, so nothing is missed there. No lock
     reaches other machines: their marks are looked for just before each deletion.
 
     Args:
-        survey: that found it.
-        waste: what is to go.
+        inventory: that found it.
+        garbage: what is to go.
 
     Raises:
         StoreError: the store cannot be read or written.
     """
-    dropped: list[Waste] = []
-    busy: list[Waste] = []
-    for item in waste:
-        with _alone(survey.workspace, item) as alone:
-            free = alone and not _is_wanted(survey, item)
+    dropped: list[Garbage] = []
+    busy: list[Garbage] = []
+    for item in garbage:
+        with _alone(inventory.workspace, item) as alone:
+            free = alone and not _is_wanted(inventory, item)
             if free:
-                _delete(survey.store, item)
+                _delete(inventory.store, item)
         (dropped if free else busy).append(item)
     return Pruned(tuple(dropped), tuple(busy))
 
 
 @contextmanager
-def _alone(workspace: Path, item: Waste) -> Iterator[bool]:
+def _alone(workspace: Path, item: Garbage) -> Iterator[bool]:
     """Hold the locks of an item, where there is a workspace that could have them; gives whether nobody else did."""
     if item.folder and any(holder(path) for path in workspace.glob("locks/*.lock")):
         yield False
@@ -266,18 +266,18 @@ def _alone(workspace: Path, item: Waste) -> Iterator[bool]:
         yield all([stack.enter_context(try_lock(workspace / path)) for path in item.locks if workspace.is_dir()])
 
 
-def _is_wanted(survey: Survey, item: Waste) -> bool:
-    """Whether a run has come since the survey that works at it, or does not yet say at what."""
+def _is_wanted(inventory: Inventory, item: Garbage) -> bool:
+    """Whether a run has come since the inventory was made that works at it, or does not yet say at what."""
     if item.folder or not item.works:
         return False
-    now = survey.store.list("runs")
+    now = inventory.store.list("runs")
     opened = opened_by_run(now)
-    fresh = {work for run, works in opened.items() for work in works - survey.opened.get(run, set())}
-    silent = {key for key in now if key.endswith("/run.json") and key not in survey.sizes and key.split("/")[1] not in opened}
+    fresh = {work for run, works in opened.items() for work in works - inventory.opened.get(run, set())}
+    silent = {key for key in now if key.endswith("/run.json") and key not in inventory.sizes and key.split("/")[1] not in opened}
     return bool(silent) or bool(fresh.intersection(item.works))
 
 
-def _delete(store: Store, item: Waste) -> None:
+def _delete(store: Store, item: Garbage) -> None:
     if item.folder:
         rmtree(item.folder, ignore_errors=True)
         return
@@ -316,9 +316,9 @@ def _folders(parent: Path) -> list[Path]:
         return []
 
 
-def _local(folder: Path, reason: str) -> Waste:
+def _local(folder: Path, reason: str) -> Garbage:
     size = 0
     for path in folder.rglob("*"):
         with suppress(OSError):
             size += path.lstat().st_size
-    return Waste(str(folder), reason, size, locks=(LOCK,), folder=folder)
+    return Garbage(str(folder), reason, size, locks=(LOCK,), folder=folder)

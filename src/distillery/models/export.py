@@ -51,7 +51,7 @@ class ExportedFile(NamedTuple):
     difference: float | None = None
 
 
-class Served(nn.Module):
+class ExportedClassifier(nn.Module):
     """A classifier behind one kind of input.
 
     Args:
@@ -189,7 +189,7 @@ def _files_of(document: Path) -> set[str]:
 
 def _trace(classifier: Classifier, input: str, name: str) -> ExportedProgram:
     example = torch.zeros(2, *classifier.spec.shape, dtype=_DTYPES[input])
-    module = Served(classifier, "uint8" if input == "uint8" else "float32")
+    module = ExportedClassifier(classifier, "uint8" if input == "uint8" else "float32")
     try:
         with torch.no_grad():
             program = torch.export.export(module, (example,), dynamic_shapes=({0: Dim("batch", min=1)},))

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from distillery.errors import ConfigError, MissingResourceError, StoreError
 from distillery.foreign_code import guarded, named
 from distillery.models.allowance import allow_named
-from distillery.models.candidates import Found, flatten, listed, select
 from distillery.models.catalog import Architecture, build_network, class_argument
 from distillery.models.findings import check_constants, judge
 from distillery.models.rebuilt import check_rebuilt
 from distillery.models.trial import probe_images, settle
 from distillery.models.unpickling import read_objects
+from distillery.models.weight_sets import FoundWeights, flatten, listed, select
 from distillery.runtime import Runtime, has_native_bfloat16
 from distillery.types import Classifier, ImageSpec
 
@@ -76,7 +76,7 @@ def _runtime() -> Runtime:
     return Runtime(cpu, "bfloat16" if has_native_bfloat16(cpu) else "float32", torch.get_num_threads())
 
 
-def read_checkpoint(path: Path) -> Found:
+def read_checkpoint(path: Path) -> FoundWeights:
     """Every tensor of a checkpoint, on the CPU, under its dotted path, with the versions of modules where it has them.
 
     Raises:

@@ -19,7 +19,7 @@ _CHOICES = {"student.architecture": ("name", "arguments"), "synthesis": ("method
 
 
 @dataclass(frozen=True)
-class Listing:
+class Preset:
     """What the command line shows of a preset.
 
     Attributes:
@@ -39,14 +39,14 @@ def recipe_names() -> list[str]:
     return sorted(path.with_suffix("").as_posix() for path in files if not path.parts[0].startswith("_"))
 
 
-def list_recipes() -> list[Listing]:
+def list_recipes() -> list[Preset]:
     """Every preset with its method and `about:` block; neither torch nor a config class is imported."""
     texts: dict[str, dict[str, Any]] = {}
-    listings = []
+    presets = []
     for name in recipe_names():
         document = _follow(name, texts, ())
-        listings.append(Listing(name, document["synthesis"]["method"], document["about"]))
-    return listings
+        presets.append(Preset(name, document["synthesis"]["method"], document["about"]))
+    return presets
 
 
 def recipe_name(source: str) -> str:

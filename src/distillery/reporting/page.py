@@ -8,7 +8,7 @@ from distillery.config import Config
 from distillery.evaluation.health import HealthReport
 from distillery.evaluation.report import EvaluationReport
 from distillery.reporting.command import as_typed, run_again
-from distillery.reporting.pictures import Sample
+from distillery.reporting.pictures import ClassPicture
 from distillery.tracking.history import History
 
 
@@ -56,7 +56,7 @@ class SetFacts(Config):
     shortfall: int = 0
 
 
-class Link(Config):
+class LineageEntry(Config):
     """One thing of the lineage.
 
     Attributes:
@@ -97,10 +97,10 @@ class PageData(Config):
     method: str = ""
     run: RunRecord = RunRecord()
     set: SetFacts = SetFacts()
-    samples: tuple[Sample, ...] = ()
+    samples: tuple[ClassPicture, ...] = ()
     histories: dict[str, History] = Field(default_factory=dict)
     health: HealthReport | None = None
-    lineage: tuple[Link, ...] = ()
+    lineage: tuple[LineageEntry, ...] = ()
     code_version: str = ""
     hardware: tuple[str, ...] = ()
     epochs: int = 0

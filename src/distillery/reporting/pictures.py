@@ -22,7 +22,7 @@ _SIDE = 64
 _HEAT = (0, 103, 148)
 
 
-class Sample(Config):
+class ClassPicture(Config):
     """Some images of one class, side by side in one picture.
 
     Attributes:
@@ -42,7 +42,7 @@ class Sample(Config):
     height: int
 
 
-def sample_classes(found: SyntheticSet, names: Sequence[str]) -> tuple[Sample, ...]:
+def sample_classes(found: SyntheticSet, names: Sequence[str]) -> tuple[ClassPicture, ...]:
     """Pictures of a set's training images by class, taken evenly over the set and not for their looks.
 
     Args:
@@ -110,9 +110,9 @@ def _pick(found: SyntheticSet, classes: Sequence[int], per_class: int) -> dict[i
     return picked
 
 
-def _sample(name: str, images: Tensor, in_set: int, side: int) -> Sample:
+def _sample(name: str, images: Tensor, in_set: int, side: int) -> ClassPicture:
     picture = strip(images, side)
-    return Sample(name=name, images=len(images), in_set=in_set, png=_base64(picture), width=picture.width, height=picture.height)
+    return ClassPicture(name=name, images=len(images), in_set=in_set, png=_base64(picture), width=picture.width, height=picture.height)
 
 
 def _base64(picture: Image.Image) -> str:

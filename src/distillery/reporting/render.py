@@ -70,7 +70,7 @@ _WORDS = (
     "percent",
     "size",
     "sized",
-    "standing",
+    "compared",
     "PARTS",
     "SOURCES",
     "STEPS",
@@ -105,13 +105,13 @@ def comparison(report: EvaluationReport) -> list[dict[str, Any]]:
         ("Arithmetic for an image", "flops", words.operations),
     ):
         values = [float(getattr(cost, path)) for cost in costs]
-        row(name, f"cost.{path}", values, [text(value) for value in values], words.standing(values[0], values[1]).text)
+        row(name, f"cost.{path}", values, [text(value) for value in values], words.compared(values[0], values[1]).text)
     for index, pair in enumerate(zip(*(cost.latency for cost in costs), strict=False)):  # a report of one alone has no pairs
         times = [latency.milliseconds for latency in pair]
         name = f"Time for {words.images(pair[0].batch)}, CPU, {pair[0].threads} thread{'s' * (pair[0].threads != 1)}"
         texts = [words.milliseconds(time) for time in times]
         row(
-            name, f"cost.latency.{index}.milliseconds", times, texts, words.standing(times[0], times[1], "faster", "slower", "as fast").text
+            name, f"cost.latency.{index}.milliseconds", times, texts, words.compared(times[0], times[1], "faster", "slower", "as fast").text
         )
     return rows
 

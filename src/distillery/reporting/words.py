@@ -119,7 +119,7 @@ def factor(large: float, small: float) -> str:
     return f"{ratio:.0f}×" if ratio >= 99.5 else f"{ratio:.1f}×"
 
 
-class Standing(NamedTuple):
+class Comparison(NamedTuple):
     """How a student's cost stands to its teacher's.
 
     Attributes:
@@ -136,7 +136,7 @@ class Standing(NamedTuple):
         return self.word if self.factor == _ONCE else f"{self.factor} {self.word}".strip()
 
 
-def standing(teacher: float, student: float, less: str = "less", more: str = "more", same: str = "the same") -> Standing:
+def compared(teacher: float, student: float, less: str = "less", more: str = "more", same: str = "the same") -> Comparison:
     """Compare two costs, as far as both are known.
 
     Args:
@@ -148,13 +148,13 @@ def standing(teacher: float, student: float, less: str = "less", more: str = "mo
     """
     times = factor(max(teacher, student), min(teacher, student))
     if not times:
-        return Standing()
-    return Standing(same if times == _ONCE else less if teacher > student else more, times)
+        return Comparison()
+    return Comparison(same if times == _ONCE else less if teacher > student else more, times)
 
 
 def sized(teacher: ModelReport, student: ModelReport) -> str:
     """Who learned from whom, as the end of "A network learned from": `a larger one`, `a smaller one`, `one of its size`."""
-    found = standing(teacher.cost.parameters, student.cost.parameters, "a larger one", "a smaller one", "one of its size")
+    found = compared(teacher.cost.parameters, student.cost.parameters, "a larger one", "a smaller one", "one of its size")
     return found.word or "another"
 
 
@@ -219,15 +219,15 @@ def confused(names: Sequence[str], confusion: Cells, most: int = 5) -> list[tupl
 
 
 def _savings(teacher: ModelReport, student: ModelReport) -> str:
-    size_of = standing(teacher.cost.parameters, student.cost.parameters, "smaller", "larger", "as large")
-    needs = standing(teacher.cost.flops, student.cost.flops, "less arithmetic", "more arithmetic", "as much arithmetic")
+    size_of = compared(teacher.cost.parameters, student.cost.parameters, "smaller", "larger", "as large")
+    needs = compared(teacher.cost.flops, student.cost.flops, "less arithmetic", "more arithmetic", "as much arithmetic")
     if not size_of.word:
         return f"It has {count(student.cost.parameters)} learned numbers, the teacher {count(teacher.cost.parameters)}."
     arithmetic = f" and needs {_times(needs)} for an image" if needs.word else ""
     return f"It is {_times(size_of)}{arithmetic}."
 
 
-def _times(found: Standing) -> str:
+def _times(found: Comparison) -> str:
     return found.word if found.factor == _ONCE else f"{found.factor.removesuffix('×')} times {found.word}"
 
 

@@ -19,18 +19,18 @@ from distillery.evaluation.accuracy import whole_matrix
 from distillery.evaluation.report import (
     FORMAT,
     MAX_TRAINING_IMAGES,
-    Candidate,
     Chosen,
     EvaluationConfig,
     EvaluationImages,
     EvaluationReport,
+    MeasuredModel,
     evaluate,
     flat_metrics,
     load_report,
     save_report,
     table,
 )
-from distillery.ledger.page import Gathering, training_of
+from distillery.ledger.page import PageCollector, training_of
 from distillery.models.bundle import DOCUMENT, fetch_bundle, load_classifier, read_bundle, read_origin
 from distillery.recipes.sections import EvaluationSection
 from distillery.reporting.render import render
@@ -84,8 +84,8 @@ def run(
     """
     check_promise(accelerators)
     parsed = EvaluationSection.parse(section, "evaluation")
-    teacher = open_candidate(fetch_bundle(teacher_uri, workspace() / "bundles"), parsed.teacher_sha256)
-    student = open_candidate(student_path)
+    teacher = open_model(fetch_bundle(teacher_uri, workspace() / "bundles"), parsed.teacher_sha256)
+    student = open_model(student_path)
     data, digest = choose_images(teacher.classifier, eval_data_uri, set_path, parsed.teacher_sha256)
     measured_on = "set" if data.labels is None else "eval_data"
     with workbench(STEP, parsed, {"teacher": teacher.sha256, "student": student.sha256, measured_on: digest}) as bench:
@@ -97,8 +97,8 @@ def run(
             report = _first_of(bench, evaluation_of(run), report_path)
         _observe(bench, report, eval_data_uri or join_uri(read_reference(set_path).uri, MANIFEST), digest)
         if page_path is not None:
-            gathering = Gathering(bench.store, parsed, report, report_path, teacher_uri, student_path, set_path)
-            _write_page(bench, render(gathering.collect()), page_path)
+            collector = PageCollector(bench.store, parsed, report, report_path, teacher_uri, student_path, set_path)
+            _write_page(bench, render(collector.collect()), page_path)
             if run:
                 bench.store.write(page_of(run), page_path.read_bytes())
         return flat_metrics(report)
@@ -132,13 +132,13 @@ def evaluate_bundles(
     """
     if not data_uri:
         raise ConfigError("No labelled images are given to evaluate on: give an npz file, a folder of idx files, or a folder a class.")
-    teacher, student = open_candidate(teacher_folder), open_candidate(student_folder)
+    teacher, student = open_model(teacher_folder), open_model(student_folder)
     data, _ = _test_images(teacher.classifier, data_uri)
     _place(resolve_runtime(device, "float32", threads), teacher, student)
     return evaluate(teacher, student, data, config, progress)
 
 
-def open_candidate(folder: Path, expected_sha256: str = "") -> Candidate:
+def open_model(folder: Path, expected_sha256: str = "") -> MeasuredModel:
     """A bundle as a model to measure, frozen, on the CPU.
 
     Args:
@@ -147,7 +147,7 @@ def open_candidate(folder: Path, expected_sha256: str = "") -> Candidate:
     """
     info, sha256 = read_bundle(folder)
     classifier = load_classifier(folder, expected_sha256).freeze()
-    return Candidate(classifier, info.architecture.name, sha256, info.weights_bytes, _snapshots(folder))
+    return MeasuredModel(classifier, info.architecture.name, sha256, info.weights_bytes, _snapshots(folder))
 
 
 def choose_images(teacher: Classifier, data_uri: str, set_path: Path, teacher_sha256: str) -> tuple[EvaluationImages, str]:
@@ -234,9 +234,9 @@ def _write_page(bench: Workbench, page: str, path: Path) -> None:
     bench.tracker.text("report.html", page)
 
 
-def _place(runtime: Runtime, *candidates: Candidate) -> None:
-    for candidate in candidates:
-        runtime.place(candidate.classifier)
+def _place(runtime: Runtime, *models: MeasuredModel) -> None:
+    for model in models:
+        runtime.place(model.classifier)
 
 
 def _test_images(teacher: Classifier, uri: str) -> tuple[EvaluationImages, str]:

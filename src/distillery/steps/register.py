@@ -23,7 +23,7 @@ from distillery.provenance import sha256_file
 from distillery.recipes.sections import RegistrationSection
 from distillery.storage import open_store
 from distillery.tracking.open import close_parent
-from distillery.tracking.protocol import Candidate, Registered, Served
+from distillery.tracking.protocol import Candidate, Registered, ServedModel
 from distillery.workbench.bench import Workbench, workbench
 from distillery.workbench.lineage import find_record, read_records, run_identity
 from distillery.workbench.students import keep_student
@@ -86,7 +86,7 @@ def _verified_student(folder: Path) -> str:
     return sha256
 
 
-def serve(bundle: Path, folder: Path) -> Served | None:
+def serve(bundle: Path, folder: Path) -> ServedModel | None:
     """Make the file that a model server loads; None, with a warning, where the student's network cannot be traced.
 
     Args:
@@ -102,7 +102,7 @@ def serve(bundle: Path, folder: Path) -> Served | None:
     info, _ = read_bundle(bundle)
     example = random_images(1, info.spec.shape).float() / 255
     model = folder / "export" / name
-    return Served(
+    return ServedModel(
         model=model,
         example=example.numpy(),
         num_classes=info.num_classes,

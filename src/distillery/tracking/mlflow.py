@@ -23,9 +23,9 @@ from distillery.redaction import redact
 from distillery.tracking.flatten import flatten, json_bytes, metric_names, relative_name
 from distillery.tracking.guard import Guard, first_line, within
 from distillery.tracking.null import NullTracker
-from distillery.tracking.protocol import PREFIX, SERVED_FILE, Candidate, Registered, RegistrationConfig, Serve, Served, Status
+from distillery.tracking.protocol import PREFIX, SERVED_FILE, Candidate, Registered, RegistrationConfig, Serve, ServedModel, Status
 from distillery.tracking.registry import MODEL_ID, register_version
-from distillery.tracking.runs import Link, Runs, end
+from distillery.tracking.runs import ActiveRun, Runs, end
 from distillery.tracking.versions import Version
 
 log = logging.getLogger(__name__)
@@ -45,7 +45,7 @@ class MlflowTracker:
         """Open the run of `step`; where that fails, it is tried again after a pause."""
         self._step, self._key, self._uri = step, key, uri
         self._null = NullTracker(fallback)
-        self._link: Link | None = None
+        self._link: ActiveRun | None = None
         self._missed = 0
         self._guard = _guard(uri, f"the step goes on and its records go to {fallback} until it answers")
         self._guard.attempt(self._begin, opening_seconds(uri))
@@ -87,7 +87,7 @@ class MlflowTracker:
         """Record the bytes of a PNG."""
         path = relative_name(name)
 
-        def upload(link: Link) -> None:
+        def upload(link: ActiveRun) -> None:
             with tempfile.TemporaryDirectory() as folder:
                 file = Path(folder) / path.name
                 file.write_bytes(png)
@@ -99,7 +99,7 @@ class MlflowTracker:
         """Record a file, or everything in a folder."""
         target = str(relative_name(folder)) if folder else None
 
-        def upload(link: Link) -> None:
+        def upload(link: ActiveRun) -> None:
             send = link.client.log_artifacts if path.is_dir() else link.client.log_artifact
             send(link.run_id, str(path), target)
 
@@ -139,7 +139,7 @@ class MlflowTracker:
             log_tags(link, {PREFIX + "missed_records": str(self._missed)})
         end(link, status)
 
-    def _open(self) -> Link:
+    def _open(self) -> ActiveRun:
         if self._link is None:
             self._link = connect(self._uri).step(self._step, self._key)
         return self._link
@@ -147,7 +147,7 @@ class MlflowTracker:
     def _begin(self) -> None:
         self._open()
 
-    def _record(self, write: Callable[[Link], None], instead: Callable[[], None], deadline: float = 0.0) -> None:
+    def _record(self, write: Callable[[ActiveRun], None], instead: Callable[[], None], deadline: float = 0.0) -> None:
         if not self._guard.attempt(lambda: write(self._open()), deadline):
             self._missed += 1
             instead()
@@ -186,7 +186,7 @@ class MlflowParent:
         run = runs.client.get_run(injected) if injected else runs.pipeline(name)
         if run is None:
             return ""
-        link = Link(runs.client, runs.experiment_id, run.info.run_id, params=dict(run.data.params))
+        link = ActiveRun(runs.client, runs.experiment_id, run.info.run_id, params=dict(run.data.params))
         log_params(link, params)
         log_tags(link, tags)
         return link.run_id
@@ -210,7 +210,7 @@ def connect(uri: str) -> Runs:
     return Runs(MlflowClient(tracking_uri=uri), uri)
 
 
-def log_params(link: Link, values: Mapping[str, str]) -> None:
+def log_params(link: ActiveRun, values: Mapping[str, str]) -> None:
     """Write parameters that the run does not hold; a value that differs from the held one is written as a tag."""
     from mlflow.entities import Param
 
@@ -223,7 +223,7 @@ def log_params(link: Link, values: Mapping[str, str]) -> None:
     link.params.update({name: text for name, text in cut.items() if name not in link.params})
 
 
-def log_metrics(link: Link, numbers: Mapping[str, float], step: int) -> None:
+def log_metrics(link: ActiveRun, numbers: Mapping[str, float], step: int) -> None:
     """Write numbers at a step; MLflow keeps nan, and infinity as its largest number."""
     from mlflow.entities import Metric
 
@@ -233,7 +233,7 @@ def log_metrics(link: Link, numbers: Mapping[str, float], step: int) -> None:
         link.client.log_batch(link.run_id, metrics=batch[start : start + METRICS_PER_BATCH])
 
 
-def log_tags(link: Link, values: Mapping[str, str]) -> None:
+def log_tags(link: ActiveRun, values: Mapping[str, str]) -> None:
     """Write tags, cut to the length that MLflow keeps."""
     from mlflow.entities import RunTag
 
@@ -242,7 +242,7 @@ def log_tags(link: Link, values: Mapping[str, str]) -> None:
         link.client.log_batch(link.run_id, tags=batch[start : start + TAGS_PER_BATCH])
 
 
-def log_dataset(link: Link, name: str, uri: str, digest: str, context: str) -> None:
+def log_dataset(link: ActiveRun, name: str, uri: str, digest: str, context: str) -> None:
     """Write a data set as an input of the run."""
     from mlflow.entities import Dataset, DatasetInput, InputTag
 
@@ -253,7 +253,7 @@ def log_dataset(link: Link, name: str, uri: str, digest: str, context: str) -> N
     link.client.log_inputs(link.run_id, datasets=[DatasetInput(entry, tags)])
 
 
-def log_student(link: Link, bundle: Path, serve: Serve | None, tags: Mapping[str, str]) -> dict[str, str]:
+def log_student(link: ActiveRun, bundle: Path, serve: Serve | None, tags: Mapping[str, str]) -> dict[str, str]:
     """Keep a student as a logged model: what pyfunc loads, and the bundle that it was made from below `bundle/`.
 
     Returns:
@@ -282,7 +282,7 @@ def log_student(link: Link, bundle: Path, serve: Serve | None, tags: Mapping[str
     return {**said, MODEL_ID: model.model_id}
 
 
-def write_pyfunc(folder: Path, served: Served) -> None:
+def write_pyfunc(folder: Path, served: ServedModel) -> None:
     """A folder that `mlflow.pyfunc.load_model` and `mlflow.pytorch.load_model` read: a traced graph, no pickle, nothing of ours.
 
     The pt2 file is taken as it is, for `mlflow.pytorch.save_model` would trace it again. It is served on the CPU, because a traced graph

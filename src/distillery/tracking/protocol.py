@@ -62,7 +62,7 @@ class Registered(Config):
 
 
 @dataclass(frozen=True)
-class Served:
+class ServedModel:
     """A student as a file that is served without Distillery.
 
     Attributes:
@@ -80,7 +80,7 @@ class Served:
     tags: Mapping[str, str]
 
 
-Serve = Callable[[Path], Served | None]
+Serve = Callable[[Path], ServedModel | None]
 """Writes the file to serve into an empty folder; None where the student cannot be served so. Asked only where a version is new."""
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from distillery.tracking.flatten import flatten
 from distillery.tracking.protocol import PREFIX, Candidate, Registered, RegistrationConfig
-from distillery.tracking.runs import Link
+from distillery.tracking.runs import ActiveRun
 
 STUDENT = PREFIX + "student_sha256"
 METRIC = PREFIX + "metric"
@@ -54,7 +54,7 @@ def gate(config: RegistrationConfig, candidate: Candidate, champion: Champion | 
     return False, f"{shown} does not beat {champion.value:g} of version {champion.version}."
 
 
-def register_version(link: Link, log_model: LogModel, config: RegistrationConfig, candidate: Candidate) -> Registered:
+def register_version(link: ActiveRun, log_model: LogModel, config: RegistrationConfig, candidate: Candidate) -> Registered:
     """Make a student a version of the registered model, or find the version that it is already, and set the aliases.
 
     The registered model is made after the files are kept: a failure leaves none without a version.
@@ -131,7 +131,7 @@ def _make_model(client: Any, name: str) -> None:
             raise
 
 
-def _new_version(link: Link, name: str, candidate: Candidate, tags: dict[str, str]) -> str:
+def _new_version(link: ActiveRun, name: str, candidate: Candidate, tags: dict[str, str]) -> str:
     client, model_id = link.client, tags[MODEL_ID]
     if math.isfinite(candidate.value):
         client.log_metric(link.run_id, candidate.metric, candidate.value, model_id=model_id)

@@ -15,7 +15,7 @@ ROLE = PREFIX + "role"  # "pipeline" on parents that we made: the KFP plugin's a
 
 
 @dataclass
-class Link:
+class ActiveRun:
     """A step's place in MLflow.
 
     `owns_parent` is False where the parent was made by the KFP plugin. `params` are those the run holds already, because a
@@ -49,7 +49,7 @@ class Runs:
         tags = {PIPELINE: pipeline_id, ROLE: "pipeline", "mlflow.source.name": "distillery"}
         return self.client.create_run(self.experiment_id, tags=tags, run_name=name or pipeline_id)
 
-    def step(self, step: str, key: str) -> Link:
+    def step(self, step: str, key: str) -> ActiveRun:
         """The run of one step: the injected one, its own unfinished one, or a new one below the pipeline's."""
         injected = os.environ.get("MLFLOW_RUN_ID")
         if injected:
@@ -64,15 +64,15 @@ class Runs:
             self._adopt(run, parent_id)
         else:
             run = self.client.create_run(self.experiment_id, tags=_step_tags(step, key, parent_id), run_name=step)
-        return Link(self.client, self.experiment_id, run.info.run_id, parent_id, owns_parent, dict(run.data.params))
+        return ActiveRun(self.client, self.experiment_id, run.info.run_id, parent_id, owns_parent, dict(run.data.params))
 
-    def _join(self, run_id: str, step: str, key: str) -> Link:
+    def _join(self, run_id: str, step: str, key: str) -> ActiveRun:
         run = self.client.get_run(run_id)
         if run.info.status != "RUNNING":
             self.client.update_run(run_id, status="RUNNING")
         for name, value in ((STAGE, step), (STEP_KEY, key)):
             self.client.set_tag(run_id, name, value)
-        return Link(self.client, run.info.experiment_id, run_id, run.data.tags.get(PARENT, ""), False, dict(run.data.params))
+        return ActiveRun(self.client, run.info.experiment_id, run_id, run.data.tags.get(PARENT, ""), False, dict(run.data.params))
 
     def _unfinished(self, step: str, key: str, parent_id: str) -> Any:
         """The run that this step left behind when it was killed: by key anywhere, without a key below the same parent."""
@@ -97,7 +97,7 @@ class Runs:
         return list(self.client.search_runs([self.experiment_id], query, order_by=["attributes.start_time ASC"]))
 
 
-def end(link: Link, status: Status) -> None:
+def end(link: ActiveRun, status: Status) -> None:
     """End a step's run, and with a step that did not finish its pipeline's."""
     link.client.set_terminated(link.run_id, status)
     if status != "FINISHED" and link.owns_parent:

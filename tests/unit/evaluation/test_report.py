@@ -16,11 +16,11 @@ from distillery.evaluation.agreement import Agreement
 from distillery.evaluation.cost import LatencyConfig
 from distillery.evaluation.predict import predict
 from distillery.evaluation.report import (
-    Candidate,
     Chosen,
     EvaluationConfig,
     EvaluationImages,
     EvaluationReport,
+    MeasuredModel,
     evaluate,
     flat_metrics,
     load_report,
@@ -51,8 +51,8 @@ def make_images(n: int = 30, classes: int = 7) -> tuple[Tensor, Tensor]:
 def make_report(labelled: bool = True, config: EvaluationConfig = QUICK, classes: int = 7) -> EvaluationReport:
     images, labels = make_images(classes=classes)
     data = EvaluationImages(images, labels, "test set") if labelled else EvaluationImages(images, None, "held-out synthetic")
-    teacher = Candidate(make_classifier(8, classes), "big", "abc", 4096)
-    return evaluate(teacher, Candidate(make_classifier(3, classes), "small", "def", 1024), data, config)
+    teacher = MeasuredModel(make_classifier(8, classes), "big", "abc", 4096)
+    return evaluate(teacher, MeasuredModel(make_classifier(3, classes), "small", "def", 1024), data, config)
 
 
 @pytest.fixture
@@ -119,7 +119,7 @@ def test_logits_that_are_not_finite_are_an_error() -> None:
 
 def test_a_model_beside_itself_agrees_fully() -> None:
     images, labels = make_images()
-    one = Candidate(make_classifier(4))
+    one = MeasuredModel(make_classifier(4))
     found = evaluate(one, one, EvaluationImages(images, labels, "test set"), SILENT)
     assert found.agreement.agreed == 30
     assert found.agreement.kl == 0.0
@@ -140,7 +140,7 @@ def test_teacher_and_student_are_not_mixed_up(report: EvaluationReport) -> None:
 def test_scores_do_not_depend_on_the_batch_size() -> None:
     images, labels = make_images()
     data = EvaluationImages(images, labels, "test set")
-    pair = Candidate(make_classifier(8)), Candidate(make_classifier(3))
+    pair = MeasuredModel(make_classifier(8)), MeasuredModel(make_classifier(3))
     found = [evaluate(*pair, data, EvaluationConfig(batch=batch, latency=False)) for batch in (1, 30)]
     assert found[0].student.accuracy == found[1].student.accuracy
     assert found[0].agreement.kl == pytest.approx(found[1].agreement.kl, rel=1e-5)
@@ -170,13 +170,13 @@ def test_without_labels_only_agreement_is_measured_and_the_source_is_said() -> N
 def test_what_does_not_fit_is_refused(student: Classifier, labels: Tensor | None, sentence: str) -> None:
     data = EvaluationImages(make_images()[0], labels, "test set")
     with pytest.raises(ConfigError, match=sentence):
-        evaluate(Candidate(make_classifier(8)), Candidate(student), data, SILENT)
+        evaluate(MeasuredModel(make_classifier(8)), MeasuredModel(student), data, SILENT)
 
 
 def test_empty_data_is_refused() -> None:
     data = EvaluationImages(torch.zeros(0, 2, 6, 6, dtype=torch.uint8), torch.zeros(0, dtype=torch.long), "test set")
     with pytest.raises(ConfigError, match="no images"):
-        evaluate(Candidate(make_classifier(8)), Candidate(make_classifier(3)), data, SILENT)
+        evaluate(MeasuredModel(make_classifier(8)), MeasuredModel(make_classifier(3)), data, SILENT)
 
 
 def test_flat_metrics_have_stable_names(report: EvaluationReport) -> None:
@@ -192,9 +192,9 @@ def test_flat_metrics_have_stable_names(report: EvaluationReport) -> None:
 def test_last_and_best_epoch_are_both_reported(labelled: bool) -> None:
     images, labels = make_images()
     last, best = make_classifier(3), make_classifier(5)
-    student = Candidate(last, "small", snapshots={"epochs/000002": lambda: last, "best": lambda: best})
+    student = MeasuredModel(last, "small", snapshots={"epochs/000002": lambda: last, "best": lambda: best})
     data = EvaluationImages(images, labels if labelled else None, "test set" if labelled else "held-out synthetic")
-    found = evaluate(Candidate(make_classifier(8)), student, data, SILENT)
+    found = evaluate(MeasuredModel(make_classifier(8)), student, data, SILENT)
     metrics, shown = flat_metrics(found), render(found)
     agreed = Agreement.measure(*(predict(model, images, 7) for model in (make_classifier(8), best))).rate
     correct = int((predict(best, images, 7).argmax(1) == labels).sum())
@@ -210,11 +210,11 @@ def test_the_best_epoch_says_which_it_was_and_on_how_many_images_it_was_chosen()
     images, labels = make_images()
     snapshots = {"epochs/000002": lambda: make_classifier(5), "best": lambda: make_classifier(5)}
     data = EvaluationImages(images, labels, "test set")
-    known = Candidate(make_classifier(3), "small", snapshots=snapshots, chosen=Chosen(1367, 1280))
-    found = evaluate(Candidate(make_classifier(8)), known, data, SILENT)
+    known = MeasuredModel(make_classifier(3), "small", snapshots=snapshots, chosen=Chosen(1367, 1280))
+    found = evaluate(MeasuredModel(make_classifier(8)), known, data, SILENT)
     assert [(score.epoch, score.chosen_on) for score in found.snapshots] == [(0, 0), (1367, 1280)]
     assert "best epoch, 1,367, by 1,280 held-out images" in render(found)
-    unknown = evaluate(Candidate(make_classifier(8)), replace(known, chosen=Chosen()), data, SILENT)
+    unknown = evaluate(MeasuredModel(make_classifier(8)), replace(known, chosen=Chosen()), data, SILENT)
     assert "best epoch by held-out images" in render(unknown)
 
 

@@ -8,7 +8,7 @@ import torch
 
 from distillery.documents import seal
 from distillery.evaluation.report import load_report
-from distillery.ledger.page import Gathering
+from distillery.ledger.page import PageCollector
 from distillery.models.bundle import save_classifier
 from distillery.models.catalog import Architecture, build_network
 from distillery.provenance import Provenance, code_version
@@ -23,7 +23,7 @@ from short_recipes import SHORT
 @pytest.fixture(scope="module")
 def done(tmp_path_factory: pytest.TempPathFactory) -> DirectRun:
     """A finished offline run without a test set, so that it holds a generator, a set and a student."""
-    folder = tmp_path_factory.mktemp("gathering")
+    folder = tmp_path_factory.mktemp("collector")
     architecture, spec = Architecture(name="wrn_16_1"), ImageSpec(channels=1, height=16, width=16, mean=(0.3,), std=(0.3,))
     with torch.random.fork_rng(), pytest.MonkeyPatch.context() as patch:
         torch.manual_seed(0)
@@ -48,7 +48,7 @@ def gather(run: DirectRun) -> PageData:
     section = EvaluationSection.parse(run.sections["evaluation"])
     store = open_store(str(run.folder / "store"))
     report = load_report(run.report)
-    return Gathering(store, section, report, run.report, str(run.teacher), run.student, run.set).collect()
+    return PageCollector(store, section, report, run.report, str(run.teacher), run.student, run.set).collect()
 
 
 def test_everything_of_a_run_is_found(run: DirectRun) -> None:

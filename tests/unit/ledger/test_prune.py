@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from distillery.errors import ConfigError
-from distillery.ledger.prune import Survey, prune
+from distillery.ledger.prune import Inventory, prune
 from distillery.provenance import load_json
 from distillery.storage import FolderStore, MemoryStore, Store
 from distillery.storage.locks import lock
@@ -20,7 +20,7 @@ from made_up_runs import MadeUp, digest
 
 @dataclass(frozen=True)
 class Case:
-    """A store, and the beginning of the keys that must be gone after all waste was dropped; all others must stay."""
+    """A store, and the beginning of the keys that must be gone after all garbage was dropped; all others must stay."""
 
     fill: Callable[[MadeUp], object]
     gone: tuple[str, ...] = ()
@@ -155,15 +155,15 @@ def test_what_stays_and_what_goes(name: str, kind: str, tmp_path: Path) -> None:
     case.fill(made)
     before = contents(made.store)
     expected = {key: data for key, data in before.items() if not key.startswith(case.gone or "\0")}
-    survey = Survey(made.store, made.workspace, case.forget)
-    waste = survey.waste()
+    inventory = Inventory(made.store, made.workspace, case.forget)
+    garbage = inventory.garbage()
     assert contents(made.store) == before
-    assert sum(item.bytes for item in waste) == sum(len(data) for key, data in before.items() if key not in expected)
-    assert all(item.reason for item in waste)
-    done = prune(survey, waste)
+    assert sum(item.bytes for item in garbage) == sum(len(data) for key, data in before.items() if key not in expected)
+    assert all(item.reason for item in garbage)
+    done = prune(inventory, garbage)
     assert contents(made.store) == expected
-    assert (len(done.dropped), done.busy) == (len(waste), ())
-    assert Survey(made.store, made.workspace).waste() == []
+    assert (len(done.dropped), done.busy) == (len(garbage), ())
+    assert Inventory(made.store, made.workspace).garbage() == []
     if isinstance(made.store, FolderStore) and not expected:
         assert list(made.store.root.rglob("*")) == []
 
@@ -174,8 +174,8 @@ def test_a_bucket_is_pruned_as_a_folder_is(bucket: str, tmp_path: Path) -> None:
     made.mark("halted", "train_student", "k")
     kept = {made.unfinished("train_student", "k"), made.set("a"), made.student("s")}
     gone = {made.unfinished("train_student", "j"), made.set("b", published=False)}
-    survey = Survey(made.store, made.workspace)
-    assert {item.place for item in prune(survey, survey.waste()).dropped} == gone
+    inventory = Inventory(made.store, made.workspace)
+    assert {item.place for item in prune(inventory, inventory.garbage()).dropped} == gone
     assert {key.rpartition("/")[0].removesuffix("/shards").removesuffix("/payloads") for key in made.store.list()} == {
         *kept,
         "runs/halted",
@@ -188,17 +188,17 @@ def test_only_an_open_run_is_given_up(state: str, tmp_path: Path) -> None:
     made = MadeUp(tmp_path)
     made.run("one", state)
     with pytest.raises(ConfigError, match=f"'one' is {state}"):
-        Survey(made.store, tmp_path, ["one"])
+        Inventory(made.store, tmp_path, ["one"])
     with pytest.raises(ConfigError, match="no run 'two'"):
-        Survey(made.store, tmp_path, ["two"])
+        Inventory(made.store, tmp_path, ["two"])
 
 
 def test_what_a_process_of_this_workspace_works_at_stays(tmp_path: Path) -> None:
     made = MadeUp(tmp_path / "work")
     held, other = made.unfinished("train_student", "k"), made.unfinished("train_student", "j")
-    survey = Survey(made.store, made.workspace)
+    inventory = Inventory(made.store, made.workspace)
     with lock(made.workspace / lock_of(Work("train_student", "k")), "a step"):
-        done = prune(survey, survey.waste())
+        done = prune(inventory, inventory.garbage())
     assert [item.place for item in done.busy] == [held]
     assert [item.place for item in done.dropped] == [other]
     assert made.store.list() == [f"{held}/latest.json", f"{held}/payloads/one.pt"]
@@ -208,12 +208,12 @@ def test_what_a_process_of_this_workspace_works_at_stays(tmp_path: Path) -> None
 def test_a_run_that_began_after_the_look_keeps_its_work(marked: bool, tmp_path: Path) -> None:
     made = MadeUp(tmp_path / "work")
     made.unfinished("train_student", "k")
-    survey = Survey(made.store, made.workspace)
-    waste = survey.waste()
+    inventory = Inventory(made.store, made.workspace)
+    garbage = inventory.garbage()
     made.run("new", "running")
     if marked:
         made.mark("new", "train_student", "k")
-    assert prune(survey, waste).dropped == ()
+    assert prune(inventory, garbage).dropped == ()
     assert made.store.exists("checkpoints/train_student/k/payloads/one.pt")
 
 
@@ -221,7 +221,7 @@ def test_a_step_that_comes_amid_a_deletion_starts_anew(tmp_path: Path) -> None:
     made = MadeUp(tmp_path)
     made.unfinished("train_student", "a")
     made.finished("train_student", "b")
-    first = {item.place: item.keys[0] for item in Survey(made.store, tmp_path).waste()}
+    first = {item.place: item.keys[0] for item in Inventory(made.store, tmp_path).garbage()}
     assert first == {
         "checkpoints/train_student/a": "checkpoints/train_student/a/latest.json",
         "checkpoints/train_student/b": "checkpoints/train_student/b/result.json",
@@ -235,10 +235,10 @@ def test_copies_in_the_workspace_go_unless_an_open_run_needs_them(tmp_path: Path
     for name in (f"bundles/{digest('teacher')}", f"bundles/{digest('old')}", "kfp/ended", "kfp/halted", "kfp/unknown"):
         (made.workspace / name).mkdir(parents=True)
         (made.workspace / name / "file").write_bytes(b"12345")
-    survey = Survey(made.store, made.workspace)
+    inventory = Inventory(made.store, made.workspace)
     with lock(made.workspace / "locks/run.lock", "a run"):
-        assert prune(survey, survey.waste()).dropped == ()
-    done = prune(survey, survey.waste())
+        assert prune(inventory, inventory.garbage()).dropped == ()
+    done = prune(inventory, inventory.garbage())
     assert [(item.place, item.bytes) for item in done.dropped] == [
         (str(made.workspace / f"bundles/{digest('old')}"), 5),
         (str(made.workspace / "kfp/ended"), 5),
@@ -319,8 +319,8 @@ def test_nothing_that_is_referred_to_ever_goes(actions: list[tuple[object, ...]]
         perform(made, action)
     kept = referenced(made.store)
     before = contents(made.store)
-    survey = Survey(made.store, made.workspace)
-    prune(survey, survey.waste())
+    inventory = Inventory(made.store, made.workspace)
+    prune(inventory, inventory.garbage())
     after = contents(made.store)
     assert kept <= set(after)
     assert after.items() <= before.items()

@@ -12,7 +12,7 @@ from chains import Chain, changed, flip
 from distillery.documents import seal
 from distillery.errors import ConfigError, StoreError
 from distillery.ledger.audit import audit
-from distillery.ledger.prune import Survey, prune
+from distillery.ledger.prune import Inventory, prune
 from distillery.ledger.runs import RunState, list_runs
 from distillery.provenance import sha256_file
 from distillery.storage import open_store
@@ -105,7 +105,7 @@ def test_a_run_that_registered_a_student_cannot_be_given_up(chains: tuple[Chain,
     store.write(key, seal(stopped))
     try:
         with pytest.raises(ConfigError, match="'away' is finished and cannot be given up"):
-            Survey(store, tmp_path, [away.run])
+            Inventory(store, tmp_path, [away.run])
     finally:
         store.write(key, whole)
 
@@ -119,8 +119,8 @@ def test_a_run_that_registered_keeps_its_work_though_an_equal_one_finished_too(c
     stopped = {**json.loads(whole), "state": RunState.here("stopped", tmp_path, store).to_json()}
     store.write(key, seal({**stopped, "sections": twin["sections"], "parameters": twin["parameters"]}))
     try:
-        survey = Survey(store, tmp_path)
-        prune(survey, survey.waste())
+        inventory = Inventory(store, tmp_path)
+        prune(inventory, inventory.garbage())
     finally:
         store.write(key, whole)
     assert states(3)["generator"] == "ok"

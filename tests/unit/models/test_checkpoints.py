@@ -19,10 +19,10 @@ from torch import Tensor, nn
 
 from distillery.errors import ConfigError
 from distillery.models.bundle import load_classifier
-from distillery.models.candidates import flatten, select
 from distillery.models.catalog import Architecture
 from distillery.models.foreign import import_checkpoint
 from distillery.models.unpickling import read_objects
+from distillery.models.weight_sets import flatten, select
 from distillery.types import Classifier, ImageSpec
 from distillery_kfp.pipelines.cli import app as cli
 

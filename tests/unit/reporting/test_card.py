@@ -14,10 +14,10 @@ from distillery.evaluation.accuracy import ClassAccuracy
 from distillery.evaluation.features import Features
 from distillery.evaluation.health import HealthConfig, measure_health, save_health
 from distillery.evaluation.report import (
-    Candidate,
     EvaluationConfig,
     EvaluationImages,
     EvaluationReport,
+    MeasuredModel,
     SnapshotScore,
     evaluate,
     save_report,
@@ -59,7 +59,7 @@ def make_report(labelled: bool, sha256: str, teacher_sha256: str = TEACHER, **up
     pixels = (images.clamp(0, 1) * 255).to(torch.uint8)
     data = EvaluationImages(pixels, labels, "test set") if labelled else EvaluationImages(pixels, None, "training synthetic")
     models = [Classifier(build_network(TINY, SPEC, 4), SPEC, CLASSES) for _ in range(2)]
-    teacher, student = Candidate(models[0], "big_net", teacher_sha256, 9000), Candidate(models[1], "wrn_10_1", sha256, 4000)
+    teacher, student = MeasuredModel(models[0], "big_net", teacher_sha256, 9000), MeasuredModel(models[1], "wrn_10_1", sha256, 4000)
     return evaluate(teacher, student, data, EvaluationConfig(latency=False)).model_copy(update=update)
 
 

@@ -90,7 +90,7 @@ def test_behind() -> None:
     ],
 )
 def test_a_student_that_costs_more_is_never_told_as_one_that_costs_less(teacher: float, student: float, text: str) -> None:
-    assert words.standing(teacher, student).text == text
+    assert words.compared(teacher, student).text == text
 
 
 SIZES = {

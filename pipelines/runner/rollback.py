@@ -7,7 +7,7 @@ from distillery.storage import Store
 from distillery.workbench.openings import has_added
 
 
-class Footprint:
+class Rollback:
     """What a run has left in a store since this was made.
 
     Args:
@@ -21,7 +21,7 @@ class Footprint:
         self._kept = [path for path in (root, root.parent) if path.is_dir()] if root else []
         self._resumed = bool(store.list(f"runs/{run}"))
 
-    def withdraw(self) -> bool:
+    def undo(self) -> bool:
         """Delete the run's records where they lead to no work of it; False where they stay: work, a resumed run, or a store gone silent."""
         try:
             if self._resumed or has_added(self._store, self._run):

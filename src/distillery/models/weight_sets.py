@@ -19,7 +19,7 @@ _COUNTER = "num_batches_tracked"
 
 
 @dataclass(frozen=True)
-class Found:
+class FoundWeights:
     """Every tensor of nested mappings.
 
     Attributes:
@@ -30,10 +30,12 @@ class Found:
     weights: Weights
     places: frozenset[str]
 
-    def without(self, parts: set[str]) -> "Found":
+    def without(self, parts: set[str]) -> "FoundWeights":
         """The same without these parts of names; as it is where two names would become one."""
         weights = self.weights.renamed(lambda name: _without(name, parts))
-        return Found(weights, frozenset(_without(place, parts) for place in self.places)) if len(weights) == len(self.weights) else self
+        return (
+            FoundWeights(weights, frozenset(_without(place, parts) for place in self.places)) if len(weights) == len(self.weights) else self
+        )
 
     def place_of(self, name: str) -> str:
         """The innermost mapping that holds a name."""
@@ -41,7 +43,7 @@ class Found:
 
 
 @dataclass(frozen=True)
-class Selection:
+class ChosenWeights:
     """The weights that were taken.
 
     Attributes:
@@ -64,7 +66,7 @@ class _Fit(NamedTuple):
     prefix: str
 
 
-def flatten(document: Mapping[Any, Any]) -> Found:
+def flatten(document: Mapping[Any, Any]) -> FoundWeights:
     """Every tensor of nested mappings, a few deep."""
     tensors: dict[str, Tensor] = {}
     versions: dict[str, Any] = {}
@@ -75,10 +77,10 @@ def flatten(document: Mapping[Any, Any]) -> Found:
         known = getattr(mapping, "_metadata", None)
         for name, entry in known.items() if isinstance(known, Mapping) else ():
             versions[f"{path}{name}".removesuffix(".")] = entry
-    return Found(Weights(tensors, versions), frozenset(places))
+    return FoundWeights(Weights(tensors, versions), frozenset(places))
 
 
-def select(found: Found, expected: Mapping[str, Tensor], chosen: str = "") -> Selection:
+def select(found: FoundWeights, expected: Mapping[str, Tensor], chosen: str = "") -> ChosenWeights:
     """Take the tensors that are a network's weights.
 
     The common beginning is stripped that makes most names fit, wherever it comes from: the key under which a trainer put the weights,
@@ -101,7 +103,7 @@ def select(found: Found, expected: Mapping[str, Tensor], chosen: str = "") -> Se
     told = [_say_others(prefix, others)] if others and not chosen else []
     if beside := _beside(seen, fits):
         told.append(f"What stands beside the weights under {prefix.rstrip('.')!r} was left out: {listed(beside)}.")
-    return Selection(weights, tuple(told))
+    return ChosenWeights(weights, tuple(told))
 
 
 def listed(names: list[str]) -> str:
@@ -120,10 +122,10 @@ def _mappings(value: Mapping[Any, Any], path: str, seen: set[int], depth: int) -
             yield from _mappings(item, f"{path}{key}.", seen, depth - 1)
 
 
-def _rank(found: Found, expected: Mapping[str, Tensor], chosen: str) -> tuple[list[_Fit], Found, str]:
+def _rank(found: FoundWeights, expected: Mapping[str, Tensor], chosen: str) -> tuple[list[_Fit], FoundWeights, str]:
     """Every prefix that fits some names, best first; the tensors and `chosen` without what wrappers put between."""
     own = {part for name in expected for part in name.split(".")}
-    ranked: list[tuple[list[_Fit], Found, str]] = []
+    ranked: list[tuple[list[_Fit], FoundWeights, str]] = []
     for dropped in (_WRAPPERS, (*_WRAPPERS, "module")):
         parts = set(dropped) - own
         seen, key = found.without(parts), _without(chosen, parts)
@@ -159,7 +161,7 @@ def _fits(named: Weights, expected: Mapping[str, Tensor]) -> Iterator[_Fit]:
         yield _Fit(shapes[prefix], count, plain, -prefix.count("."), -order, prefix)
 
 
-def _guess(seen: Found, chosen: str) -> str:
+def _guess(seen: FoundWeights, chosen: str) -> str:
     """Where most tensors stand that are no optimizer's: where nothing fits, a message says of these what does not."""
     if chosen:
         return f"{chosen}."
@@ -167,7 +169,7 @@ def _guess(seen: Found, chosen: str) -> str:
     return max(dict.fromkeys(places), key=lambda place: ("optim" not in place.lower(), places.count(place)), default="")
 
 
-def _beside(seen: Found, fits: list[_Fit]) -> list[str]:
+def _beside(seen: FoundWeights, fits: list[_Fit]) -> list[str]:
     """What stands in the same mapping as the weights that were taken, under another beginning, and is no other set of weights."""
     if not fits or fits[0].prefix in seen.places:
         return []

@@ -7,7 +7,7 @@ import pytest
 from distillery.errors import StoreError
 from distillery.storage import FolderStore
 from distillery.workbench.openings import Work, mark_opened
-from distillery_kfp.pipelines.runner.withdrawal import Footprint
+from distillery_kfp.pipelines.runner.rollback import Rollback
 
 
 @pytest.fixture
@@ -18,11 +18,11 @@ def store(tmp_path: Path) -> FolderStore:
 
 
 def test_records_without_work_go_with_their_folders(store: FolderStore) -> None:
-    footprint = Footprint(store, "r1")
+    rollback = Rollback(store, "r1")
     store.write("runs/r1/run.json", b"{}")
     mark_opened(store, "r1", Work("a", "b"))
     mark_opened(store, "r1", Work("a", "c"))
-    assert footprint.withdraw()
+    assert rollback.undo()
     assert store.list() == ["checkpoints/a/b/latest.json"]
     assert not (store.root / "runs").exists()
 
@@ -32,21 +32,21 @@ def test_an_empty_store_stays_where_it_was_one_before(made: bool, tmp_path: Path
     store = FolderStore(tmp_path / "store")
     if made:
         store.root.mkdir()
-    footprint = Footprint(store, "r1")
+    rollback = Rollback(store, "r1")
     store.write("runs/r1/run.json", b"{}")
-    assert footprint.withdraw()
+    assert rollback.undo()
     assert store.root.exists() == made
     assert list(tmp_path.rglob("*")) == [store.root][:made]
 
 
 @pytest.mark.parametrize("key", ["checkpoints/a/b/result.json", "checkpoints/a/c/latest.json", "sets/c/shards/s"])
 def test_records_that_lead_to_work_stay(store: FolderStore, key: str) -> None:
-    footprint = Footprint(store, "r1")
+    rollback = Rollback(store, "r1")
     store.write("runs/r1/run.json", b"{}")
     mark_opened(store, "r1", Work("a", "b"))
     mark_opened(store, "r1", Work("a", "c"))
     store.write(key, b"new")
-    assert not footprint.withdraw()
+    assert not rollback.undo()
     assert store.exists("runs/r1/run.json")
 
 
@@ -54,26 +54,26 @@ def test_what_other_runs_have_made_is_never_listed(store: FolderStore, monkeypat
     listed = []
     original = store.list
     monkeypatch.setattr(store, "list", lambda prefix="": (listed.append(prefix), original(prefix))[1])
-    footprint = Footprint(store, "r1")
+    rollback = Rollback(store, "r1")
     mark_opened(store, "r1", Work("a", "c"))
     store.write("checkpoints/x/y/latest.json", b"another run's")
-    assert footprint.withdraw()
+    assert rollback.undo()
     assert set(listed) == {"runs/r1", "runs/r1/opened", "checkpoints/a/c", "sets/c"}
 
 
 def test_a_resumed_run_keeps_its_record(store: FolderStore) -> None:
     store.write("runs/r1/run.json", b"{}")
-    assert not Footprint(store, "r1").withdraw()
+    assert not Rollback(store, "r1").undo()
     assert store.exists("runs/r1/run.json")
 
 
 def test_a_store_gone_silent_loses_nothing(store: FolderStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    footprint = Footprint(store, "r1")
+    rollback = Rollback(store, "r1")
     store.write("runs/r1/run.json", b"{}")
 
     def fail(prefix: str = "") -> list[str]:
         raise StoreError("silent")
 
     monkeypatch.setattr(store, "list", fail)
-    assert not footprint.withdraw()
+    assert not rollback.undo()
     assert store.exists("runs/r1/run.json")
