@@ -30,8 +30,8 @@ from distillery.workbench.assembly import build_student
 
 SYNTHESIS_SECONDS, STUDENT_SECONDS, FORWARD_SECONDS = 4.0, 2.5, 0.5
 _FIRST_SIZE, _GROWTH, _REPEATS = 8, 4, 5
-_INNER_STEPS = ("steps_per_round", "steps")  # as methods call the steps of one round
-_PAST_DIAGNOSIS = 8  # gradient norms cost extra in the first rounds only
+_INNER_STEPS = ("steps_per_round", "steps")  # as methods call the steps of one turn
+_PAST_DIAGNOSIS = 8  # gradient norms cost extra in the first turns only
 _IMPORTS = """
 import kfp.dsl, mlflow, resource
 import distillery.steps.distill_online, distillery.steps.evaluate, distillery.steps.materialize, distillery.steps.train_generator
@@ -61,7 +61,7 @@ class Calibration:
     """What the parts of a run cost on this machine.
 
     Attributes:
-        round: one round of the synthesizer.
+        turn: one turn of the synthesizer.
         stages: one step of each stage of the student.
         draw: one batch of the set, the teacher's labels included.
         teacher_image: seconds of the teacher's forward pass of one image.
@@ -74,7 +74,7 @@ class Calibration:
         trainer_bytes: state of the student's training.
     """
 
-    round: Timing
+    turn: Timing
     stages: tuple[Timing, ...]
     draw: Timing
     teacher_image: float
@@ -107,7 +107,7 @@ def calibrate(recipe: Recipe, teacher: Classifier, teacher_sha256: str, runtime:
     forward = [_timed(partial(_look, look, images), len(images), FORWARD_SECONDS, runtime).seconds / len(images) for look in looks]
     startup, startup_bytes = _start()
     return Calibration(
-        round=bench.time_round(),
+        turn=bench.time_turn(),
         stages=tuple(bench.time_stage(stage, images) for stage in recipe.student.stages),
         draw=bench.time_draw(forward[0]),
         teacher_image=forward[0],
@@ -134,7 +134,7 @@ class _Bench:
         self.student = build_student(recipe.student.architecture, teacher, runtime, seed)
 
     def synthesizer(self, changes: dict[str, Any]) -> Synthesizer:
-        """The recipe's, with some of its settings changed and past what it does in its first rounds only."""
+        """The recipe's, with some of its settings changed and past what it does in its first turns only."""
         implementation, config = self.recipe.method.load()
         known = {name: value for name, value in {**changes, "warmup": 0}.items() if name in self.settings}
         synthesizer: Synthesizer = implementation(config.parse({**self.settings, **known}, "synthesis.config"), self.ingredients)
@@ -147,8 +147,8 @@ class _Bench:
         student = build_student(self.recipe.student.architecture, self.teacher, self.runtime, self.seed)
         return StudentTrainer((stage.sized(1),), self.teacher, student, self.runtime, self.seed)
 
-    def time_round(self) -> Timing:
-        """One round; where its inner steps can be counted, from rounds of one and of three of them."""
+    def time_turn(self) -> Timing:
+        """One turn; where its inner steps can be counted, from turns of one and of three of them."""
         opponent = self.student if self.recipe.method.coupling == "online" else None
         full = int(self.settings.get("batch", _FIRST_SIZE))
         inner = next((name for name in _INNER_STEPS if name in self.settings), "")
