@@ -274,9 +274,9 @@ class OurSide:
             self._feed = PngFeed(scene)
             stages = tuple(stage.model_copy(update={"augment": type(stage.augment)()}) for stage in stages)
         self._trainer = StudentTrainer(stages, teacher, student, runtime, SEED)
-        method = FastDFKD(scene.method, Ingredients(teacher, runtime, SEED, scene.moments))
         # as far as a real run when its student starts: the adversarial term is on, and gradients are no longer looked at
-        method.load_state_dict({**method.state_dict(), "rounds": scene.method.warmup})
+        config = scene.method.cut(scene.method.batch, scene.method.steps)
+        method = FastDFKD(config, Ingredients(teacher, runtime, SEED, scene.moments, diagnose=False))
         self._method, self._teacher, self._student = method, teacher, student
         if habit == "nchw":
             for part in (teacher, student):

@@ -6,7 +6,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from distillery.methods.catalog import METHODS
+from distillery.methods.catalog import METHODS, NEEDS
 from distillery.plain_yaml import write_yaml
 from distillery.recipes.loader import list_recipes, load_document, recipe_name
 from distillery.recipes.parameters import PIPELINES
@@ -58,7 +58,7 @@ def show_methods(console: Console) -> None:
     for heading in ("method", "paper", "optimises", "student", "needs", "what it does"):
         table.add_column(heading, no_wrap=heading == "method", overflow="fold")
     for method in METHODS.values():
-        needs = ", ".join({"moments": "BatchNorm2d"}.get(need, need) for need in method.needs) or "nothing"
+        needs = ", ".join(dict.fromkeys(NEEDS[need] for need in method.needs)) or "nothing"
         table.add_row(method.name, method.paper, f"the {method.target}", method.coupling, needs, method.summary)
     console.print(table)
     console.print("\nstudent: offline methods never look at it, online ones play against it.", highlight=False)

@@ -26,11 +26,12 @@ TINY: dict[str, dict[str, Any]] = {
 }
 
 
-def build(name: str, seed: int = 0) -> Synthesizer:
+def build(name: str, seed: int = 0, diagnose: bool = True) -> Synthesizer:
     """The method with its tiny configuration, on a teacher of three classes."""
     teacher = tiny_classifier(6, seed=1).freeze()
     cls, config = METHODS[name].load()
-    made: Synthesizer = cls(config.parse(TINY[name]), Ingredients(teacher, resolve_runtime("cpu", "float32"), seed, moments_of(teacher)))
+    ingredients = Ingredients(teacher, resolve_runtime("cpu", "float32"), seed, moments_of(teacher), diagnose=diagnose)
+    made: Synthesizer = cls(config.parse(TINY[name]), ingredients)
     return made
 
 

@@ -30,8 +30,6 @@ from distillery.workbench.assembly import build_student
 
 SYNTHESIS_SECONDS, STUDENT_SECONDS, FORWARD_SECONDS = 4.0, 2.5, 0.5
 _FIRST_SIZE, _GROWTH, _REPEATS = 8, 4, 5
-_INNER_STEPS = ("steps_per_round", "steps")  # as methods call the steps of one turn
-_PAST_DIAGNOSIS = 8  # gradient norms cost extra in the first turns only
 _IMPORTS = """
 import kfp.dsl, mlflow, resource
 import distillery.steps.distill_online, distillery.steps.evaluate, distillery.steps.materialize, distillery.steps.train_generator
@@ -61,7 +59,7 @@ class Calibration:
     """What the parts of a run cost on this machine.
 
     Attributes:
-        turn: one turn of the synthesizer.
+        round: one round of the synthesizer.
         stages: one step of each stage of the student.
         draw: one batch of the set, the teacher's labels included.
         teacher_image: seconds of the teacher's forward pass of one image.
@@ -74,7 +72,7 @@ class Calibration:
         trainer_bytes: state of the student's training.
     """
 
-    turn: Timing
+    round: Timing
     stages: tuple[Timing, ...]
     draw: Timing
     teacher_image: float
@@ -107,7 +105,7 @@ def calibrate(recipe: Recipe, teacher: Classifier, teacher_sha256: str, runtime:
     forward = [_timed(partial(_look, look, images), len(images), FORWARD_SECONDS, runtime).seconds / len(images) for look in looks]
     startup, startup_bytes = _start()
     return Calibration(
-        turn=bench.time_turn(),
+        round=bench.time_round(),
         stages=tuple(bench.time_stage(stage, images) for stage in recipe.student.stages),
         draw=bench.time_draw(forward[0]),
         teacher_image=forward[0],
@@ -116,7 +114,7 @@ def calibrate(recipe: Recipe, teacher: Classifier, teacher_sha256: str, runtime:
         startup_bytes=startup_bytes,
         teacher_bytes=_size(teacher.state_dict()),
         student_bytes=_size(bench.student.state_dict()),
-        synthesizer_bytes=_size(bench.synthesizer({}).state_dict()),
+        synthesizer_bytes=_size(bench.whole().state_dict()),
         trainer_bytes=_size(bench.trainer(recipe.student.stages[0]).state_dict()),
     )
 
@@ -126,45 +124,44 @@ class _Bench:
 
     def __init__(self, recipe: Recipe, teacher: Classifier, teacher_sha256: str, runtime: Runtime, seed: int) -> None:
         self.recipe, self.teacher, self.runtime, self.seed = recipe, teacher, runtime, seed
-        self.settings = recipe.synthesis.config
+        self.settings = recipe.settings
         moments = None
         if "moments" in recipe.method.required(self.settings):
             moments = global_moments(teacher, teacher_sha256).to(runtime.device)
-        self.ingredients = Ingredients(teacher, runtime, seed, moments)
+        # gradient norms cost extra in the first turns only
+        self.ingredients = Ingredients(teacher, runtime, seed, moments, rounds=recipe.synthesis.rounds, diagnose=False)
         self.student = build_student(recipe.student.architecture, teacher, runtime, seed)
 
-    def synthesizer(self, changes: dict[str, Any]) -> Synthesizer:
-        """The recipe's, with some of its settings changed and past what it does in its first turns only."""
-        implementation, config = self.recipe.method.load()
-        known = {name: value for name, value in {**changes, "warmup": 0}.items() if name in self.settings}
-        synthesizer: Synthesizer = implementation(config.parse({**self.settings, **known}, "synthesis.config"), self.ingredients)
-        state = synthesizer.state_dict()
-        if "rounds" in state:
-            synthesizer.load_state_dict({**state, "rounds": _PAST_DIAGNOSIS})
+    def synthesizer(self, images: int, steps: int) -> Synthesizer:
+        """The recipe's with a smaller turn, see `MethodConfig.cut`."""
+        synthesizer: Synthesizer = self.recipe.method.load()[0](self.settings.cut(images, steps), self.ingredients)
         return synthesizer
+
+    def whole(self) -> Synthesizer:
+        """The recipe's, past its warm-up."""
+        return self.synthesizer(self.settings.images_per_turn, self.settings.steps_per_turn)
 
     def trainer(self, stage: StageConfig) -> StudentTrainer:
         student = build_student(self.recipe.student.architecture, self.teacher, self.runtime, self.seed)
         return StudentTrainer((stage.sized(1),), self.teacher, student, self.runtime, self.seed)
 
-    def time_turn(self) -> Timing:
-        """One turn; where its inner steps can be counted, from turns of one and of three of them."""
+    def time_round(self) -> Timing:
+        """One round; where a turn has many steps, from turns of one and of three of them."""
         opponent = self.student if self.recipe.method.coupling == "online" else None
-        full = int(self.settings.get("batch", _FIRST_SIZE))
-        inner = next((name for name in _INNER_STEPS if name in self.settings), "")
 
-        def rounds(n: int, steps: int = 1) -> Callable[[], object]:
-            synthesizer = self.synthesizer({"batch": n, inner: steps})
+        def turns(n: int, steps: int = 1) -> Callable[[], object]:
+            synthesizer = self.synthesizer(n, steps)
             return lambda: synthesizer.advance(opponent)
 
-        one = _timed(rounds, full, SYNTHESIS_SECONDS / 2, self.runtime)
-        if not inner or self.settings[inner] == 1:
+        full, steps = self.settings.images_per_turn or _FIRST_SIZE, self.settings.steps_per_turn
+        one = _timed(turns, full, SYNTHESIS_SECONDS / 2, self.runtime)
+        if steps == 1:
             return one
         scale = one.full / one.measured
-        three = _timed(lambda n: rounds(n, 3), one.measured, SYNTHESIS_SECONDS / 2, self.runtime, first=one.measured)
+        three = _timed(lambda n: turns(n, 3), one.measured, SYNTHESIS_SECONDS / 2, self.runtime, first=one.measured)
         step = max(three.seconds * scale - one.seconds, 0.0) / 2
         fixed = max(one.seconds - step, 0.0)
-        seconds = fixed + int(self.settings[inner]) * step
+        seconds = fixed + steps * step
         return Timing(seconds, one.measured, full, max(one.bytes, int(three.bytes * scale)))
 
     def time_stage(self, stage: StageConfig, images: torch.Tensor) -> Timing:
@@ -180,7 +177,7 @@ class _Bench:
 
     def time_draw(self, teacher_image: float) -> Timing:
         """One batch of the set; online, one batch of a student that is fed new images each step."""
-        synthesizer = self.synthesizer({})
+        synthesizer = self.whole()
         if self.recipe.method.coupling == "online":
             if self.recipe.synthesis.feed != "fresh":
                 return Timing(0.0, 0, 0)

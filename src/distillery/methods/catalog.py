@@ -3,12 +3,64 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from distillery.config import nearest
 from distillery.errors import ConfigError
 
-Need = Literal["moments"]
+if TYPE_CHECKING:
+    from distillery.synthesis.config import MethodConfig
+
+Need = Literal["moments", "class_moments", "batchnorm", "ood"]
+"""Moments of the teacher's BatchNorm2d layers over all classes or of each class, such layers themselves, images of another domain."""
+
+NEEDS: dict[Need, str] = {
+    "moments": "BatchNorm2d",
+    "class_moments": "BatchNorm2d, labelled images",
+    "batchnorm": "BatchNorm2d",
+    "ood": "images of another domain",
+}
+"""What each need asks for, in words."""
+
+_REFUSALS: dict[Need, tuple[str, str]] = {  # what the method does, and what to give instead
+    "moments": ("matches BatchNorm statistics", "a teacher with BatchNorm2d"),
+    "class_moments": ("matches BatchNorm statistics of each class", "statistics of a teacher with BatchNorm2d measured on labelled images"),
+    "batchnorm": ("looks into the teacher's BatchNorm2d layers", "a teacher with BatchNorm2d"),
+    "ood": ("learns from images of another domain", "such images"),
+}
+
+
+@dataclass(frozen=True)
+class Supply:
+    """What a run has to build a method from, besides the teacher's answers.
+
+    Attributes:
+        batchnorm: the teacher has BatchNorm2d layers whose moments can be matched.
+        by_class: its moments were measured class by class.
+        ood: there are images of another domain.
+        teacher: its name in messages, with a space before it, or "".
+        left_out: which layers do not count and why, as `Layers.exceptions` says it.
+    """
+
+    batchnorm: bool
+    by_class: bool = False
+    ood: bool = False
+    teacher: str = ""
+    left_out: str = ""
+
+    def meets(self, need: Need) -> bool:
+        """Whether the run has what the need asks for."""
+        if need == "ood":
+            return self.ood
+        return self.batchnorm and (self.by_class or need != "class_moments")
+
+    def lacking(self, need: Need) -> str:
+        """What is not there, as the middle of a sentence."""
+        if need == "ood":
+            return "there are none"
+        if self.batchnorm:
+            return "its moments are those of all classes together"
+        return f"the teacher{self.teacher} has no BatchNorm2d layer with running statistics that a forward pass visits{self.left_out}"
 
 
 @dataclass(frozen=True)
@@ -22,7 +74,7 @@ class Method:
         target: what the method optimises: a generator's weights or the images themselves.
         coupling: offline methods never look at the student; online ones play against it.
         feed: what the student sees by default: the pool of all images so far, this round's images, or fresh ones each step.
-        needs: what `Ingredients` must hold, each with the config's weight that lifts the need when it is 0.
+        needs: what `Ingredients` must hold, each with the config's weight that lifts the need when it is 0; "" where none does.
         summary: one line for `distillery methods`.
         implementation: "module:Class" of the synthesizer; its config class is the same name with `Config` appended.
     """
@@ -37,9 +89,23 @@ class Method:
     implementation: str
     needs: Mapping[Need, str] = field(default_factory=dict)
 
-    def required(self, config: Mapping[str, Any]) -> tuple[Need, ...]:
-        """What the method needs under a configuration: a term of weight 0 needs nothing."""
-        return tuple(need for need, weight in self.needs.items() if config.get(weight) != 0)
+    def required(self, config: "MethodConfig") -> tuple[Need, ...]:
+        """What the method needs under its settings: a term of weight 0 needs nothing."""
+        return tuple(need for need, weight in self.needs.items() if not weight or getattr(config, weight))
+
+    def check(self, config: "MethodConfig", supply: Supply) -> None:
+        """Refuse settings under which the method needs what the run does not have.
+
+        Raises:
+            ConfigError: one sentence about the first such need, with what works without.
+        """
+        for need in self.required(config):
+            if not supply.meets(need):
+                does, give = _REFUSALS[need]
+                raise ConfigError(
+                    f"{self.name} {does}, but {supply.lacking(need)}; what works without: {methods_fitting(supply)}; "
+                    f"choose one of them or {give}."
+                )
 
     def load(self) -> tuple[type[Any], type[Any]]:
         """The synthesizer class and its config class (imports torch)."""
@@ -77,10 +143,15 @@ METHODS: dict[str, Method] = {
 }
 
 
-def methods_without(need: Need) -> str:
-    """Which methods do without `need`, and how, as the end of a sentence."""
-    ways = [f"{row.name} with {row.needs[need]} = 0" if need in row.needs else row.name for row in METHODS.values()]
-    return ", ".join(ways)
+def methods_fitting(supply: Supply) -> str:
+    """Which methods a run can be made with, and with which weights at 0, as the end of a sentence."""
+    ways = []
+    for row in METHODS.values():
+        lifted = [weight for need, weight in row.needs.items() if not supply.meets(need)]
+        if all(lifted):
+            zeros = " and ".join(f"{weight} = 0" for weight in dict.fromkeys(lifted))
+            ways.append(f"{row.name} with {zeros}" if zeros else row.name)
+    return ", ".join(ways) or "no method here"
 
 
 def find_method(name: str) -> Method:

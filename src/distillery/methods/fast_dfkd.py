@@ -22,10 +22,11 @@ from distillery.numerics import full_precision
 from distillery.optim.meta import add_gradients, reptile_gradient
 from distillery.optim.restore import restore_strides
 from distillery.seeding import seeded, stream
-from distillery.synthesis.common import check_labels, draw_labels, first_bad, gradient_norms, is_diagnosed, only_looked_at
+from distillery.synthesis.common import check_labels, draw_labels, only_looked_at
 from distillery.synthesis.config import MethodConfig
 from distillery.synthesis.matching import build_matcher
 from distillery.synthesis.protocol import Ingredients, Turn
+from distillery.synthesis.recorder import TermRecorder, is_diagnosed
 from distillery.types import Batch, Classifier
 
 BETAS = (0.5, 0.999)
@@ -83,13 +84,18 @@ class FastDFKDConfig(MethodConfig):
         return self.batch
 
     @property
+    def steps_per_turn(self) -> int:
+        """K."""
+        return self.steps
+
+    @property
     def warmup_turns(self) -> int:
         """`warmup`, under the name that every method answers to."""
         return self.warmup
 
-    def one_step(self) -> Self:
-        """One adaptation step, the adversarial term included."""
-        return self.model_copy(update={"steps": 1, "warmup": 0})
+    def cut(self, images: int, steps: int) -> Self:
+        """A smaller batch in fewer steps, the adversarial term included."""
+        return self.model_copy(update={"batch": images, "steps": steps, "warmup": 0})
 
     @model_validator(mode="after")
     def _some_early_term(self) -> Self:
@@ -113,9 +119,6 @@ class _Adaptation:
 
     images: Tensor
     labels: Tensor
-    terms: dict[str, Tensor]
-    gradient_norms: dict[str, Tensor]
-    first_bad: dict[str, Tensor]
     meta_gradient: list[Tensor]
     moments: list[LayerMoments]
 
@@ -143,6 +146,7 @@ class FastDFKD:
         self._matcher = build_matcher("fast_dfkd", config.moments_weight, ingredients, config.moments_momentum)
         self._learning = stream(ingredients.seed, "fast_dfkd", "learning")
         self._sampling = stream(ingredients.seed, "fast_dfkd", "sampling")
+        self._diagnose = ingredients.diagnose
         self._rounds = 0
 
     @property
@@ -164,12 +168,12 @@ class FastDFKD:
             self._meta.load_state_dict(self._new_generator("init", self._rounds).state_dict())
         if labels is None:
             labels = draw_labels(config.batch, self._teacher.num_classes, config.labels, self._learning)
+        recorder = TermRecorder(self._diagnose and is_diagnosed(self._rounds))
         with only_looked_at(student):
-            result = self._adapt(labels, student, self._learning, diagnose=is_diagnosed(self._rounds))
+            result = self._adapt(labels, student, self._learning, recorder)
         self._matcher.remember(result.moments)
         self._learn(result.meta_gradient)
-        batch = Batch(result.images, result.labels)
-        return Turn(result.terms, batch, self._rounds > config.warmup, result.gradient_norms, result.first_bad)
+        return recorder.turn(recorder.last(), Batch(result.images, result.labels), ready=self._rounds > config.warmup)
 
     def synthesize(self, n: int, labels: Tensor | None = None, student: Classifier | None = None) -> Batch:
         """N images, k adaptation steps from the present meta-generator for each full batch; the surplus is dropped.
@@ -190,7 +194,7 @@ class FastDFKD:
         asked = torch.cat([labels.cpu(), draw_labels(surplus, num_classes, self._config.labels, self._sampling)])
         order = torch.randperm(len(asked), generator=self._sampling)
         with only_looked_at(student):
-            made = [self._adapt(part, student, self._sampling).images for part in asked[order].split(self._config.batch)]
+            made = [self._adapt(part, student, self._sampling, TermRecorder()).images for part in asked[order].split(self._config.batch)]
         images = torch.cat(made)[order.argsort().to(device)[:n]]
         return Batch(images, labels.to(device))
 
@@ -220,7 +224,7 @@ class FastDFKD:
             generator = build_generator(self._config.generator, self._teacher.spec, self._teacher.num_classes)
         return self._runtime.place(generator.train())
 
-    def _adapt(self, labels: Tensor, student: Classifier | None, draws: torch.Generator, diagnose: bool = False) -> _Adaptation:
+    def _adapt(self, labels: Tensor, student: Classifier | None, draws: torch.Generator, recorder: TermRecorder) -> _Adaptation:
         """K steps of a copy of the meta-generator and of z together, keeping the images of the best step."""
         config, device = self._config, self._runtime.device
         labels = labels.to(device)
@@ -234,18 +238,12 @@ class FastDFKD:
         )
         meta_gradient = [torch.zeros_like(parameter) for parameter in parameters]
         best_images, best_loss = torch.empty(0), torch.full((), torch.inf, device=device)
-        seen: list[Tensor] = []
-        norms: dict[str, Tensor] = {}
         for step in range(config.steps):
             images = self._adapted(latent, labels)
             terms, moments = self._terms(augment(images, config.augment, draws), labels, student)
             if not terms:
                 raise ConfigError(_LONELY)
-            values = torch.stack(list(terms.values()))
-            loss = values.sum()
-            seen.append(values.detach())
-            if diagnose and step == 0:
-                norms = gradient_norms(terms, images)
+            loss = recorder.add(terms, images)
             better = loss.detach() < best_loss
             best_images = torch.where(better, images.detach(), best_images) if step else images.detach()
             best_loss = torch.where(better, loss.detach(), best_loss)
@@ -254,8 +252,7 @@ class FastDFKD:
             for parameter, gradient in zip([*parameters, latent], gradients, strict=True):
                 parameter.grad = gradient
             optimizer.step()
-        detached = {name: term.detach() for name, term in terms.items()}
-        return _Adaptation(best_images, labels, detached, norms, first_bad(terms, seen), meta_gradient, moments)
+        return _Adaptation(best_images, labels, meta_gradient, moments)
 
     def _terms(self, view: Tensor, labels: Tensor, student: Classifier | None) -> tuple[dict[str, Tensor], list[LayerMoments]]:
         """The weighted terms of one step, and the batch statistics they saw."""

@@ -4,8 +4,6 @@ Luo et al., "Large-Scale Generative Data-Free Distillation", arXiv:2012.05578.
 """
 
 from collections.abc import Mapping
-from functools import reduce
-from operator import add
 from typing import Any, Self
 
 import torch
@@ -19,10 +17,11 @@ from distillery.models.generators.network import build_generator
 from distillery.numerics import full_precision
 from distillery.optim.restore import restore_strides
 from distillery.seeding import seeded, stream
-from distillery.synthesis.common import check_labels, draw_labels, first_bad, gradient_norms, is_diagnosed
+from distillery.synthesis.common import check_labels, draw_labels
 from distillery.synthesis.config import MethodConfig
 from distillery.synthesis.matching import build_matcher
 from distillery.synthesis.protocol import Ingredients, Turn
+from distillery.synthesis.recorder import TermRecorder, is_diagnosed
 from distillery.types import Batch, Classifier
 
 
@@ -62,9 +61,14 @@ class LSGDFDConfig(MethodConfig):
         """The last step's images."""
         return self.batch
 
-    def one_step(self) -> Self:
-        """One generator step."""
-        return self.model_copy(update={"steps_per_round": 1})
+    @property
+    def steps_per_turn(self) -> int:
+        """Generator steps."""
+        return self.steps_per_round
+
+    def cut(self, images: int, steps: int) -> Self:
+        """Fewer generator steps on a smaller batch."""
+        return self.model_copy(update={"batch": images, "steps_per_round": steps})
 
 
 class LSGDFD:
@@ -87,6 +91,7 @@ class LSGDFD:
         self._matcher = build_matcher("ls_gdfd", config.moments_weight, ingredients)
         self._learning = stream(ingredients.seed, "ls_gdfd", "learning")
         self._sampling = stream(ingredients.seed, "ls_gdfd", "sampling")
+        self._diagnose = ingredients.diagnose
         self._rounds = 0
 
     def advance(self, student: Classifier | None, labels: Tensor | None = None) -> Turn:
@@ -94,20 +99,14 @@ class LSGDFD:
         config = self._config
         self._rounds += 1
         self._generator.train()
-        seen: list[Tensor] = []
-        norms: dict[str, Tensor] = {}
-        for step in range(config.steps_per_round):
+        recorder = TermRecorder(self._diagnose and is_diagnosed(self._rounds))
+        for _ in range(config.steps_per_round):
             images, labels = self._generate(config.batch, None, self._learning)
-            terms = self._terms(images, labels)
-            if step == 0 and is_diagnosed(self._rounds):
-                norms = gradient_norms(terms, images)
+            loss = recorder.add(self._terms(images, labels), images)
             self._optimizer.zero_grad()
-            values = torch.stack(list(terms.values()))
-            values.sum().backward()
+            loss.backward()
             self._optimizer.step()
-            seen.append(values.detach())
-        means = dict(zip(terms, reduce(add, seen) / config.steps_per_round, strict=True))
-        return Turn(means, Batch(images.detach(), labels), gradient_norms=norms, first_bad=first_bad(terms, seen))
+        return recorder.turn(recorder.mean(), Batch(images.detach(), labels))
 
     @torch.no_grad()
     def synthesize(self, n: int, labels: Tensor | None = None, student: Classifier | None = None) -> Batch:

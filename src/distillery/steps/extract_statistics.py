@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from distillery.errors import ConfigError
-from distillery.methods.catalog import methods_without
+from distillery.methods.catalog import Supply, methods_fitting
 from distillery.recipes.sections import StatisticsSection
 from distillery.statistics.extract import class_moments, global_moments
 from distillery.statistics.layers import find_layers
@@ -78,6 +78,6 @@ def read_moments(teacher: Classifier, teacher_sha256: str) -> Moments:
     logger.warning(
         "The teacher has no BatchNorm2d%s, so the file holds no moments; what works without: %s.",
         layers.exceptions(),
-        methods_without("moments"),
+        methods_fitting(Supply(batchnorm=False, ood=True)),
     )
     return Moments("global", {}, {}, teacher_sha256)

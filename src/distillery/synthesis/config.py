@@ -24,17 +24,31 @@ class MethodConfig(Config):
 
     @property
     def images_per_turn(self) -> int:
-        """Images that one turn makes for the student; 0 for a method that makes none as it learns."""
+        """Images that one turn makes; 0 for a method that makes none as it learns."""
         return 0
+
+    @property
+    def steps_per_turn(self) -> int:
+        """Like steps that one turn takes one after another: its time grows with them in a straight line."""
+        return 1
 
     @property
     def warmup_turns(self) -> int:
         """Turns at the start in which the student must not train."""
         return 0
 
-    def one_step(self) -> Self:
-        """The same settings cut to the least work that one turn can be, and past warm-up: what calibration times."""
+    def cut(self, images: int, steps: int) -> Self:
+        """The same settings with a smaller turn and without warm-up, so that a turn's cost can be measured in little time.
+
+        Args:
+            images: becomes `images_per_turn`.
+            steps: becomes `steps_per_turn`; 1 or more.
+        """
         return self
+
+    def one_step(self) -> Self:
+        """The same settings cut to one step a turn: the least work that a turn of that many images can be."""
+        return self.cut(self.images_per_turn, 1)
 
     @model_validator(mode="after")
     def _some_term(self) -> Self:

@@ -7,12 +7,10 @@ from typing import Any
 
 from torch import Tensor
 
-from distillery.config import Config
 from distillery.engine.selection import Judge, Score, Selection
-from distillery.errors import ConfigError
 from distillery.evaluation.agreement import Agreement
 from distillery.evaluation.predict import predict
-from distillery.methods.catalog import find_method, methods_without
+from distillery.methods.catalog import Method, Need, Supply, find_method
 from distillery.models.bundle import fetch_bundle, load_classifier, read_bundle, save_classifier
 from distillery.models.catalog import Architecture, build_network
 from distillery.models.trial import try_architecture
@@ -23,9 +21,12 @@ from distillery.runtime import Runtime
 from distillery.seeding import seeded
 from distillery.statistics.layers import find_layers
 from distillery.statistics.moments import load_moments
+from distillery.synthesis.config import MethodConfig
 from distillery.synthesis.protocol import Ingredients, Synthesizer
 from distillery.types import Classifier, MemoryFormat
 from distillery.workbench.bench import Workbench, workspace
+
+_READ_FROM_STATISTICS: set[Need] = {"moments", "class_moments"}
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class PlannedMethod:
     """
 
     name: str
-    config: Config
+    config: MethodConfig
     statistics_path: Path
 
     @classmethod
@@ -65,43 +66,39 @@ class PlannedMethod:
         return cls(method, find_method(method).load()[1].parse(config, "method_config"), statistics_path)
 
     @property
+    def row(self) -> Method:
+        """The method's row of the catalog."""
+        return find_method(self.name)
+
+    @property
     def needs_moments(self) -> bool:
         """Whether the method, configured so, asks for the teacher's statistics."""
-        return "moments" in find_method(self.name).required(self.config.to_json())
+        return not _READ_FROM_STATISTICS.isdisjoint(self.row.required(self.config))
 
     def inputs(self, teacher: Teacher) -> dict[str, str]:
         """sha256 of what the method is built from, once it has been looked at.
 
         Raises:
-            ConfigError: a teacher without BatchNorm2d for a method that needs its moments.
+            ConfigError: a need of the method that the teacher does not meet, such as BatchNorm2d.
             MissingResourceError: no statistics file.
         """
         if not self.needs_moments:
             return {"teacher": teacher.sha256}
         layers = find_layers(teacher.classifier)
-        if not layers.visits:
-            raise ConfigError(
-                f"The method {self.name} needs BatchNorm statistics, but the teacher has no BatchNorm2d{layers.exceptions()}; "
-                f"what works without: {methods_without('moments')}."
-            )
-        load_moments(self.statistics_path, teacher.sha256)
+        self.row.check(self.config, Supply(bool(layers.visits), by_class=True, ood=True, left_out=layers.exceptions()))
+        moments = load_moments(self.statistics_path, teacher.sha256)
+        self.row.check(self.config, Supply(bool(moments.mean), by_class=moments.kind == "per_class", ood=True))
         return {"teacher": teacher.sha256, "statistics": sha256_file(self.statistics_path)}
 
-    def build(self, teacher: Teacher, runtime: Runtime, seed: int, turns: int = 1) -> Synthesizer:
+    def build(self, teacher: Teacher, runtime: Runtime, seed: int) -> Synthesizer:
         """The synthesizer; places the teacher on the device.
-
-        Args:
-            teacher: in use.
-            runtime: device and precision.
-            seed: the run's.
-            turns: that it will learn for; who only draws from it need not know.
 
         Raises:
             CheckpointMismatchError: moments of another teacher.
         """
         placed = runtime.place(teacher.classifier)
         moments = load_moments(self.statistics_path, teacher.sha256).to(runtime.device) if self.needs_moments else None
-        synthesizer: Synthesizer = find_method(self.name).load()[0](self.config, Ingredients(placed, runtime, seed, moments, turns))
+        synthesizer: Synthesizer = self.row.load()[0](self.config, Ingredients(placed, runtime, seed, moments))
         return synthesizer
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from distillery.errors import CheckpointMismatchError, ConfigError, StoreError
-from distillery.methods.catalog import methods_without
+from distillery.methods.catalog import Supply
 from distillery.models.allowance import check_allowed
 from distillery.models.bundle import WEIGHTS, BundleInfo, fetch_bundle, read_bundle
 from distillery.provenance import sha256_file
@@ -118,15 +118,10 @@ def check_teacher(recipe: Recipe, info: BundleInfo) -> None:
     """Refuse a teacher that the recipe was not written for, or that lacks what the method needs.
 
     Raises:
-        ConfigError: another image shape or class count, or no BatchNorm2d statistics where the method matches moments.
+        ConfigError: another image shape or class count, or a need of the method that the run does not meet.
     """
     check_expected(recipe, info)
-    if "moments" in recipe.method.required(recipe.synthesis.config) and not info.has_batchnorm:
-        raise ConfigError(
-            f"{recipe.method.name} matches BatchNorm statistics, but the teacher {info.architecture.name!r} has no BatchNorm2d layer with "
-            "running statistics that a forward pass visits; "
-            f"what works without: {methods_without('moments')}; choose one of them or a teacher with BatchNorm2d."
-        )
+    recipe.method.check(recipe.settings, Supply(info.has_batchnorm, teacher=f" {info.architecture.name!r}"))
 
 
 def check_room(recipe: Recipe, info: BundleInfo) -> None:

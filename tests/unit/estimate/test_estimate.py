@@ -9,7 +9,6 @@ from distillery.errors import CheckpointMismatchError, ConfigError
 from distillery.estimate import trial as calibration
 from distillery.estimate.estimate import Estimate, estimate, multiply_out
 from distillery.estimate.trial import Calibration, Timing, calibrate
-from distillery.methods.catalog import METHODS
 from distillery.models.bundle import save_classifier
 from distillery.provenance import Provenance
 from distillery.recipes.loader import load_recipe
@@ -31,7 +30,7 @@ SMALL = {
 }
 TIMING = Timing(0.5, 64, 64, 1000)
 MEASURED = Calibration(
-    turn=Timing(2.0, 32, 64, 5000),
+    round=Timing(2.0, 32, 64, 5000),
     stages=(TIMING,),
     draw=Timing(0.25, 256, 256, 100),
     teacher_image=0.002,
@@ -126,17 +125,30 @@ def test_real_steps_are_timed(recipe: str, feed: str) -> None:
     chosen = load_recipe(recipe, {**SMALL[recipe], "synthesis.feed": feed})
     found = calibrate(chosen, CPU.place(tiny_teacher(steps=1)), "t" * 64, CPU)
     drawn = recipe.startswith("ls") or feed == "fresh"
-    timings = [found.turn, *found.stages, *([found.draw] if drawn else [])]
+    timings = [found.round, *found.stages, *([found.draw] if drawn else [])]
     assert all(timing.seconds > 0 for timing in timings)
-    assert found.turn.full == 16
+    assert found.round.full == 16
     assert found.teacher_image > 0
     assert min(found.student_bytes, found.synthesizer_bytes) > 1000
     assert found.trainer_bytes > found.student_bytes
 
 
-def test_every_method_s_rounds_can_be_shortened() -> None:
-    for row in METHODS.values():
-        assert set(calibration._INNER_STEPS) & set(row.load()[1].model_fields), f"add the field of {row.name} that counts a round's steps"
+@pytest.mark.parametrize(("steps", "seconds"), [(500, 16 * (2 + 500 * 3)), (1, 16 * (2 + 3))])
+def test_a_turn_of_many_steps_is_told_from_two_short_ones(steps: int, seconds: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+
+    class Slow:
+        def __init__(self, images: int, steps: int) -> None:
+            self.takes = images * (2 + steps * 3)
+
+        def advance(self, student: object) -> None:
+            clock[0] += self.takes
+
+    recipe = load_recipe("ls_gdfd/digits", {**SMALL["ls_gdfd/digits"], "synthesis.config.steps_per_round": steps})
+    monkeypatch.setattr(calibration.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(calibration._Bench, "synthesizer", lambda self, images, steps: Slow(images, steps))
+    found = calibration._Bench(recipe, CPU.place(tiny_teacher(steps=1)), "t" * 64, CPU, 0).time_round()
+    assert (found.seconds, found.measured, found.full) == (pytest.approx(seconds), 8, 16)
 
 
 def test_a_slow_call_is_timed_at_a_smaller_batch(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,11 +1,7 @@
 import pytest
 import torch
 
-from distillery.synthesis.common import draw_labels, is_diagnosed
-
-
-def test_the_first_rounds_are_diagnosed_and_then_ever_fewer() -> None:
-    assert [number for number in range(1, 70) if is_diagnosed(number)] == [1, 2, 3, 4, 8, 16, 32, 64]
+from distillery.synthesis.common import draw_labels
 
 
 @pytest.mark.parametrize(("count", "classes"), [(64, 100), (1, 7), (100, 7), (256, 100), (6, 4), (255, 256)])

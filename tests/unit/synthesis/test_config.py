@@ -40,5 +40,5 @@ def test_every_method_has_such_settings(name: str) -> None:
     config = METHODS[name].load()[1]
     assert issubclass(config, MethodConfig)
     settings = config()
-    assert settings.images_per_turn > 0
-    assert 0 <= settings.one_step().warmup_turns <= settings.warmup_turns
+    assert min(settings.images_per_turn, settings.warmup_turns) >= 0
+    assert settings.steps_per_turn >= 1

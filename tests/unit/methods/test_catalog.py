@@ -1,0 +1,93 @@
+"""What a method needs of a run, and what it says where the run does not have it."""
+
+from typing import Any
+
+import pytest
+
+from distillery.errors import ConfigError
+from distillery.methods import catalog
+from distillery.methods.catalog import METHODS, NEEDS, Method, Need, Supply, methods_fitting
+from distillery.synthesis.config import MethodConfig
+
+EVERYTHING = Supply(batchnorm=True, by_class=True, ood=True)
+
+
+class Weighted(MethodConfig):
+    match_weight: float = 1.0
+    other_weight: float = 1.0
+
+
+def row(name: str, needs: dict[Need, str]) -> Method:
+    return Method(name, name.upper(), "a paper", "generator", "offline", "pool", "does nothing", f"{__name__}:Weighted", needs)
+
+
+@pytest.fixture
+def known(monkeypatch: pytest.MonkeyPatch) -> dict[str, Method]:
+    needs: dict[str, dict[Need, str]] = {
+        "free": {},
+        "moments": {"moments": "match_weight"},
+        "classes": {"class_moments": "match_weight", "ood": "other_weight"},
+        "layers": {"batchnorm": ""},
+        "abroad": {"ood": ""},
+    }
+    rows = {name: row(name, wanted) for name, wanted in needs.items()}
+    monkeypatch.setattr(catalog, "METHODS", rows)
+    return rows
+
+
+def test_a_weight_of_zero_lifts_its_need_alone(known: dict[str, Method]) -> None:
+    assert known["classes"].required(Weighted()) == ("class_moments", "ood")
+    assert known["classes"].required(Weighted(match_weight=0)) == ("ood",)
+    assert known["layers"].required(Weighted(match_weight=0)) == ("batchnorm",)
+    assert known["free"].required(Weighted()) == ()
+
+
+@pytest.mark.parametrize(
+    ("name", "supply", "said"),
+    [
+        (
+            "moments",
+            Supply(batchnorm=False, teacher=" 'lenet5'", left_out=" (left out: a, b)"),
+            "moments matches BatchNorm statistics, but the teacher 'lenet5' has no BatchNorm2d layer with running statistics that a "
+            "forward pass visits (left out: a, b); what works without: free, moments with match_weight = 0, classes with match_weight = 0 "
+            "and other_weight = 0; choose one of them or a teacher with BatchNorm2d.",
+        ),
+        (
+            "layers",
+            Supply(batchnorm=False, ood=True),
+            "layers looks into the teacher's BatchNorm2d layers, but the teacher has no BatchNorm2d layer with running statistics that a "
+            "forward pass visits; what works without: free, moments with match_weight = 0, classes with match_weight = 0, abroad; choose "
+            "one of them or a teacher with BatchNorm2d.",
+        ),
+        (
+            "classes",
+            Supply(batchnorm=True, ood=True),
+            "classes matches BatchNorm statistics of each class, but its moments are those of all classes together; what works without: "
+            "free, moments, classes with match_weight = 0, layers, abroad; choose one of them or statistics of a teacher with BatchNorm2d "
+            "measured on labelled images.",
+        ),
+        (
+            "abroad",
+            Supply(batchnorm=True, by_class=True),
+            "abroad learns from images of another domain, but there are none; what works without: free, moments, classes with "
+            "other_weight = 0, layers; choose one of them or such images.",
+        ),
+    ],
+)
+def test_each_need_is_refused_in_a_sentence_of_its_own(known: dict[str, Method], name: str, supply: Supply, said: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        known[name].check(Weighted(), supply)
+    assert str(refused.value) == said
+    known[name].check(Weighted(), EVERYTHING)
+
+
+def test_where_nothing_fits_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(catalog, "METHODS", {"layers": row("layers", {"batchnorm": ""})})
+    assert methods_fitting(Supply(batchnorm=False)) == "no method here"
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_weights_of_needs_are_the_method_s_own(name: str) -> None:
+    fields: dict[str, Any] = METHODS[name].load()[1].model_fields
+    assert {weight for weight in METHODS[name].needs.values() if weight} <= set(fields)
+    assert set(METHODS[name].needs) <= set(NEEDS)
