@@ -75,7 +75,7 @@ def grow(rounds: int, folder: Path) -> dict[str, Any]:
         "expects": {"height": SIDE, "width": SIDE},
         "synthesis.rounds": rounds,
         "synthesis.checkpoint_every": 1,
-        "synthesis.student_steps_per_round": 2,
+        "synthesis.student_steps_per_turn": 2,
         "synthesis.closing_rounds": 0,
         "synthesis.config.batch": GROWTH_BATCH,
         "synthesis.config.steps": 1,

@@ -282,9 +282,10 @@ def curve(report: EvaluationReport, recipe: Recipe, laps: Sequence[Entry], befor
             continue
         epoch = int(score.name.rpartition("/")[2])
         count = epoch
-        if recipe.synthesis.student_steps_per_round:
+        if recipe.synthesis.student_steps_per_turn:
             steps = epoch * recipe.student.stages[0].steps_per_epoch
-            count = recipe.settings.warmup_turns - (-steps // recipe.synthesis.student_steps_per_round)
+            turns = recipe.settings.warmup_turns - (-steps // recipe.synthesis.student_steps_per_turn)
+            count = -(-turns // recipe.synthesis.turns_per_round)
         minutes = (before + seconds_of(laps[:count])) / 60
         points.append({"epoch": epoch, "minutes": round(minutes, 2), "correct": score.correct, "total": score.total})
     return points

@@ -32,7 +32,7 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     },
     "fast_dfkd/digits": {
         "synthesis.rounds": 2,
-        "synthesis.student_steps_per_round": 2,
+        "synthesis.student_steps_per_turn": 2,
         "synthesis.config.batch": 8,
         "synthesis.config.steps": 1,
         "synthesis.config.warmup": 1,

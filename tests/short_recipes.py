@@ -6,7 +6,7 @@ STAGE = {"epochs": 2, "batch": 8, "objective": {"name": "kd"}, "steps_per_epoch"
 SHORT: dict[str, dict[str, Any]] = {
     "fast_dfkd/digits": {
         "synthesis.rounds": 3,
-        "synthesis.student_steps_per_round": 2,
+        "synthesis.student_steps_per_turn": 2,
         "synthesis.config.batch": 16,
         "synthesis.config.steps": 2,
         "synthesis.config.warmup": 1,

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from contract.tiny import TINY, build, changed, flatten
-from distillery.engine.terms import round_numbers
+from distillery.engine.terms import TurnWatch
 from distillery.errors import ConfigError
 from distillery.methods.catalog import METHODS, find_method
 from distillery.provenance import code_version
@@ -118,7 +118,8 @@ def test_a_term_that_goes_bad_within_a_round_is_named_with_its_step(name: str, s
     tiny = config.parse(TINY[name])
     settings = tiny.cut(tiny.images_per_turn, 4)
     method = cls(settings, Ingredients(teacher, resolve_runtime("cpu", "float32"), 0, moments_of(teacher)))
-    history = [round_numbers(method.advance(student), [])]
+    method.advance(student)
+    watch = TurnWatch(2)
     answers = 0
 
     def spoil(module: nn.Module, inputs: Any, logits: torch.Tensor) -> torch.Tensor:
@@ -127,8 +128,9 @@ def test_a_term_that_goes_bad_within_a_round_is_named_with_its_step(name: str, s
         return logits if answers < 3 else logits * torch.nan
 
     teacher.register_forward_hook(spoil)
+    watch.add(method.advance(student))
     with pytest.raises(ConfigError, match=r"in round 2, step 3 of it: "):
-        round_numbers(method.advance(student), history)
+        watch.read([{}])
 
 
 @pytest.mark.parametrize("rounds", [0, 3])

@@ -80,7 +80,7 @@ def test_fast_dfkd_is_the_published_row(pair: str, k: int, number: float) -> Non
     assert (config["reuse"], config["reset"], config["reset_after"], config["meta_rate"]) == ("fomaml_sum", "first_layer_and_norm", 120, 0)
     assert config["augment"] == {"crop_padding": 4, "flip": True} == stage.augment.to_json()
     assert (config["generator"]["name"], config["generator"]["latent"], config["generator"]["width"]) == ("generator", 256, 64)
-    assert (recipe.synthesis.rounds, recipe.synthesis.student_steps_per_round, recipe.synthesis.feed) == (220, 400, "pool")
+    assert (recipe.synthesis.rounds, recipe.synthesis.student_steps_per_turn, recipe.synthesis.feed) == (220, 400, "pool")
     assert recipe.set.holdout == 0
     assert recipe.student.architecture == Architecture(name=STUDENTS[student])
     assert (len(recipe.student.stages), stage.batch, stage.objective["temperature"]) == (1, 256, 20)
@@ -207,7 +207,7 @@ def one_round(recipe: Recipe) -> dict[str, Any]:
     changes |= {"student.stages.0.batch": BATCH, "student.stages.0.epochs": 1, "student.stages.0.steps_per_epoch": 1}
     if recipe.method.coupling == "online":
         steps = 2 if recipe.synthesis.config["steps"] == 2 or recipe.expects.height < 32 else 1
-        return {**changes, "synthesis.config.warmup": 0, "synthesis.config.steps": steps, "synthesis.student_steps_per_round": 1}
+        return {**changes, "synthesis.config.warmup": 0, "synthesis.config.steps": steps, "synthesis.student_steps_per_turn": 1}
     return {**changes, "synthesis.config.steps_per_round": 1}
 
 

@@ -57,7 +57,7 @@ class Ground:
             "rounds": ROUNDS,
             "checkpoint_every": 1,
             "student": STUDENT,
-            "student_steps_per_round": 3,
+            "student_steps_per_turn": 3,
             "closing_rounds": 2,
             "feed": "pool",
             "holdout": 0.1,

@@ -17,7 +17,7 @@ expects: {channels: 1, height: 8, width: 8, classes: 3}
 synthesis:
   rounds: 3
   checkpoint_every: 1
-  student_steps_per_round: 2
+  student_steps_per_turn: 2
   config: {batch: 8, steps: 1, warmup: 1, generator: {latent: 8, width: 8}}
 student: {architecture: {name: resnet8, arguments: {base_width: 8}}, stages: {0: {epochs: 2, steps_per_epoch: 2, batch: 8}}}
 evaluation: {latency: false}

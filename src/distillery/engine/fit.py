@@ -62,6 +62,7 @@ class StudentTrainer:
         self._seed = seed
         self._order = stream(seed, "student", "order")
         self._augment = stream(seed, "student", "augment")
+        self._watch = TermWatch("the student", 0)
         self._enter(0)
 
     @property
@@ -100,17 +101,32 @@ class StudentTrainer:
         Raises:
             ConfigError: a term or a weight went bad; names the step and the term.
         """
-        watch = TermWatch("the student", self.steps)
+        self.take(steps, feed)
+        return self.read()
+
+    def take(self, steps: int, feed: Feed) -> None:
+        """As `train`, without a look at what came of it: the device is not waited for until `read`, but where a stage ends.
+
+        Raises:
+            ConfigError: a term of a stage that has ended went bad.
+        """
         while steps > 0:
             stage = self.position.stage
             if stage != self._stage:
-                watch.read()
+                self._watch.read()
                 self._enter(stage)
-                watch = TermWatch("the student", self.steps)
             piece = min(steps, self.steps_left)
-            self._train_piece(piece, feed, watch)
+            self._train_piece(piece, feed, self._watch)
             steps -= piece
-        numbers = watch.read()
+
+    def read(self) -> dict[str, float]:
+        """What `train` returns, of all steps that were taken since it was read last.
+
+        Raises:
+            ConfigError: a term or a weight went bad; names the step and the term.
+        """
+        numbers = self._watch.read()
+        self._watch = TermWatch("the student", self.steps)
         self._check_weights()
         return {**numbers, "rate": self._optimizer.param_groups[0]["lr"]}
 
@@ -144,6 +160,7 @@ class StudentTrainer:
     def _enter(self, stage: int) -> None:
         """Begin a stage with an optimizer and an objective of its own."""
         self._stage = stage
+        self._watch = TermWatch("the student", self.steps)
         self._objective: Objective = build_objective(self.stages[stage])
         parameters = select_trained(self.student, self.stages[stage].trains)
         self._optimizer = build_optimizer(self.stages[stage].optimizer, parameters)

@@ -8,17 +8,18 @@ from distillery.engine.feeds import Feed
 from distillery.engine.fit import StudentTrainer
 from distillery.engine.selection import Selection
 from distillery.engine.session import Session
-from distillery.engine.terms import round_numbers
+from distillery.engine.terms import TurnWatch
 from distillery.synthesis.protocol import Synthesizer
 
 
-def train_synthesizer(synthesizer: Synthesizer, rounds: int, session: Session) -> dict[str, float]:
+def train_synthesizer(synthesizer: Synthesizer, rounds: int, session: Session, turns_per_round: int = 1) -> dict[str, float]:
     """Let a synthesizer learn for a number of rounds; what a killed run had finished is not done again.
 
     Args:
         synthesizer: fresh; brought to the last checkpoint's state where there is one.
         rounds: how many in all.
         session: checkpoints hold `synthesizer`.
+        turns_per_round: of each round; what is booked is a round.
 
     Returns:
         The terms of the last round.
@@ -30,8 +31,13 @@ def train_synthesizer(synthesizer: Synthesizer, rounds: int, session: Session) -
     if state is not None:
         synthesizer.load_state_dict(state["synthesizer"])
     while session.done < rounds:
+        watch = TurnWatch(session.done + 1, turns_per_round)
         with session.clock.part("synthesis"):
-            numbers = round_numbers(synthesizer.advance(None), session.history)
+            for turn in range(turns_per_round):
+                watch.add(synthesizer.advance(None))
+                if turns_per_round > 1:
+                    session.tick("synthesizer: round", f"turn {turn + 1}/{turns_per_round}", rounds)
+            numbers = watch.read(session.history)
         session.note("synthesizer: round", rounds, numbers)
         if session.is_due(rounds):
             session.save({"synthesizer": synthesizer.state_dict()})

@@ -1,4 +1,4 @@
-"""Rounds of a synthesizer that plays against a student, and the student's training between them."""
+"""Turns of a synthesizer that plays against a student, each with the student's steps after it, booked round by round."""
 
 import logging
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from distillery.engine.fit import StudentTrainer
 from distillery.engine.recorded import RecordedPool
 from distillery.engine.selection import Selection
 from distillery.engine.session import Session
-from distillery.engine.terms import round_numbers
+from distillery.engine.terms import TurnWatch
 from distillery.errors import ConfigError
 from distillery.synthesis.protocol import Synthesizer, Turn
 
@@ -21,18 +21,23 @@ logger = logging.getLogger(__name__)
 
 
 class OnlineConfig(Config):
-    """How rounds and student steps alternate.
+    """How turns and student steps alternate.
+
+    A turn is one `advance` and the student's steps after it. A round is a number of turns and is what is booked: one line of history, one
+    checkpoint, one shard.
 
     Attributes:
         rounds: of the synthesizer.
-        student_steps_per_round: once the synthesizer is ready.
+        turns_per_round: of each round.
+        student_steps_per_turn: once the synthesizer is ready.
         closing_rounds: rounds after the synthesizer's last, in which the student alone trains, on all images; `feed: pool` only.
-        feed: what the student sees: all images so far, this round's, or new ones each step. The set holds these and no others; of
+        feed: what the student sees: all images so far, this turn's, or new ones each step. The set holds these and no others; of
             images that the student is not shown only the share that is held out is kept.
     """
 
     rounds: int = Field(ge=1)
-    student_steps_per_round: int = Field(ge=1)
+    turns_per_round: int = Field(default=1, ge=1)
+    student_steps_per_turn: int = Field(ge=1)
     closing_rounds: int = Field(default=0, ge=0)
     feed: Literal["pool", "round", "fresh"] = "pool"
 
@@ -56,7 +61,7 @@ class OnlineDistillation:
         config: its length and feed.
         synthesizer: fresh.
         trainer: holds the student. Its epochs count student steps, so its schedule stands still during warm-up.
-        pool: takes the images of each round.
+        pool: takes the images of each turn.
         selection: judges the student whenever an epoch ends, keeps the best ones and snapshots.
         session: checkpoints hold all of these, the pool by the names of its shards.
     """
@@ -83,7 +88,7 @@ class OnlineDistillation:
         total = self.config.total
         self.trainer.tick = lambda: self.session.tick("online: round", f"student {self.trainer.step_of()}", total)
         while self.session.done < total:
-            self.session.note("online: round", total, self._round() if self.session.done < self.config.rounds else self._close())
+            self.session.note("online: round", total, self._round())
             if self.session.is_due(total):
                 self.session.save(self._state())
                 self.selection.sweep()
@@ -95,55 +100,58 @@ class OnlineDistillation:
         return {name: value for name, value in made.items() if name.startswith("synthesis/")} | self.session.history[-1]
 
     def _round(self) -> dict[str, float]:
-        """The synthesizer learns, its images join the pool, the student trains."""
-        clock = self.session.clock
+        """The turns of one round; then its images are written and its terms read."""
+        clock, trainer, turns = self.session.clock, self.trainer, self.config.turns_per_round
+        closing = self.session.done >= self.config.rounds
+        if closing:
+            self._check_ready()
+        before, steps, watch = trainer.epochs, trainer.steps, TurnWatch(self.session.done + 1, turns)
+        for turn in range(1, turns + 1):
+            if turns > 1:
+                self.session.tick("online: round", f"turn {turn}/{turns}", self.config.total)
+            if closing or self._learn(watch):
+                with clock.part("student"):
+                    self._train()
         with clock.part("synthesis"):
+            numbers = watch.read(self.session.history)
+            numbers |= {} if closing else self.pool.book()
+        if trainer.steps > steps:
+            with clock.part("student"):
+                numbers |= {f"student/{name}": value for name, value in trainer.read().items()}
+        return numbers | self._look() if trainer.epochs > before else numbers
+
+    def _learn(self, watch: TurnWatch) -> bool:
+        """The synthesizer's part of a turn, its images added to the pool; whether the student may train."""
+        with self.session.clock.part("synthesis"):
             learned = self.synthesizer.advance(self.trainer.student)
-            numbers = round_numbers(learned, self.session.history)
-            numbers |= self._collect(learned)
-        return numbers | self._play_student() if learned.ready else numbers
+            watch.add(learned)
+            self._collect(learned)
+        return learned.ready
 
-    def _close(self) -> dict[str, float]:
-        """A round without new images."""
-        self._check_ready()
-        return self._play_student()
-
-    def _play_student(self) -> dict[str, float]:
-        """The student's part of a round."""
-        clock, before = self.session.clock, self.trainer.epochs
-        with clock.part("student"):
-            numbers = self._train()
-        if self.trainer.epochs > before:
-            with clock.part("check"):
-                scores = self.selection.look(self.trainer.epochs, self.trainer.student)
-            numbers |= {f"holdout/{name}": value for name, value in scores.items()}
-        return numbers
-
-    def _collect(self, learned: Turn) -> dict[str, float]:
-        """Add the round's images, or ask for some where the method makes none as it learns."""
+    def _collect(self, learned: Turn) -> None:
+        """Add the turn's images, or ask for some where the method makes none as it learns."""
         batch = learned.batch
         if batch is None and learned.ready:
             stage = self.trainer.stages[self.trainer.position.stage]
             batch = self.synthesizer.synthesize(stage.batch, student=self.trainer.student)
-        if batch is None or not len(batch):
-            return {}
-        shown = {"pool": True, "round": learned.ready, "fresh": False}[self.config.feed]
-        added = self.pool.add(batch, shown)
-        return {f"synthesis/{name}": value for name, value in added.items()}
+        if batch is not None and len(batch):
+            self.pool.add(batch, {"pool": True, "round": learned.ready, "fresh": False}[self.config.feed])
 
-    def _train(self) -> dict[str, float]:
-        """The student's steps of a round; images that are new each step join the pool once it has seen them."""
-        config, added = self.config, {}
-        if config.feed == "fresh":
+    def _train(self) -> None:
+        """The student's steps of a turn; images that are new each step join the pool once it has seen them."""
+        steps = self.config.student_steps_per_turn
+        if self.config.feed == "fresh":
             seen = ImagePool(self.pool.train.spec, self.pool.train.device)
-            feed = FreshFeed(self.synthesizer, self.trainer.student, self.session.clock, seen)
-            terms = self.trainer.train(config.student_steps_per_round, feed)
-            added = self.pool.add_seen(seen)
+            self.trainer.take(steps, FreshFeed(self.synthesizer, self.trainer.student, self.session.clock, seen))
+            self.pool.add_seen(seen)
         else:
-            pool = self.pool.train if config.feed == "pool" else self.pool.last_round
-            terms = self.trainer.train(config.student_steps_per_round, PoolFeed(pool))
-        numbers = {f"student/{name}": value for name, value in terms.items()}
-        return numbers | {f"synthesis/{name}": value for name, value in added.items()}
+            self.trainer.take(steps, PoolFeed(self.pool.train if self.config.feed == "pool" else self.pool.last_turn))
+
+    def _look(self) -> dict[str, float]:
+        """The student's scores on what is held out, after a round in which an epoch ended."""
+        with self.session.clock.part("check"):
+            scores = self.selection.look(self.trainer.epochs, self.trainer.student)
+        return {f"holdout/{name}": value for name, value in scores.items()}
 
     def _check_ready(self) -> None:
         if not self.trainer.steps:

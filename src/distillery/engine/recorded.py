@@ -1,7 +1,7 @@
 """The pool of an online run, written to its set as it grows: the set is exactly what the student was trained on."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,62 +17,83 @@ from distillery.storage import Store
 from distillery.types import Batch, Classifier
 
 
+class _Turn(NamedTuple):
+    """What is written of a turn at its round's end: images and labels on the device, `withheld` on the CPU."""
+
+    images: Tensor
+    asked: Tensor
+    withheld: Tensor
+    logits: Tensor
+
+
 class RecordedPool:
-    """Images in memory, each of them also in a shard.
+    """Images in memory, each of them also in a shard once its round is booked.
 
     Args:
         store: the store below the set's prefix.
         header: what is known of the set.
         teacher: frozen, on its device; the pool lives there too.
-        holdout: share of each round's images that no student trains on.
+        holdout: share of each turn's images that no student trains on.
         seed: the run's.
     """
 
     def __init__(self, store: Store, header: SetHeader, teacher: Classifier, holdout: float, seed: int) -> None:
         self.train = ImagePool(teacher.spec, teacher.mean.device)
-        self.last_round = ImagePool(teacher.spec, teacher.mean.device)
+        self.last_turn = ImagePool(teacher.spec, teacher.mean.device)
         self.held_out = ImagePool(teacher.spec, teacher.mean.device)
         self.clock = Stopwatch()
         self._held_out_logits: list[Tensor] = []
+        self._turns: list[_Turn] = []  # of the round that is not booked
         self._writer = SetWriter(store, header)
         self._teacher = teacher
         self._holdout = holdout
         self._draws = stream(seed, "holdout")
 
-    def add(self, batch: Batch, shown: bool = True) -> dict[str, float]:
-        """Add one round's images, as one shard, and one more where some are withheld.
+    def add(self, batch: Batch, shown: bool = True) -> None:
+        """Add one turn's images; `book` writes them.
 
         Args:
             batch: float images in [0, 1]; they are rounded to 256 levels first.
             shown: whether the student is shown those that are not withheld; else these are dropped.
-
-        Returns:
-            `pool`, images to train on so far, and `asked_agreement`, share that the teacher puts in the class asked for.
         """
         images = quantize(batch.images)
-        asked = torch.full((len(images),), NO_LABEL) if batch.labels is None else batch.labels.cpu()
+        asked = torch.full((len(images),), NO_LABEL) if batch.labels is None else batch.labels
         withheld = split_holdout(len(images), self._holdout, self._draws)
         if not shown:
-            images, asked, withheld = images[withheld.to(images.device)], asked[withheld], withheld[withheld]
-        return self._record(images, asked, withheld)
+            images, asked, withheld = _rows(images, withheld), _rows(asked, withheld), withheld[withheld]
+        self._take(images, asked, withheld)
 
-    def add_seen(self, seen: ImagePool) -> dict[str, float]:
-        """Add images that the student has just been trained on, as one shard; returns what `add` does."""
-        return self._record(seen.images, seen.labels.cpu(), torch.zeros(len(seen), dtype=torch.bool))
+    def add_seen(self, seen: ImagePool) -> None:
+        """Add images that the student has just been trained on."""
+        self._take(seen.images, seen.labels, torch.zeros(len(seen), dtype=torch.bool))
 
-    def _record(self, images: Tensor, asked: Tensor, withheld: Tensor) -> dict[str, float]:
-        logits = teacher_logits(self._teacher, images).cpu()
-        parts: tuple[tuple[Role, Tensor], ...] = (("train", ~withheld), ("holdout", withheld))
-        self.last_round = ImagePool(self.train.spec, self.train.device)
-        for role, chosen in parts:
+    def book(self) -> dict[str, float]:
+        """Write the images of a round's turns as one shard, and one more where some are withheld.
+
+        Returns:
+            `synthesis/pool`, images to train on so far, and `synthesis/asked_agreement`, share of the round's that the teacher puts in the
+            class asked for; nothing where the round had none.
+        """
+        turns, self._turns = self._turns, []
+        if not turns:
+            return {}
+        asked, withheld = torch.cat([turn.asked.cpu() for turn in turns]), torch.cat([turn.withheld for turn in turns])
+        logits = torch.cat([turn.logits for turn in turns]).cpu()
+        images = torch.cat([turn.images for turn in turns])
+        parts: dict[Role, Tensor] = {"train": ~withheld, "holdout": withheld}
+        first = {role: next((i for i, turn in enumerate(turns) if bool((turn.withheld == (role == "holdout")).any())), 0) for role in parts}
+        for role in sorted(parts, key=lambda role: first[role]):
+            chosen = parts[role]
             if bool(chosen.any()):
+                picked = _rows(images, chosen)
                 with self.clock.part("io"):
-                    self._writer.append(images[chosen.to(images.device)].cpu(), asked[chosen], logits[chosen], role)
-                self._remember(role, images[chosen.to(images.device)], logits[chosen])
-        numbers = {"pool": float(len(self.train))}
+                    self._writer.append(picked.cpu(), asked[chosen], logits[chosen], role)
+                if role == "holdout":
+                    self._hold_out(picked, logits[chosen])
+        numbers = {"synthesis/pool": float(len(self.train))}
         known = asked != NO_LABEL
         if bool(known.any()):
-            numbers["asked_agreement"] = float((logits.argmax(1) == asked)[known].double().mean())
+            numbers["synthesis/asked_agreement"] = float((logits.argmax(1) == asked)[known].double().mean())
         return numbers
 
     def held_out_logits(self) -> Tensor:
@@ -107,12 +128,24 @@ class RecordedPool:
         self._draws.set_state(state["draws"])
         for entry in entries:
             shard = read_shard(self._writer.store, entry)
-            self._remember(entry.role, shard.images, shard.teacher_logits)
+            if entry.role == "holdout":
+                self._hold_out(shard.images, shard.teacher_logits)
+            else:
+                self.train.append(shard.images)
 
-    def _remember(self, role: Role, images: Tensor, logits: Tensor) -> None:
-        if role == "holdout":
-            self.held_out.append(images)
-            self._held_out_logits.append(logits)
-            return
-        self.train.append(images)
-        self.last_round.append(images)
+    def _take(self, images: Tensor, asked: Tensor, withheld: Tensor) -> None:
+        shown = _rows(images, ~withheld)
+        self.train.append(shown)
+        self.last_turn = ImagePool(self.train.spec, self.train.device, capacity=len(shown))
+        self.last_turn.append(shown)
+        if len(images):
+            self._turns.append(_Turn(images, asked, withheld, teacher_logits(self._teacher, images)))
+
+    def _hold_out(self, images: Tensor, logits: Tensor) -> None:
+        self.held_out.append(images)
+        self._held_out_logits.append(logits)
+
+
+def _rows(values: Tensor, chosen: Tensor) -> Tensor:
+    """The rows that a mask on the CPU chooses; by their numbers, because a mask would make the device wait."""
+    return values[chosen.nonzero().flatten().to(values.device)]

@@ -79,36 +79,113 @@ def bad_term(what: str, name: str, place: str) -> ConfigError:
     )
 
 
-def round_numbers(learned: Turn, history: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """A synthesizer's round for its history: `synthesis/<term>`, and `gradient/<term>` in the rounds that give gradient norms.
-
-    A term that hardly moves the images in one of the first rounds is told, once a run.
+class TurnWatch:
+    """A synthesizer's terms over the turns of one round, summed on the device and read once.
 
     Args:
-        learned: what `advance` returned.
-        history: what this function gave for each round before.
-
-    Raises:
-        ConfigError: a term is not finite or has exploded; names the round, the step within it where that is known, and the term.
+        round: its number, counted from 1.
+        turns: how many it has, for the message.
     """
-    number = len(history) + 1
-    terms = _read(learned.terms)
-    bad = [name for name, value in terms.items() if not math.isfinite(value) or abs(value) > EXPLODED]
-    if bad:
-        steps = {name: int(step) for name, step in _read(learned.first_bad).items() if step}
-        name = min(steps, key=lambda name: steps[name], default=bad[0])
-        place = f"in round {number}, step {steps[name]} of it" if name in steps else f"in round {number}"
-        raise bad_term("the synthesizer", name, place)
-    norms = _read(learned.gradient_norms)
-    if norms:
-        logger.info("round %d: gradient norms on the images: %s", number, ", ".join(f"{name} {value:.3g}" for name, value in norms.items()))
-    if number <= DIAGNOSED_TURNS:
-        told = {name for entry in history for name in _dead(_under(_GRADIENT, entry))}
-        for name in (name for name in _dead(norms) if name not in told):
+
+    def __init__(self, round: int, turns: int = 1) -> None:
+        self._round = round
+        self._of = turns
+        self._turns = 0
+        self._terms: dict[tuple[str, ...], _Sums] = {}  # a turn may have other terms than the one before: warm-up ends
+        self._norms: dict[tuple[str, ...], _Sums] = {}
+
+    def add(self, learned: Turn) -> None:
+        """Add what a turn's `advance` returned."""
+        self._turns += 1
+        _add(self._terms, learned.terms, self._turns, learned.first_bad)
+        _add(self._norms, learned.gradient_norms, self._turns, {})
+
+    def read(self, history: Sequence[Mapping[str, float]]) -> dict[str, float]:
+        """The round for its history: `synthesis/<term>`, and `gradient/<term>` where turns gave gradient norms.
+
+        Each is the mean over the turns that gave it. A term that hardly moves the images in one of the first rounds is told, once a run.
+
+        Args:
+            history: what this method gave for the rounds before; only the first ones are looked at.
+
+        Raises:
+            ConfigError: a term was not finite or had exploded in a turn; names the round, the turn and the step within it where they are
+                known, and the term.
+        """
+        terms, bad = _read(self._terms)
+        if bad:
+            turn, step, name = min((turn, step or math.inf, name) for name, (turn, step) in bad.items())
+            place = f"in round {self._round}" if self._of == 1 else f"in turn {turn} of round {self._round}"
+            raise bad_term("the synthesizer", name, place if step == math.inf else f"{place}, step {step:.0f} of it")
+        norms, _ = _read(self._norms)
+        self._tell(norms, history)
+        return {f"synthesis/{name}": value for name, value in terms.items()} | {
+            f"{_GRADIENT}{name}": value for name, value in norms.items()
+        }
+
+    def _tell(self, norms: Mapping[str, float], history: Sequence[Mapping[str, float]]) -> None:
+        if not norms:
+            return
+        told = ", ".join(f"{name} {value:.3g}" for name, value in norms.items())
+        logger.info("round %d: gradient norms on the images: %s", self._round, told)
+        if self._round > DIAGNOSED_TURNS:
+            return
+        before = {name for entry in history[:DIAGNOSED_TURNS] for name in _dead(_under(_GRADIENT, entry))}
+        for name in (name for name in _dead(norms) if name not in before):
             logger.warning(
-                "round %d: the term %r hardly moves the images (gradient norm %.3g): is its weight meant?", number, name, norms[name]
+                "round %d: the term %r hardly moves the images (gradient norm %.3g): is its weight meant?", self._round, name, norms[name]
             )
-    return {f"synthesis/{name}": value for name, value in terms.items()} | {f"{_GRADIENT}{name}": value for name, value in norms.items()}
+
+
+class _Sums:
+    """Sums of some values over the turns that have exactly these, and where each was bad first; nothing waits for the device."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._totals = self._turn = self._step = torch.empty(0)
+
+    def add(self, values: Tensor, turn: int, steps: Tensor) -> None:
+        """Add a turn's values (T,) and the steps (T,) at which they went bad, 0 where that is not known."""
+        if not self._count:
+            self._totals, self._turn, self._step = (torch.zeros_like(values) for _ in range(3))
+        fresh = is_bad(values) & (self._turn == 0)
+        self._turn = torch.where(fresh, float(turn), self._turn)
+        self._step = torch.where(fresh, steps, self._step)
+        self._totals = self._totals + values
+        self._count += 1
+
+    def table(self) -> Tensor:
+        """(4, T): mean, the turns that it is of, first bad turn, its step."""
+        return torch.stack([self._totals / self._count, torch.full_like(self._totals, self._count), self._turn, self._step])
+
+
+def _add(sums: dict[tuple[str, ...], _Sums], given: Mapping[str, Tensor], turn: int, first_bad: Mapping[str, Tensor]) -> None:
+    if not given:
+        return
+    values = torch.stack([value.detach().float() for value in given.values()])
+    steps = torch.stack([first_bad.get(name, torch.zeros_like(value)).float().to(values.device) for name, value in given.items()])
+    sums.setdefault(tuple(given), _Sums()).add(values, turn, steps)
+
+
+def _read(sums: Mapping[tuple[str, ...], _Sums]) -> tuple[dict[str, float], dict[str, tuple[int, int]]]:
+    """Mean of each value, and the turn and step at which one was bad first: the round's only wait for the device."""
+    if not sums:
+        return {}, {}
+    names = [name for group in sums for name in group]
+    rows = zip(*torch.cat([group.table() for group in sums.values()], 1).tolist(), strict=True)
+    parts: dict[str, list[tuple[float, float]]] = {}
+    bad: dict[str, tuple[int, int]] = {}
+    for name, (mean, count, turn, step) in zip(names, rows, strict=True):
+        parts.setdefault(name, []).append((mean, count))
+        if turn:
+            bad[name] = min((int(turn), int(step)), bad.get(name, (int(turn), int(step))))
+    return {name: _mean(of) for name, of in parts.items()}, bad
+
+
+def _mean(parts: Sequence[tuple[float, float]]) -> float:
+    if len(parts) == 1:
+        return parts[0][0]
+    return sum(mean * count for mean, count in parts) / sum(count for _, count in parts)
 
 
 def _dead(norms: Mapping[str, float]) -> list[str]:
@@ -117,9 +194,3 @@ def _dead(norms: Mapping[str, float]) -> list[str]:
 
 def _under(prefix: str, numbers: Mapping[str, float]) -> dict[str, float]:
     return {name.removeprefix(prefix): value for name, value in numbers.items() if name.startswith(prefix)}
-
-
-def _read(values: Mapping[str, Tensor]) -> dict[str, float]:
-    if not values:
-        return {}
-    return dict(zip(values, torch.stack([value.detach().float() for value in values.values()]).tolist(), strict=True))

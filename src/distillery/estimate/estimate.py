@@ -126,7 +126,7 @@ def multiply_out(
     cost = estimate_cost(recipe)
     channels, height, width = spec.shape
     pixels = cost.images * channels * height * width
-    largest = max(timing.bytes for timing in (measured.round, measured.draw, *measured.stages))
+    largest = max(timing.bytes for timing in (measured.turn, measured.draw, *measured.stages))
     online = recipe.method.coupling == "online"
     shards = 2 * recipe.synthesis.rounds if online else -(-recipe.set.size // recipe.set.shard_images) + 1
     made = pixels + cost.images * (_LOGIT * num_classes + _ASKED) + shards * _HEADER
@@ -151,8 +151,8 @@ def multiply_out(
 
 def _training(recipe: Recipe, measured: Calibration, online: bool) -> list[Part]:
     """What the recipe spends on images and on the student."""
-    rounds, seconds = recipe.synthesis.rounds, measured.round.seconds
-    parts = [Part("synthesis", rounds, (rounds * seconds, rounds * seconds), _how("a round", measured.round))]
+    turns, seconds = recipe.turns, measured.turn.seconds
+    parts = [Part("synthesis", turns, (turns * seconds, turns * seconds), _how("a turn", measured.turn))]
     cost = estimate_cost(recipe)
     held_out = cost.images * recipe.set.holdout
     final, again = held_out, 1  # at the end the last student is judged once more
@@ -163,9 +163,9 @@ def _training(recipe: Recipe, measured: Calibration, online: bool) -> list[Part]
         if recipe.synthesis.feed == "fresh":
             drawn = cost.student_steps * measured.draw.seconds
             parts.append(Part("drawing for the student", cost.student_steps, (drawn, drawn), _how("a batch", measured.draw)))
-            held_out = rounds * recipe.settings.images_per_turn * recipe.set.holdout
+            held_out = turns * recipe.settings.images_per_turn * recipe.set.holdout
         final, again = held_out, 1 + 2 * CANDIDATES  # the candidates on what is new, and on all of it in the end
-        beside, after = recipe.trained_rounds, recipe.synthesis.closing_rounds
+        beside, after = recipe.trained_turns, recipe.synthesis.closing_rounds * recipe.synthesis.turns_per_round
         held_out *= (beside / 2 + after) / (beside + after)  # it grows with the pool, and no more in closing rounds
     else:
         training = recipe.set.size - round(held_out)

@@ -59,7 +59,7 @@ class Calibration:
     """What the parts of a run cost on this machine.
 
     Attributes:
-        round: one round of the synthesizer.
+        turn: one turn of the synthesizer.
         stages: one step of each stage of the student.
         draw: one batch of the set, the teacher's labels included.
         teacher_image: seconds of the teacher's forward pass of one image.
@@ -72,7 +72,7 @@ class Calibration:
         trainer_bytes: state of the student's training.
     """
 
-    round: Timing
+    turn: Timing
     stages: tuple[Timing, ...]
     draw: Timing
     teacher_image: float
@@ -105,7 +105,7 @@ def calibrate(recipe: Recipe, teacher: Classifier, teacher_sha256: str, runtime:
     forward = [_timed(partial(_look, look, images), len(images), FORWARD_SECONDS, runtime).seconds / len(images) for look in looks]
     startup, startup_bytes = _start()
     return Calibration(
-        round=bench.time_round(),
+        turn=bench.time_turn(),
         stages=tuple(bench.time_stage(stage, images) for stage in recipe.student.stages),
         draw=bench.time_draw(forward[0]),
         teacher_image=forward[0],
@@ -129,7 +129,7 @@ class _Bench:
         if "moments" in recipe.method.required(self.settings):
             moments = global_moments(teacher, teacher_sha256).to(runtime.device)
         # gradient norms cost extra in the first turns only
-        self.ingredients = Ingredients(teacher, runtime, seed, moments, rounds=recipe.synthesis.rounds, diagnose=False)
+        self.ingredients = Ingredients(teacher, runtime, seed, moments, turns=recipe.turns, diagnose=False)
         self.student = build_student(recipe.student.architecture, teacher, runtime, seed)
 
     def synthesizer(self, images: int, steps: int) -> Synthesizer:
@@ -145,8 +145,8 @@ class _Bench:
         student = build_student(self.recipe.student.architecture, self.teacher, self.runtime, self.seed)
         return StudentTrainer((stage.sized(1),), self.teacher, student, self.runtime, self.seed)
 
-    def time_round(self) -> Timing:
-        """One round; where a turn has many steps, from turns of one and of three of them."""
+    def time_turn(self) -> Timing:
+        """One turn; where it has many steps, from turns of one and of three of them."""
         opponent = self.student if self.recipe.method.coupling == "online" else None
 
         def turns(n: int, steps: int = 1) -> Callable[[], object]:

@@ -196,7 +196,7 @@ def _checkpoints(store: Store, step: str, provenance: Provenance) -> Checkpoints
 
 def _maker(provenance: Provenance) -> str:
     """The step that wrote something: its section tells."""
-    if "student_steps_per_round" in provenance.config:
+    if "feed" in provenance.config:
         return "distill_online"
     return "materialize" if "set" in provenance.config else "train_student"
 

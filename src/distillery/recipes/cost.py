@@ -23,17 +23,17 @@ class Cost:
 def estimate_cost(recipe: Recipe) -> Cost:
     """Images and student steps of a resolved recipe.
 
-    Online, a round makes one batch of images, and the student rests during the method's warm-up. Of images that it is never shown, those
-    of the warm-up under `feed: round` and all of a round's own under `fresh`, only the held-out share is kept. Offline, the images are
+    Online, a turn makes one batch of images, and the student rests during the method's warm-up. Of images that it is never shown, those
+    of the warm-up under `feed: round` and all of a turn's own under `fresh`, only the held-out share is kept. Offline, the images are
     the set's, and a stage without steps of its own passes once over the set's training part in each epoch. A class's held-out share is
     rounded, so the offline steps may be off by one an epoch.
     """
     synthesis = recipe.synthesis
     if recipe.method.coupling == "online":
         batch, steps = recipe.settings.images_per_turn, recipe.online_steps
-        shown = {"pool": synthesis.rounds, "round": recipe.trained_rounds}.get(synthesis.feed, 0)
+        shown = {"pool": recipe.turns, "round": recipe.trained_turns}.get(synthesis.feed, 0)
         drawn = _drawn(recipe.student.stages, steps) if synthesis.feed == "fresh" else 0
-        return Cost(shown * batch + round((synthesis.rounds - shown) * batch * recipe.set.holdout) + drawn, steps)
+        return Cost(shown * batch + round((recipe.turns - shown) * batch * recipe.set.holdout) + drawn, steps)
     training = recipe.set.size - round(recipe.set.size * recipe.set.holdout)
     stages = [stage.sized(training) for stage in recipe.student.stages]
     return Cost(recipe.set.size, sum(stage.epochs * stage.steps_per_epoch for stage in stages))

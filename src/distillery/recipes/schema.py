@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from distillery.config import Config
 from distillery.engine.materialize import SetConfig
@@ -63,18 +63,32 @@ class SynthesisConfig(Config):
 
     Attributes:
         config: the method's own settings, parsed by the config class of its catalog row.
+        rounds: of the synthesizer; a round is what is booked: one line of history, one checkpoint, one shard.
+        turns_per_round: a turn is one `advance` of the method and, in online distillation, the student's steps after it.
         checkpoint_every: rounds between two checkpoints.
+        student_steps_per_turn: of online distillation, after each turn but those of the method's warm-up.
         closing_rounds: of online distillation, after the synthesizer's last: the student alone trains, on the pool as it then is.
         feed: what the student sees in online distillation; empty is the catalog's choice.
     """
 
     method: str
     rounds: int = Field(ge=1)
+    turns_per_round: int = Field(default=1, ge=1)
     checkpoint_every: int = Field(default=1, ge=1)
-    student_steps_per_round: int = Field(default=0, ge=0)
+    student_steps_per_turn: int = Field(default=0, ge=0)
     closing_rounds: int = Field(default=0, ge=0)
     feed: Literal["", "pool", "round", "fresh"] = ""
     config: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _renamed(cls, given: Any) -> Any:
+        if isinstance(given, Mapping) and (old := "student_steps_per_round") in given:
+            raise ValueError(
+                f"{old} = {given[old]!r} is called student_steps_per_turn now, and a round has one turn unless turns_per_round says more: "
+                "rename the key, its number stays"
+            )
+        return given
 
 
 class Recipe(Config):
@@ -107,14 +121,20 @@ class Recipe(Config):
         return _resolve_online(recipe) if method.coupling == "online" else recipe
 
     @property
-    def trained_rounds(self) -> int:
-        """The synthesizer's rounds after which the student trains: all but the method's warm-up."""
-        return max(self.synthesis.rounds - self.settings.warmup_turns, 0)
+    def turns(self) -> int:
+        """The synthesizer's turns, of all its rounds."""
+        return self.synthesis.rounds * self.synthesis.turns_per_round
+
+    @property
+    def trained_turns(self) -> int:
+        """The synthesizer's turns after which the student trains: all but the method's warm-up."""
+        return max(self.turns - self.settings.warmup_turns, 0)
 
     @property
     def online_steps(self) -> int:
         """The student's steps in online distillation, beside the synthesizer and after it."""
-        return (self.trained_rounds + self.synthesis.closing_rounds) * self.synthesis.student_steps_per_round
+        closing = self.synthesis.closing_rounds * self.synthesis.turns_per_round
+        return (self.trained_turns + closing) * self.synthesis.student_steps_per_turn
 
     @property
     def method(self) -> Method:
@@ -134,20 +154,20 @@ class Recipe(Config):
 
 
 def _resolve_online(recipe: Recipe) -> Recipe:
-    """Where the set still grows, an epoch that names no length is a round's student steps."""
+    """Where the set still grows, an epoch that names no length is a round's student steps, of all its turns."""
     title, synthesis = recipe.method.title, recipe.synthesis
-    if not synthesis.student_steps_per_round:
-        raise ConfigError(f"synthesis.student_steps_per_round is missing: {title} trains the student after each round, so give 1 or more.")
-    if not recipe.trained_rounds:
+    if not synthesis.student_steps_per_turn:
+        raise ConfigError(f"synthesis.student_steps_per_turn is missing: {title} trains the student after each turn, so give 1 or more.")
+    if not recipe.trained_turns:
         raise ConfigError(
-            f"synthesis.rounds = {synthesis.rounds} is not allowed: {title} warms up for {recipe.settings.warmup_turns} rounds without "
-            f"training the student, so give more rounds or a smaller synthesis.config.warmup."
+            f"synthesis.rounds = {synthesis.rounds} is not allowed: {title} warms up for {recipe.settings.warmup_turns} turns without "
+            f"training the student, so give more rounds, more synthesis.turns_per_round or a smaller synthesis.config.warmup."
         )
     if synthesis.closing_rounds and synthesis.feed != "pool":
         raise ConfigError(
             f"synthesis.closing_rounds = {synthesis.closing_rounds} is not allowed with synthesis.feed: {synthesis.feed}: no images come "
             "any more in these rounds, so feed the pool, or give 0."
         )
-    per_round = {"steps_per_epoch": synthesis.student_steps_per_round}
+    per_round = {"steps_per_epoch": synthesis.student_steps_per_turn * synthesis.turns_per_round}
     stages = tuple(stage if stage.steps_per_epoch else stage.model_copy(update=per_round) for stage in recipe.student.stages)
     return recipe.model_copy(update={"student": recipe.student.model_copy(update={"stages": stages})})

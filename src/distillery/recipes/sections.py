@@ -88,6 +88,7 @@ class GeneratorSection(MethodSection):
     """For train_generator."""
 
     rounds: int = Field(ge=1)
+    turns_per_round: int = Field(default=1, ge=1)
     checkpoint_every: int = Field(default=1, ge=1)
 
 
@@ -108,15 +109,16 @@ class DistillSection(MethodSection):
     """For distill_online.
 
     Attributes:
-        holdout: share of each round's images that no student trains on.
+        holdout: share of each turn's images that no student trains on.
         health: when the pool counts as collapsed.
         strict: a collapsed pool is an error; else it is published with a warning.
     """
 
     rounds: int = Field(ge=1)
+    turns_per_round: int = Field(default=1, ge=1)
     checkpoint_every: int = Field(default=1, ge=1)
     student: StudentConfig
-    student_steps_per_round: int = Field(ge=1)
+    student_steps_per_turn: int = Field(ge=1)
     closing_rounds: int = Field(default=0, ge=0)
     feed: Feed
     holdout: float = Field(ge=0, le=0.5)

@@ -82,7 +82,7 @@ def _play(
 def prepare(bench: Workbench, section: DistillSection, plan: PlannedMethod, teacher: Teacher) -> OnlineDistillation:
     """Build everything that plays."""
     runtime, seed = bench.runtime, section.seed
-    synthesizer = plan.build(teacher, runtime, seed)
+    synthesizer = plan.build(teacher, runtime, seed, section.rounds * section.turns_per_round)
     student = build_student(section.student.architecture, teacher.classifier, runtime, seed)
     trainer = StudentTrainer(section.student.stages, teacher.classifier, student, runtime, seed)
     pool = RecordedPool(open_set_store(bench), set_header(bench, teacher), teacher.classifier, section.holdout, seed)
@@ -90,7 +90,8 @@ def prepare(bench: Workbench, section: DistillSection, plan: PlannedMethod, teac
     return OnlineDistillation(
         OnlineConfig(
             rounds=section.rounds,
-            student_steps_per_round=section.student_steps_per_round,
+            turns_per_round=section.turns_per_round,
+            student_steps_per_turn=section.student_steps_per_turn,
             closing_rounds=section.closing_rounds,
             feed=section.feed,
         ),

@@ -83,7 +83,7 @@ def build_sections(pipeline: str, recipe: Recipe, values: Mapping[str, Value], t
     }
     both = code_of_others(teacher.info.architecture, recipe.student.architecture)
     method = {"method": synthesis.method, "method_config": synthesis.config}
-    rounds = {"rounds": synthesis.rounds, "checkpoint_every": synthesis.checkpoint_every}
+    rounds = {name: getattr(synthesis, name) for name in ("rounds", "turns_per_round", "checkpoint_every")}
     parts: dict[str, dict[str, Any]] = {
         "statistics": {"kind": recipe.statistics.kind},
         "generator": {**method, **rounds},
@@ -94,7 +94,7 @@ def build_sections(pipeline: str, recipe: Recipe, values: Mapping[str, Value], t
             **rounds,
             **both,
             "student": recipe.student,
-            "student_steps_per_round": synthesis.student_steps_per_round,
+            "student_steps_per_turn": synthesis.student_steps_per_turn,
             "closing_rounds": synthesis.closing_rounds,
             "feed": synthesis.feed,
             "holdout": recipe.set.holdout,

@@ -51,9 +51,9 @@ def run(
 
 
 def _train(bench: Workbench, section: GeneratorSection, plan: PlannedMethod, teacher: Teacher, path: Path) -> dict[str, float]:
-    synthesizer = plan.build(teacher, bench.runtime, section.seed)
+    synthesizer = plan.build(teacher, bench.runtime, section.seed, section.rounds * section.turns_per_round)
     session = Session(bench.checkpoints, bench.progress, bench.tracker.metrics, section.checkpoint_every, clock=bench.clock)
-    numbers = train_synthesizer(synthesizer, section.rounds, session)
+    numbers = train_synthesizer(synthesizer, section.rounds, session, section.turns_per_round)
     state = SynthesizerState(plan.name, plan.config.to_json(), teacher.sha256, synthesizer.state_dict())
     save_synthesizer(path, state, bench.provenance)
     _show(bench, synthesizer)

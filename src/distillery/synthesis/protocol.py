@@ -21,7 +21,7 @@ class Ingredients:
         runtime: device, precision, threads.
         seed: the method derives its random streams from it.
         moments: the teacher's statistics, where the catalog row says that the method needs them.
-        rounds: of the whole run, for a method that follows a schedule over it.
+        turns: of the whole run, over all its rounds, for a method that follows a schedule over it.
         ood: images of another domain than the teacher's, where the catalog row says that the method needs them; they are never published.
         diagnose: measure gradient norms in the first turns; False where a turn is only timed.
     """
@@ -30,7 +30,7 @@ class Ingredients:
     runtime: Runtime
     seed: int
     moments: Moments | None = None
-    rounds: int = 1
+    turns: int = 1
     ood: ImagePool | None = None
     diagnose: bool = True
 

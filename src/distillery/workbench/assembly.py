@@ -90,15 +90,21 @@ class PlannedMethod:
         self.row.check(self.config, Supply(bool(moments.mean), by_class=moments.kind == "per_class", ood=True))
         return {"teacher": teacher.sha256, "statistics": sha256_file(self.statistics_path)}
 
-    def build(self, teacher: Teacher, runtime: Runtime, seed: int) -> Synthesizer:
+    def build(self, teacher: Teacher, runtime: Runtime, seed: int, turns: int = 1) -> Synthesizer:
         """The synthesizer; places the teacher on the device.
+
+        Args:
+            teacher: in use.
+            runtime: device and precision.
+            seed: the run's.
+            turns: that it will learn for; who only draws from it need not know.
 
         Raises:
             CheckpointMismatchError: moments of another teacher.
         """
         placed = runtime.place(teacher.classifier)
         moments = load_moments(self.statistics_path, teacher.sha256).to(runtime.device) if self.needs_moments else None
-        synthesizer: Synthesizer = self.row.load()[0](self.config, Ingredients(placed, runtime, seed, moments))
+        synthesizer: Synthesizer = self.row.load()[0](self.config, Ingredients(placed, runtime, seed, moments, turns))
         return synthesizer
 
 

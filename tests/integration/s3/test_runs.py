@@ -25,7 +25,7 @@ pytestmark = pytest.mark.integration
 
 ONLINE = {
     "synthesis.rounds": 3,
-    "synthesis.student_steps_per_round": 2,
+    "synthesis.student_steps_per_turn": 2,
     "synthesis.config.batch": 16,
     "synthesis.config.steps": 2,
     "synthesis.config.warmup": 1,

@@ -243,6 +243,14 @@ def test_synthesizer_that_goes_bad_stops_with_round_and_term(teacher: Classifier
     assert session.done == 2
 
 
+def test_turns_of_a_synthesizer_are_booked_together(teacher: Classifier, session: Session) -> None:
+    one, three = FakeSynthesizer(teacher), FakeSynthesizer(teacher)
+    train_synthesizer(one, 6, Session(Checkpoints(FolderStore(Path(session.checkpoints.store.uri) / "other")), session.progress))
+    train_synthesizer(three, 2, session, turns_per_round=3)
+    assert torch.equal(one.pictures, three.pictures)
+    assert session.done == 2
+
+
 def test_synthesizer_resumes_after_its_last_checkpoint(teacher: Classifier, session: Session) -> None:
     alone = FakeSynthesizer(teacher)
     train_synthesizer(alone, 5, Session(Checkpoints(FolderStore(Path(session.checkpoints.store.uri) / "other")), session.progress))

@@ -31,11 +31,12 @@ def loop_of(
     rounds: int = 6,
     closing: int = 0,
     holdout: float = 0.25,
+    turns: int = 1,
     **fake: Any,
 ) -> OnlineDistillation:
     trainer = StudentTrainer((STAGE,), teacher, plain_student(), CPU, seed=3)
     pool = RecordedPool(store, HEADER, teacher, holdout, seed=3)
-    config = OnlineConfig(rounds=rounds, student_steps_per_round=2, closing_rounds=closing, feed=feed)
+    config = OnlineConfig(rounds=rounds, turns_per_round=turns, student_steps_per_turn=2, closing_rounds=closing, feed=feed)
     synthesizer = FakeSynthesizer(teacher, **{"warmup": 2, **fake})
 
     def judge(student: Classifier, start: int) -> Score:
@@ -82,7 +83,7 @@ def test_feed_decides_what_the_student_sees(teacher: Classifier, store: FolderSt
     loop.trainer._step = lambda batch, stage: (seen.append(batch.images), original(batch, stage))[1]  # type: ignore[method-assign]
     loop.run()
     pool = {image.numpy().tobytes() for image in loop.pool.train.images}
-    last = {image.numpy().tobytes() for image in loop.pool.last_round.images}
+    last = {image.numpy().tobytes() for image in loop.pool.last_turn.images}
     held_out = {image.numpy().tobytes() for image in loop.pool.held_out.images}
     images = [(batch * 255).round().to(torch.uint8) for batch in seen]
     in_last = {image.numpy().tobytes() for batch in images[-2:] for image in batch}
@@ -130,28 +131,62 @@ def test_a_method_whose_rounds_return_no_images_is_asked_for_some(
 
 
 @pytest.mark.parametrize("feed", ["pool", "round", "fresh"])
-@pytest.mark.parametrize("every", [1, 2])
-def test_resumed_is_bit_equal(teacher: Classifier, store: FolderStore, session: Session, feed: str, every: int) -> None:
+def test_turns_change_what_is_booked_and_nothing_that_is_learned(
+    teacher: Classifier, store: FolderStore, session: Session, feed: str
+) -> None:
+    one = loop_of(teacher, store.below("one"), Session(session.checkpoints, session.progress), feed, rounds=6)
+    one.session.checkpoints = type(session.checkpoints)(store.below("other"))
+    one.run()
+    three = loop_of(teacher, store.below("three"), session, feed, rounds=2, turns=3)
+    numbers = three.run()
+    for name, value in one.trainer.student.state_dict().items():
+        assert torch.equal(value, three.trainer.student.state_dict()[name])
+    sets = [SyntheticSet.open(loop.pool.publish().uri) for loop in (one, three)]
+    assert torch.equal(sets[0].load("train").images, sets[1].load("train").images)
+    assert torch.equal(sets[0].load("holdout").images, sets[1].load("holdout").images)
+    assert (len(sets[1].entries("train")), len(sets[1].entries("holdout")), session.done) == (2, 2, 2)
+    by_turn = [told["synthesis/label"] for told in one.session.history]
+    assert [told["synthesis/label"] for told in session.history] == pytest.approx([sum(by_turn[:3]) / 3, sum(by_turn[3:]) / 3])
+    kd = [told.get("student/kd", 0.0) for told in one.session.history]
+    assert [told["student/kd"] for told in session.history] == pytest.approx([kd[2], sum(kd[3:]) / 3])
+    assert numbers["synthesis/pool"] == len(three.pool.train)
+
+
+def test_closing_rounds_have_turns_too(teacher: Classifier, store: FolderStore, session: Session) -> None:
+    loop = loop_of(teacher, store, session, rounds=2, closing=1, turns=3, warmup=3)
+    loop.run()
+    assert (loop.trainer.steps, loop.synthesizer.rounds, session.done) == (2 * (3 + 3), 6, 3)
+
+
+def test_the_turn_that_went_bad_is_named(teacher: Classifier, store: FolderStore, session: Session) -> None:
+    with pytest.raises(ConfigError, match="term 'label' of the synthesizer .* in turn 2 of round 2: "):
+        loop_of(teacher, store, session, rounds=2, turns=3, bad_round=5).run()
+    assert session.done == 1
+
+
+@pytest.mark.parametrize("feed", ["pool", "round", "fresh"])
+@pytest.mark.parametrize(("every", "turns"), [(1, 1), (2, 1), (1, 3)])
+def test_resumed_is_bit_equal(teacher: Classifier, store: FolderStore, session: Session, feed: str, every: int, turns: int) -> None:
     class Stop(Exception):
         pass
 
-    alone = loop_of(teacher, store.below("alone"), Session(session.checkpoints, session.progress), feed)
+    alone = loop_of(teacher, store.below("alone"), Session(session.checkpoints, session.progress), feed, turns=turns)
     alone.session.checkpoints = type(session.checkpoints)(store.below("other"))
     expected = alone.run()
 
     session.every = every
-    killed = loop_of(teacher, store.below("set"), session, feed)
+    killed = loop_of(teacher, store.below("set"), session, feed, turns=turns)
     original = killed.synthesizer.advance
 
     def advance(student: Classifier | None) -> Any:
-        if killed.session.done == 4:
+        if killed.synthesizer.rounds == 5 * turns - 1:  # in the last turn of the fifth round
             raise Stop
         return original(student)
 
     killed.synthesizer.advance = advance  # type: ignore[method-assign]
     with pytest.raises(Stop):
         killed.run()
-    resumed = loop_of(teacher, store.below("set"), Session(session.checkpoints, session.progress, every=every), feed)
+    resumed = loop_of(teacher, store.below("set"), Session(session.checkpoints, session.progress, every=every), feed, turns=turns)
     assert resumed.run() == expected
     assert resumed.pool.publish().sha256 == alone.pool.publish().sha256
     for name, value in alone.trainer.student.state_dict().items():
@@ -193,7 +228,7 @@ def test_closing_rounds_need_images_that_the_student_saw(teacher: Classifier, st
     with pytest.raises(ConfigError, match="rounds = 2 ended before the student could train"):
         loop_of(teacher, store, session, rounds=2, closing=2).run()
     with pytest.raises(ValueError, match="2 closing rounds bring no images, so feed the pool and not 'fresh'"):
-        OnlineConfig(rounds=4, student_steps_per_round=2, closing_rounds=2, feed="fresh")
+        OnlineConfig(rounds=4, student_steps_per_turn=2, closing_rounds=2, feed="fresh")
 
 
 def test_a_run_stopped_in_a_closing_round_is_bit_equal(teacher: Classifier, store: FolderStore, session: Session) -> None:

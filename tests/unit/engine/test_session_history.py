@@ -8,7 +8,7 @@ from distillery.engine.checkpoint import Checkpoints
 from distillery.engine.progress import Progress
 from distillery.engine.session import Session
 from distillery.engine.stopwatch import Stopwatch
-from distillery.engine.terms import round_numbers
+from distillery.engine.terms import TurnWatch
 from distillery.storage import open_store
 from distillery.synthesis.protocol import Turn
 from distillery.tracking.history import FILE, read_history
@@ -74,5 +74,8 @@ def test_a_checkpoint_is_the_same_however_long_its_rounds_took(tmp_path: Path) -
 
 def test_gradient_norms_enter_the_history_where_a_round_gives_them() -> None:
     terms, norms = {"label": torch.tensor(2.0)}, {"label": torch.tensor(0.5)}
-    assert round_numbers(Turn(terms, gradient_norms=norms), []) == {"synthesis/label": 2.0, "gradient/label": 0.5}
-    assert round_numbers(Turn(terms), 4 * [{}]) == {"synthesis/label": 2.0}
+    told, silent = TurnWatch(1), TurnWatch(5)
+    told.add(Turn(terms, gradient_norms=norms))
+    silent.add(Turn(terms))
+    assert told.read([]) == {"synthesis/label": 2.0, "gradient/label": 0.5}
+    assert silent.read(4 * [{}]) == {"synthesis/label": 2.0}

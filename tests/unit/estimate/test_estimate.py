@@ -30,7 +30,7 @@ SMALL = {
 }
 TIMING = Timing(0.5, 64, 64, 1000)
 MEASURED = Calibration(
-    round=Timing(2.0, 32, 64, 5000),
+    turn=Timing(2.0, 32, 64, 5000),
     stages=(TIMING,),
     draw=Timing(0.25, 256, 256, 100),
     teacher_image=0.002,
@@ -125,9 +125,9 @@ def test_real_steps_are_timed(recipe: str, feed: str) -> None:
     chosen = load_recipe(recipe, {**SMALL[recipe], "synthesis.feed": feed})
     found = calibrate(chosen, CPU.place(tiny_teacher(steps=1)), "t" * 64, CPU)
     drawn = recipe.startswith("ls") or feed == "fresh"
-    timings = [found.round, *found.stages, *([found.draw] if drawn else [])]
+    timings = [found.turn, *found.stages, *([found.draw] if drawn else [])]
     assert all(timing.seconds > 0 for timing in timings)
-    assert found.round.full == 16
+    assert found.turn.full == 16
     assert found.teacher_image > 0
     assert min(found.student_bytes, found.synthesizer_bytes) > 1000
     assert found.trainer_bytes > found.student_bytes
@@ -147,7 +147,7 @@ def test_a_turn_of_many_steps_is_told_from_two_short_ones(steps: int, seconds: f
     recipe = load_recipe("ls_gdfd/digits", {**SMALL["ls_gdfd/digits"], "synthesis.config.steps_per_round": steps})
     monkeypatch.setattr(calibration.time, "perf_counter", lambda: clock[0])
     monkeypatch.setattr(calibration._Bench, "synthesizer", lambda self, images, steps: Slow(images, steps))
-    found = calibration._Bench(recipe, CPU.place(tiny_teacher(steps=1)), "t" * 64, CPU, 0).time_round()
+    found = calibration._Bench(recipe, CPU.place(tiny_teacher(steps=1)), "t" * 64, CPU, 0).time_turn()
     assert (found.seconds, found.measured, found.full) == (pytest.approx(seconds), 8, 16)
 
 

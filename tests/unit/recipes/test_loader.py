@@ -138,8 +138,8 @@ def test_an_element_may_be_a_list_or_a_value() -> None:
         ({"student.stages.0.batch.x": 3}, r"^student\.stages\.0\.batch = 64 is a plain value"),
         ({"student.architecture.arguments.eps": float("inf")}, "argument 'eps' is inf.*give a finite number"),
         ({"set.holdout": 0.9}, "set.holdout = 0.9 is not allowed"),
-        ({"synthesis.rounds": 10, "synthesis.config.warmup": 10}, "synthesis.rounds = 10 is not allowed: FastDFKD warms up for 10 rounds"),
-        ({"synthesis.student_steps_per_round": 0}, "synthesis.student_steps_per_round is missing"),
+        ({"synthesis.rounds": 10, "synthesis.config.warmup": 10}, "synthesis.rounds = 10 is not allowed: FastDFKD warms up for 10 turns"),
+        ({"synthesis.student_steps_per_turn": 0}, "synthesis.student_steps_per_turn is missing"),
         (
             {"synthesis.closing_rounds": 5, "synthesis.feed": "round"},
             "synthesis.closing_rounds = 5 is not allowed with synthesis.feed: round: no images come any more",

@@ -39,7 +39,7 @@ def test_a_section_survives_json_and_floats(cls: type[Section]) -> None:
         "method": "fast_dfkd",
         "method_config": recipe.synthesis.config,
         "rounds": 3,
-        "student_steps_per_round": 2,
+        "student_steps_per_turn": 2,
         "feed": "pool",
         "holdout": 0.0,
         **{name: getattr(recipe, name) for name in ("student", "set", "evaluation", "registration")},
@@ -80,19 +80,34 @@ def _field_names(cls: type[Config]) -> set[str]:
 
 
 def test_cost_online_leaves_out_the_warm_up() -> None:
-    overrides = {"synthesis.rounds": 12, "synthesis.config.warmup": 4, "synthesis.config.batch": 10, "synthesis.student_steps_per_round": 7}
+    overrides = {"synthesis.rounds": 12, "synthesis.config.warmup": 4, "synthesis.config.batch": 10, "synthesis.student_steps_per_turn": 7}
     assert estimate_cost(load_recipe("fast_dfkd/digits", overrides)) == Cost(images=120, student_steps=56)
 
 
+def test_warm_up_and_cost_count_turns() -> None:
+    overrides = {"synthesis.rounds": 3, "synthesis.config.warmup": 4, "synthesis.config.batch": 10, "synthesis.student_steps_per_turn": 7}
+    overrides |= {"synthesis.turns_per_round": 4, "synthesis.closing_rounds": 2, "student.stages.0.steps_per_epoch": 0}
+    recipe = load_recipe("fast_dfkd/digits", overrides)
+    assert estimate_cost(recipe) == Cost(images=120, student_steps=7 * (8 + 8))
+    assert recipe.student.stages[0].steps_per_epoch == 28
+    with pytest.raises(ConfigError, match="FastDFKD warms up for 12 turns without training the student, so give more rounds"):
+        load_recipe("fast_dfkd/digits", {**overrides, "synthesis.config.warmup": 12})
+
+
+def test_the_old_name_of_the_students_steps_is_refused_with_the_new_one() -> None:
+    with pytest.raises(ConfigError, match="student_steps_per_round = 20 is called student_steps_per_turn now, .*: rename the key"):
+        load_recipe("fast_dfkd/digits", {"synthesis.student_steps_per_round": 20})
+
+
 def test_closing_rounds_cost_steps_and_no_images() -> None:
-    overrides = {"synthesis.rounds": 12, "synthesis.config.warmup": 4, "synthesis.config.batch": 10, "synthesis.student_steps_per_round": 7}
+    overrides = {"synthesis.rounds": 12, "synthesis.config.warmup": 4, "synthesis.config.batch": 10, "synthesis.student_steps_per_turn": 7}
     overrides["synthesis.closing_rounds"] = 3
     assert estimate_cost(load_recipe("fast_dfkd/digits", overrides)) == Cost(images=120, student_steps=77)
 
 
 @pytest.mark.parametrize(("feed", "images"), [("round", 80 + 4), ("fresh", 12 + 6 * 20 + 50 * 30)])
 def test_cost_online_counts_what_the_student_is_shown_and_what_is_held_out(feed: str, images: int) -> None:
-    overrides = {"synthesis.rounds": 12, "synthesis.config.warmup": 4, "synthesis.config.batch": 10, "synthesis.student_steps_per_round": 7}
+    overrides = {"synthesis.rounds": 12, "synthesis.config.warmup": 4, "synthesis.config.batch": 10, "synthesis.student_steps_per_turn": 7}
     stage = load_recipe("fast_dfkd/digits").student.stages[0].to_json()
     stages = [{**stage, "epochs": 2, "steps_per_epoch": 3, "batch": 20}, {**stage, "epochs": 1, "steps_per_epoch": 1, "batch": 30}]
     fed = {"synthesis.feed": feed, "set.holdout": 0.1, "student.stages": stages}
@@ -108,7 +123,7 @@ def test_cost_offline_counts_passes_over_the_training_part() -> None:
 
 
 def test_an_online_epoch_without_a_length_is_a_rounds_steps() -> None:
-    overrides = {"synthesis.student_steps_per_round": 9, "student.stages.0.steps_per_epoch": 0}
+    overrides = {"synthesis.student_steps_per_turn": 9, "student.stages.0.steps_per_epoch": 0}
     assert load_recipe("fast_dfkd/digits", overrides).student.stages[0].steps_per_epoch == 9
     assert load_recipe("fast_dfkd/digits", {"student.stages.0.steps_per_epoch": 4}).student.stages[0].steps_per_epoch == 4
     assert load_recipe("ls_gdfd/digits", {"student.stages.0.steps_per_epoch": 0}).student.stages[0].steps_per_epoch == 0

@@ -54,7 +54,7 @@ def test_the_recipe_reaches_the_sections(teacher: dict[str, str]) -> None:
     overrides = {"set.holdout": 0.1, "synthesis.closing_rounds": 3}
     section = DistillSection.parse(plan(ONLINE, teacher, run_overrides=overrides)["distill"])
     written = load_document("fast_dfkd/digits")["synthesis"]
-    names = ("method", "rounds", "student_steps_per_round", "feed", "checkpoint_every")
+    names = ("method", "rounds", "student_steps_per_turn", "feed", "checkpoint_every")
     assert {name: getattr(section, name) for name in names} == {name: written[name] for name in names}
     assert (section.holdout, section.closing_rounds) == (0.1, 3)
     assert section.method_config["label_weight"] == 4.0
@@ -181,7 +181,7 @@ def test_the_other_pipelines_recipe_names_that_pipeline(teacher: dict[str, str])
         ({"run_overrides": {"student.architecture.arguments.width": 3}}, "width"),
         ({"student_architecture": "wrn_17_1"}, "17"),
         ({"teacher_uri": ""}, "teacher_uri is missing"),
-        ({"gen_rounds": 10, "run_overrides": {"synthesis.config.warmup": 10}}, "warms up for 10 rounds"),
+        ({"gen_rounds": 10, "run_overrides": {"synthesis.config.warmup": 10}}, "warms up for 10 turns"),
         ({"student_architecture": "torchvision:resnet18"}, "takes images of 3 channels"),
         ({"student_architecture": "absent_module:net"}, "nobody allowed it.*--allow-module absent_module or DISTILLERY_ALLOW_MODULES"),
     ],
@@ -253,7 +253,7 @@ def test_a_schedule_of_another_length_warns(teacher: dict[str, str], caplog: pyt
     with caplog.at_level(logging.WARNING, logger="distillery.workbench.planning"):
         plan(ONLINE, teacher)
         assert not caplog.records
-        plan(ONLINE, teacher, gen_rounds=20, run_overrides={"synthesis.config.warmup": 10, "synthesis.student_steps_per_round": 20})
+        plan(ONLINE, teacher, gen_rounds=20, run_overrides={"synthesis.config.warmup": 10, "synthesis.student_steps_per_turn": 20})
     planned = load_document("fast_dfkd/digits")["about"]["student_steps"]
     assert f"trains for 200 steps but its stages are planned for {planned}" in caplog.text
     with caplog.at_level(logging.WARNING, logger="distillery.workbench.planning"):

@@ -84,13 +84,13 @@ class Bench:
         save_moments(self.statistics, global_moments(load_classifier(self.teacher), self.sha256), PROVENANCE)
 
     def run(self, step: str, kind: type[FakeSynthesizer], strict: bool = False, **health: Any) -> dict[str, float]:
-        self._monkeypatch.setattr(PlannedMethod, "build", lambda plan, teacher, runtime, seed: kind(teacher.classifier, seed))
+        self._monkeypatch.setattr(PlannedMethod, "build", lambda plan, teacher, runtime, seed, turns=1: kind(teacher.classifier, seed))
         name = {"materialize": "ls_gdfd", "distill_online": "fast_dfkd"}[step]
         common = {"seed": 1, "code_version": code_version(), "teacher_sha256": self.sha256, "precision": "float32"}
         section = {**common, "method": name, "method_config": CONFIGS[name], "health": {**HEALTH, **health}}
         paths = {"statistics_path": self.statistics, "synthesizer_path": self.folder / "synthesizer", "set_path": self.folder / "set"}
         if step == "distill_online":
-            section |= {"rounds": 4, "student": STUDENT, "student_steps_per_round": 1, "feed": "pool", "holdout": 0.1, "strict": strict}
+            section |= {"rounds": 4, "student": STUDENT, "student_steps_per_turn": 1, "feed": "pool", "holdout": 0.1, "strict": strict}
             return distill_online.run(section, str(self.teacher), **paths, student_path=self.folder / "student")
         config = find_method(name).load()[1].parse(CONFIGS[name]).to_json()
         state = kind(load_classifier(self.teacher)).state_dict()

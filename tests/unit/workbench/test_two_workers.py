@@ -37,7 +37,7 @@ STUDENT = {
     "stages": [{"epochs": 2, "batch": 8, "steps_per_epoch": 1, "objective": {"name": "kd"}}],
     "keep_epochs": 1,
 }
-ONLINE = {**METHOD, "rounds": 2, "student": STUDENT, "student_steps_per_round": 1, "feed": "pool", "holdout": 0.2}
+ONLINE = {**METHOD, "rounds": 2, "student": STUDENT, "student_steps_per_turn": 1, "feed": "pool", "holdout": 0.2}
 SET = {"size": 12, "batch": 12, "holdout": 0.2, "shard_images": 4, "max_oversampling": 4}
 SECTIONS: dict[str, dict[str, Any]] = {
     "extract_statistics": {"kind": "global"},
@@ -98,7 +98,9 @@ def _other_hardware(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator
     monkeypatch.setenv("KFP_RUN_ID", "run-1")
     # every worker has a workspace of his own, so that no lock is met
     monkeypatch.setattr("distillery.workbench.bench.workspace", lambda: tmp_path / f"work of {threading.current_thread().name}")
-    monkeypatch.setattr(PlannedMethod, "build", lambda plan, teacher, runtime, seed: FakeSynthesizer(teacher.classifier, seed + hardware()))
+    monkeypatch.setattr(
+        PlannedMethod, "build", lambda plan, teacher, runtime, seed, turns=1: FakeSynthesizer(teacher.classifier, seed + hardware())
+    )
     monkeypatch.setattr("distillery.workbench.assembly.seeded", lambda seed, name: seeded(seed + hardware(), name))
     monkeypatch.setattr("distillery.engine.materialize.quantize", lambda images: quantize((images + 0.02 * hardware()).clamp(max=1)))
     read = extract_statistics.read_moments
