@@ -213,7 +213,7 @@ class RivalSide:
             momentum=method.moments_momentum,
             warmup=method.warmup,
             student_rate=stage.optimizer.rate,
-            temperature=stage.objective["temperature"],
+            temperature=stage.objectives[0]["temperature"],
         )
         generator = build_like_ours(scene)
         networks = Networks(scene.teacher.network, scene.student.network, generator, *CIFAR10.values(), classes=10)

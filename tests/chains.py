@@ -16,7 +16,7 @@ from distillery.provenance import Provenance, code_version, sha256_file
 from distillery.steps import distill_online, evaluate, extract_statistics, materialize, plan, register, train_generator, train_student
 from distillery.types import Classifier, ImageSpec
 
-STAGE = {"epochs": 2, "batch": 8, "objective": {"name": "kd"}, "steps_per_epoch": 2}
+STAGE = {"epochs": 2, "batch": 8, "objectives": [{"name": "kd"}], "steps_per_epoch": 2}
 GENERATOR = {"latent": 8, "width": 8}
 STUDENT = {"architecture": {"name": "resnet8", "arguments": {"base_width": 8}}, "stages": [STAGE]}
 OVERRIDES: dict[str, dict[str, Any]] = {

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-STAGE = {"epochs": 2, "batch": 8, "objective": {"name": "kd"}, "steps_per_epoch": 2}
+STAGE = {"epochs": 2, "batch": 8, "objectives": [{"name": "kd"}], "steps_per_epoch": 2}
 SHORT: dict[str, dict[str, Any]] = {
     "fast_dfkd/digits": {
         "synthesis.rounds": 3,

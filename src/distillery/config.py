@@ -3,7 +3,7 @@
 import difflib
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -59,6 +59,27 @@ def nearest(name: str, allowed: list[str]) -> str:
     """A hint `, did you mean 'x'?` where a close name exists, else an empty string."""
     close = difflib.get_close_matches(name, allowed, n=1, cutoff=0.6)
     return f", did you mean {close[0]!r}?" if close else ""
+
+
+def refuse_idle(config: Config, names: Iterable[str], why: str) -> None:
+    """Refuse settings that nothing reads beside the others; for a validator. Their defaults pass, for a document written by us holds all.
+
+    Args:
+        config: parsed.
+        names: of the settings.
+        why: when nothing reads them, as the end of a sentence.
+
+    Raises:
+        ValueError: names the first one, its value and its default.
+    """
+    for name in names:
+        value, default = getattr(config, name), type(config).model_fields[name].get_default(call_default_factory=True)
+        if value != default:
+            raise ValueError(f"{name} = {_plain(value)!r} has no effect {why}: leave it out, or give its default {_plain(default)!r}")
+
+
+def _plain(value: object) -> object:
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _sentence(cls: type[BaseModel], error: ErrorDetails, where: str) -> str:

@@ -83,8 +83,8 @@ def test_fast_dfkd_is_the_published_row(pair: str, k: int, number: float) -> Non
     assert (recipe.synthesis.rounds, recipe.synthesis.student_steps_per_turn, recipe.synthesis.feed) == (220, 400, "pool")
     assert recipe.set.holdout == 0
     assert recipe.student.architecture == Architecture(name=STUDENTS[student])
-    assert (len(recipe.student.stages), stage.batch, stage.objective["temperature"]) == (1, 256, 20)
-    assert (stage.objective["soft"], stage.objective["hard"]) == (1, 0)
+    assert (len(recipe.student.stages), stage.batch, stage.objectives[0]["temperature"]) == (1, 256, 20)
+    assert (stage.objectives[0]["soft"], stage.objectives[0]["hard"]) == (1, 0)
     assert (stage.optimizer.name, stage.optimizer.rate, stage.optimizer.momentum, stage.optimizer.weight_decay) == ("sgd", 0.2, 0.9, 1e-4)
     assert not stage.optimizer.nesterov
     assert (stage.schedule.name, stage.schedule.length, stage.schedule.minimum) == ("cosine", 200, 2e-4)

@@ -77,7 +77,7 @@ def test_student_steps_are_equal() -> None:
     teacher, student = tiny_classifier(6, seed=1).freeze(), tiny_classifier(4, seed=2)
     rival = make_rival(teacher, student, torch.nn.Linear(1, 1))
     stage = StageConfig(
-        objective={"name": "kd", "temperature": SCHEDULE.temperature},
+        objectives=[{"name": "kd", "temperature": SCHEDULE.temperature}],
         steps_per_epoch=5,
         batch=SCHEDULE.batch,
         optimizer=OptimizerConfig(rate=SCHEDULE.student_rate, momentum=SCHEDULE.student_momentum, weight_decay=SCHEDULE.student_decay),

@@ -28,7 +28,7 @@ STUDENT = {
     "architecture": {"name": "wrn_10_1", "arguments": {"base_width": 8}},
     "stages": [
         {
-            "objective": {"name": "kd", "temperature": 4},
+            "objectives": [{"name": "kd", "temperature": 4}],
             "epochs": 7,
             "steps_per_epoch": 3,
             "batch": 16,

@@ -145,8 +145,8 @@ def test_a_moved_folder_has_the_same_version(package: Path, tmp_path: Path) -> N
 @pytest.mark.parametrize("step", STEPS)
 def test_a_step_reaches_what_catalogs_name_and_no_step_that_it_does_not_use(step: str) -> None:
     reached = SourceTree(SOURCES).reach(f"distillery.steps.{step}")
-    rows = [*(row.implementation for row in METHODS.values()), *(row.implementation for row in ARCHITECTURES.values())]
-    assert {row.partition(":")[0] for row in [*rows, *OBJECTIVES.values()]} <= reached
+    rows = [row.implementation for table in (METHODS, ARCHITECTURES, OBJECTIVES) for row in table.values()]
+    assert {row.partition(":")[0] for row in rows} <= reached
     assert "distillery.ledger.prune" not in reached
     assert "distillery.ledger.audit" not in reached
     assert ("distillery.steps.distill_online" in reached) == (step == "distill_online")
@@ -161,8 +161,8 @@ for step in sys.argv[1:]:
         from distillery.methods.catalog import METHODS
         from distillery.models.catalog import ARCHITECTURES
         from distillery.students.catalog import OBJECTIVES
-        rows = [row.implementation for row in (*METHODS.values(), *ARCHITECTURES.values())]
-        for name in {row.partition(":")[0] for row in (*rows, *OBJECTIVES.values())}:
+        rows = [row.implementation for row in (*METHODS.values(), *ARCHITECTURES.values(), *OBJECTIVES.values())]
+        for name in {row.partition(":")[0] for row in rows}:
             import_module(name)
         os.write(1, (json.dumps({step: [name for name in sys.modules if name.split(".")[0] == "distillery"]}) + "\\n").encode())
         os._exit(0)
@@ -213,7 +213,7 @@ def hidden_imports(source: str) -> list[str]:
 def test_only_catalogs_load_code_by_names_that_are_not_written_there() -> None:
     allowed = {
         "methods/catalog.py": {"import_module(module)"},
-        "students/catalog.py": {"import_module(module_name)"},
+        "students/catalog.py": {"import_module(module)"},
         "models/catalog.py": {"import_module(module)", "find_spec(name)"},  # the second looks for a user's own module
         "models/allowance.py": {"import_module(path)"},  # a user's own module, which a section's sources name by hash
     }

@@ -15,7 +15,8 @@ from distillery.optim.restore import restore_strides
 from distillery.optim.schedules import rate_at
 from distillery.runtime import Runtime
 from distillery.seeding import derive_seed, seeded, stream
-from distillery.students.plan import Objective, StageConfig, build_objective, build_optimizer, select_trained
+from distillery.students.plan import StageConfig, build_optimizer, select_trained
+from distillery.students.stage import StageObjectives
 from distillery.types import Batch, Classifier
 
 TICK_STEPS = 16
@@ -140,6 +141,7 @@ class StudentTrainer:
         """Everything the next step depends on."""
         return {
             "student": self.student.state_dict(),
+            "modules": self._modules.state_dict(),
             "optimizer": self._optimizer.state_dict(),
             "steps": self.steps,
             "stage": self._stage,
@@ -152,18 +154,23 @@ class StudentTrainer:
         self.student.load_state_dict(state["student"])
         self.steps = int(state["steps"])
         self._enter(int(state["stage"]))
+        self._modules.load_state_dict(state["modules"])
         self._optimizer.load_state_dict(state["optimizer"])
         restore_strides(self._optimizer)
         self._order.set_state(state["order"])
         self._augment.set_state(state["augment"])
 
     def _enter(self, stage: int) -> None:
-        """Begin a stage with an optimizer and an objective of its own."""
+        """Begin a stage with an optimizer, objectives and modules of its own."""
         self._stage = stage
         self._watch = TermWatch("the student", self.steps)
-        self._objective: Objective = build_objective(self.stages[stage])
-        parameters = select_trained(self.student, self.stages[stage].trains)
-        self._optimizer = build_optimizer(self.stages[stage].optimizer, parameters)
+        config = self.stages[stage]
+        self._objectives = StageObjectives(config, self.teacher, self.student)
+        modules = self._objectives.build_modules(self._seed, "student", "objectives", stage)
+        # drawn before they are moved: the same on every device
+        self._modules = self.runtime.place(modules).train()
+        self._trained = [*select_trained(self.student, config.trains), *self._modules.parameters()]
+        self._optimizer = build_optimizer(config.optimizer, self._trained)
         self.student.eval()
 
     def _train_piece(self, steps: int, feed: Feed, watch: TermWatch) -> None:
@@ -187,7 +194,8 @@ class StudentTrainer:
         images = augment(batch.images.to(self.runtime.device), stage.augment, self._augment)
         images = self.student.arrange(images)
         with self.runtime.autocast():
-            terms = self._objective.terms(self.teacher, self.student, Batch(images, batch.labels))
+            seen = self._objectives.see(images, batch.labels)
+            terms = self._objectives.terms(seen)
         values = torch.stack([full_precision(term) for term in terms.values()])
         values.sum().backward()
         self._optimizer.step()
@@ -196,7 +204,8 @@ class StudentTrainer:
 
     def _check_weights(self) -> None:
         """The last step's damage shows in no term: look at the weights and buffers themselves."""
-        values = [value for value in self.student.state_dict().values() if value.is_floating_point()]
+        weights = (*self.student.state_dict().values(), *self._modules.state_dict().values())
+        values = [value for value in weights if value.is_floating_point()]
         largest = torch.stack(torch._foreach_norm(values, float("inf")))
         if bool(is_bad(largest.float()).any()):
             raise bad_term("the student", "weights", f"at step {self.steps - 1}")

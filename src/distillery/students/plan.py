@@ -1,30 +1,23 @@
-"""A student's plan: a tuple of stages, each with an objective, the modules it trains and a schedule.
+"""A student's plan: a tuple of stages, each with objectives, the modules it trains and a schedule.
 
 It runs over a synthetic set, a live synthesizer or a real data set, and does not know which.
 """
 
-from collections.abc import Iterable
-from typing import Any, Literal, Protocol
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import Field, field_validator
-from torch import Tensor, nn
+from pydantic import AfterValidator, Field, field_validator, model_validator
+from torch import nn
 
 from distillery.config import Config
 from distillery.data.augment import AugmentConfig
 from distillery.errors import ConfigError
 from distillery.models.catalog import Architecture
 from distillery.optim.schedules import ScheduleConfig
-from distillery.students.catalog import load_objective
-from distillery.types import Batch, Classifier
-
-
-class Objective(Protocol):
-    """What a stage minimises; built as `Objective(config)` from its row of the catalog."""
-
-    def terms(self, teacher: Classifier, student: Classifier, batch: Batch) -> dict[str, Tensor]:
-        """Weighted loss terms by name, 0-d, on the batch's device."""
-        ...
+from distillery.students.catalog import find_objective
+from distillery.students.config import ObjectiveConfig
+from distillery.types import Classifier
 
 
 class OptimizerConfig(Config):
@@ -47,11 +40,30 @@ class OptimizerConfig(Config):
     weight_decay: float = Field(default=1e-4, ge=0)
 
 
+def parse_objective(objective: Mapping[str, Any]) -> ObjectiveConfig:
+    """The settings of an objective, parsed by the config class of its catalog row.
+
+    Raises:
+        ConfigError: no such objective, or settings that it does not have or that have no effect.
+    """
+    config: ObjectiveConfig = find_objective(str(objective.get("name", ""))).load()[1].parse(objective, "objective")
+    return config
+
+
+def _parsed(objective: dict[str, Any]) -> dict[str, Any]:
+    # parsed here, so that a typo fails in the plan step and that equal settings hash equal
+    try:
+        return parse_objective(objective).to_json()
+    except ConfigError as error:  # the place is named in front of it
+        raise ValueError(str(error).removeprefix("objective is not allowed: ")) from None
+
+
 class StageConfig(Config):
     """One stage of a student's training.
 
     Attributes:
-        objective: mapping with the objective's `name` and its own settings.
+        objectives: what it minimises the sum of; each a mapping with the objective's `name` and its own settings. `objective: {...}`,
+            as documents had it before there could be several, is read as a list of that one.
         trains: "all", or the path of the module to train (`network.layer1`); the rest stays as it is, in eval mode.
         epochs: how often the schedule is stepped.
         steps_per_epoch: optimizer steps of one epoch; 0 means one pass over the set (not possible where the set still grows).
@@ -61,7 +73,7 @@ class StageConfig(Config):
         augment: applied anew to each batch.
     """
 
-    objective: dict[str, Any] = Field(default={"name": "kd"}, validate_default=True)
+    objectives: tuple[Annotated[dict[str, Any], AfterValidator(_parsed)], ...] = Field(default=({"name": "kd"},), validate_default=True)
     trains: str = Field(default="all", min_length=1)
     epochs: int = Field(default=200, ge=1)
     steps_per_epoch: int = Field(default=0, ge=0)
@@ -70,12 +82,23 @@ class StageConfig(Config):
     schedule: ScheduleConfig = ScheduleConfig()
     augment: AugmentConfig = AugmentConfig()
 
-    @field_validator("objective")
+    @model_validator(mode="before")
     @classmethod
-    def _parsed(cls, objective: dict[str, Any]) -> dict[str, Any]:
-        # parsed here, so that a typo fails in the plan step and that equal settings hash equal
-        config: Config = load_objective(str(objective.get("name", "")))[1].parse(objective, "objective")
-        return config.to_json()
+    def _several(cls, value: Any) -> Any:
+        if not isinstance(value, Mapping) or "objective" not in value:
+            return value
+        if "objectives" in value:
+            raise ValueError(
+                "objective and objectives are both given: write objectives alone, and objectives.0.KEY for the first one's KEY"
+            )
+        return {**{key: item for key, item in value.items() if key != "objective"}, "objectives": [value["objective"]]}
+
+    @field_validator("objectives")
+    @classmethod
+    def _some_objective(cls, objectives: tuple[dict[str, Any], ...]) -> tuple[dict[str, Any], ...]:
+        if not objectives:
+            raise ValueError("a stage needs at least one objective, such as {name: kd}")
+        return objectives
 
     def sized(self, num_images: int) -> "StageConfig":
         """The stage with `steps_per_epoch` resolved for a set of `num_images`: at least one step."""
@@ -108,13 +131,6 @@ class StudentConfig(Config):
     def epochs(self) -> int:
         """Epochs of all stages together."""
         return sum(stage.epochs for stage in self.stages)
-
-
-def build_objective(stage: StageConfig) -> Objective:
-    """The objective of a stage, from the catalog."""
-    cls, config = load_objective(str(stage.objective["name"]))
-    objective: Objective = cls(config.parse(stage.objective, "objective"))
-    return objective
 
 
 def build_optimizer(config: OptimizerConfig, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:

@@ -25,7 +25,7 @@ from distillery.types import Batch, Classifier
 from fakes import CPU, SPEC, FakeSynthesizer, plain_student, quadrants
 
 STAGE = StageConfig(
-    objective={"name": "kd", "temperature": 4},
+    objectives=[{"name": "kd", "temperature": 4}],
     epochs=4,
     steps_per_epoch=3,
     batch=16,

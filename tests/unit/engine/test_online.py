@@ -20,7 +20,7 @@ from distillery.types import Classifier
 from fakes import CPU, SPEC, FakeSynthesizer, plain_student
 
 HEADER = SetHeader(shape=SPEC.shape, num_classes=4, teacher_sha256="a" * 64, provenance=Provenance(code_version="test"))
-STAGE = StageConfig(objective={"name": "kd", "temperature": 4}, epochs=4, steps_per_epoch=2, batch=16)
+STAGE = StageConfig(objectives=[{"name": "kd", "temperature": 4}], epochs=4, steps_per_epoch=2, batch=16)
 
 
 def loop_of(

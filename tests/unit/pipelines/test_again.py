@@ -27,7 +27,7 @@ VALUES = {
     "expects.classes": 10,
     "registration.model_name": "007",
     "student.architecture": {"name": "resnet8", "arguments": {"base_width": 16}},
-    "student.stages": [{"epochs": 3, "objective": {"name": "kd", "temperature": 4.5}}],
+    "student.stages": [{"epochs": 3, "objectives": [{"name": "kd", "temperature": 4.5}]}],
     "about.paper": "",
     "about.weights": "null",
 }

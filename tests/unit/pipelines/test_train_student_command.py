@@ -36,7 +36,7 @@ precision: float32
 set: {size: 24}
 student:
   architecture: {name: wrn_10_1, arguments: {base_width: 8}}
-  stages: [{epochs: 2, batch: 8, objective: {name: kd, temperature: 4}}]
+  stages: [{epochs: 2, batch: 8, objectives: [{name: kd, temperature: 4}]}]
 """
 
 
@@ -90,14 +90,14 @@ def test_a_student_from_each_source(
     source: str, named: str, desk: Desk, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = dict(os.environ)
-    assert desk.call(monkeypatch, *desk.sources[source], "--seed", 5, "--set", "student.stages.0.objective.hard=0.5") == 0
+    assert desk.call(monkeypatch, *desk.sources[source], "--seed", 5, "--set", "student.stages.0.objectives.0.hard=0.5") == 0
     assert dict(os.environ) == before
     said = capsys.readouterr().out
     made = json.loads((desk.out / "bundle.json").read_bytes())["provenance"]
     assert named in made["inputs"]
     assert made["seeds"] == {"run": 5}
     (stage,) = made["config"]["student"]["stages"]
-    assert stage["objective"] == {"name": "kd", "temperature": 4.0, "soft": 1.0, "hard": 0.5}
+    assert stage["objectives"][0] == {"name": "kd", "temperature": 4.0, "soft": 1.0, "hard": 0.5}
     assert stage["steps_per_epoch"] == (3 if source == "live" else 0), "a pass over the recipe's set, where images never end"
     assert "student/kd" in said
     assert "student/ce" in said
@@ -105,7 +105,7 @@ def test_a_student_from_each_source(
     assert work.is_dir()
     assert sorted(path.name for path in desk.out.parent.iterdir()) == [".distillery", "one"], "nothing half made is left"
     first = (desk.out / "bundle.json").read_bytes()
-    assert desk.call(monkeypatch, *desk.sources[source], "--seed", 5, "--set", "student.stages.0.objective.hard=0.5") == 0
+    assert desk.call(monkeypatch, *desk.sources[source], "--seed", 5, "--set", "student.stages.0.objectives.0.hard=0.5") == 0
     assert (desk.out / "bundle.json").read_bytes() == first
 
 

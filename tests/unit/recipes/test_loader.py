@@ -128,7 +128,7 @@ def test_an_element_may_be_a_list_or_a_value() -> None:
         ({"synthesis.config.stps": 3}, "'synthesis.config.stps'; allowed here: .*did you mean 'steps'"),
         ({"synthesis.config.augment.flp": 3}, "'synthesis.config.augment.flp'; .*did you mean 'flip'"),
         ({"student.stages.0.epocs": 3}, "'student.stages.0.epocs'; .*did you mean 'epochs'"),
-        ({"student.stages.0.objective.temperatur": 3}, "did you mean 'temperature'"),
+        ({"student.stages.0.objectives.0.temperatur": 3}, "did you mean 'temperature'"),
         ({"student.architecture.name": "resnet_18"}, "no architecture 'resnet_18'.*did you mean 'resnet18'"),
         ({"synthesis.method": "fast_dkfd"}, "no method 'fast_dkfd'.*did you mean 'fast_dfkd'"),
         ({"synthesis.rounds": "many"}, "synthesis.rounds = 'many' is not allowed"),
@@ -244,5 +244,5 @@ def test_rounds_before_the_only_term_begins_are_refused() -> None:
 
 def test_what_several_keys_forbid_together_is_said_without_the_whole_section() -> None:
     with pytest.raises(ConfigError) as refused:
-        load_recipe("fast_dfkd/digits", {"student.stages.0.objective.soft": 0})
-    assert str(refused.value) == "student.stages.0.objective is not allowed: soft and hard are both 0: one of them must be above 0."
+        load_recipe("fast_dfkd/digits", {"student.stages.0.objectives.0.soft": 0})
+    assert str(refused.value) == "student.stages.0.objectives.0 is not allowed: soft and hard are both 0: one of them must be above 0."

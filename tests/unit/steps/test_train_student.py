@@ -27,7 +27,7 @@ from fakes import CLASSES, TINY, FakeSynthesizer, quadrants, tiny_teacher
 
 PROVENANCE = Provenance(code_version="1")
 CONFIG = {"generator": {"name": "conditional", "condition": "one_hot", "latent": 8, "width": 4}}
-STAGE = {"epochs": 3, "batch": 8, "objective": {"name": "kd", "temperature": 4, "hard": 1.0}, "optimizer": {"rate": 0.02}}
+STAGE = {"epochs": 3, "batch": 8, "objectives": [{"name": "kd", "temperature": 4, "hard": 1.0}], "optimizer": {"rate": 0.02}}
 
 
 class Desk:

@@ -10,17 +10,27 @@ from distillery.errors import ConfigError
 from distillery.optim.schedules import ScheduleConfig, rate_at
 from distillery.seeding import stream
 from distillery.students.kd import KD, KDConfig
+from distillery.students.objective import Seen
 from distillery.students.plan import OptimizerConfig, StageConfig, StudentConfig, build_optimizer, select_trained
-from distillery.types import Batch
-from fakes import plain_student, tiny_teacher
+from fakes import plain_student
 
 
 def test_objective_is_parsed_so_that_equal_plans_hash_equal() -> None:
-    one = StageConfig.parse({"objective": {"name": "kd", "temperature": 4}})
-    other = StageConfig.parse({"objective": {"name": "kd", "temperature": 4.0, "soft": 1}})
-    assert one.objective == {"name": "kd", "temperature": 4.0, "soft": 1.0, "hard": 0.0}
+    one = StageConfig.parse({"objectives": [{"name": "kd", "temperature": 4}]})
+    other = StageConfig.parse({"objectives": [{"name": "kd", "temperature": 4.0, "soft": 1}]})
+    assert one.objectives == ({"name": "kd", "temperature": 4.0, "soft": 1.0, "hard": 0.0},)
     assert one.digest() == other.digest()
-    assert StageConfig().objective["temperature"] == 20.0
+    assert StageConfig().objectives[0]["temperature"] == 20.0
+
+
+def test_the_one_objective_of_older_documents_is_a_list_of_it() -> None:
+    old = StageConfig.parse({"objective": {"name": "kd", "temperature": 4}})
+    assert old == StageConfig.parse({"objectives": [{"name": "kd", "temperature": 4}]})
+    assert StageConfig.parse(old.to_json()) == old
+    with pytest.raises(ConfigError, match="both given: write objectives alone"):
+        StageConfig.parse({"objective": {"name": "kd"}, "objectives": [{"name": "kd"}]})
+    with pytest.raises(ConfigError, match="at least one objective"):
+        StageConfig.parse({"objectives": []})
 
 
 @pytest.mark.parametrize(
@@ -28,12 +38,20 @@ def test_objective_is_parsed_so_that_equal_plans_hash_equal() -> None:
     [
         ({"name": "kdd"}, "no student objective 'kdd'"),
         ({"name": "kd", "temprature": 2}, "did you mean 'temperature'"),
-        ({"name": "kd", "soft": 0}, "one of them must be above 0"),
+        (
+            {"name": "kd", "soft": 0},
+            "^stages.0.objectives.0 is not allowed: soft and hard are both 0: one of them must be above 0.$",
+        ),
+        (
+            {"name": "kd", "soft": 0, "hard": 1, "temperature": 4},
+            "temperature = 4.0 has no effect where soft is 0: leave it out",
+        ),
+        ({}, "no student objective ''"),
     ],
 )
 def test_a_wrong_objective_is_one_sentence(objective: dict[str, object], sentence: str) -> None:
     with pytest.raises(ConfigError, match=sentence):
-        StudentConfig.parse({"architecture": {"name": "resnet8"}, "stages": [{"objective": objective}]})
+        StudentConfig.parse({"architecture": {"name": "resnet8"}, "stages": [{"objectives": [objective]}]})
 
 
 def test_a_plan_needs_a_stage_and_counts_its_epochs() -> None:
@@ -97,23 +115,19 @@ def test_only_the_chosen_part_is_prepared() -> None:
 
 
 def test_kd_is_its_formula_and_weights_its_terms() -> None:
-    teacher, student = tiny_teacher(steps=2), plain_student().eval()
-    batch = Batch(torch.rand(6, 1, 8, 8, generator=stream(0, "x")), torch.tensor([0, 1, 2, 3, 0, 1]))
-    terms = KD(KDConfig(temperature=3.0, soft=2.0, hard=0.5)).terms(teacher, student, batch)
-    t, s = teacher(batch.images).detach(), student(batch.images).detach()
+    t, s = (torch.randn(6, 4, generator=stream(0, name)) for name in ("teacher", "student"))
+    labels = torch.tensor([0, 1, 2, 3, 0, 1])
+    terms = KD(KDConfig(temperature=3.0, soft=2.0, hard=0.5)).terms(Seen(t, s, labels))
     expected = 0.0
-    assert batch.labels is not None
     for i in range(6):
         p, q = (t[i] / 3).softmax(0), (s[i] / 3).softmax(0)
         expected += float((p * (p.log() - q.log())).sum()) / 6
     assert terms["kd"].item() == pytest.approx(2.0 * 9 * expected, rel=1e-4)
-    assert terms["ce"].item() == pytest.approx(0.5 * float(functional.cross_entropy(s, batch.labels)), rel=1e-5)
+    assert terms["ce"].item() == pytest.approx(0.5 * float(functional.cross_entropy(s, labels)), rel=1e-5)
 
 
 def test_kd_without_labels_takes_the_teachers() -> None:
-    teacher, student = tiny_teacher(steps=2), plain_student().eval()
-    images = torch.rand(6, 1, 8, 8, generator=stream(0, "x"))
-    terms = KD(KDConfig(soft=0.0, hard=1.0)).terms(teacher, student, Batch(images))
+    t, s = (torch.randn(6, 4, generator=stream(0, name)) for name in ("teacher", "student"))
+    terms = KD(KDConfig(soft=0.0, hard=1.0)).terms(Seen(t, s))
     assert list(terms) == ["ce"]
-    expected = functional.cross_entropy(student(images).detach(), teacher(images).argmax(1))
-    assert terms["ce"].item() == pytest.approx(float(expected), rel=1e-5)
+    assert terms["ce"].item() == pytest.approx(float(functional.cross_entropy(s, t.argmax(1))), rel=1e-5)

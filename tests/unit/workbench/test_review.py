@@ -31,7 +31,7 @@ CONFIGS = {
     "fast_dfkd": {"generator": {"name": "generator", "latent": 8, "width": 4}, "batch": 24, "warmup": 0},
 }
 HEALTH = {"duplicate_similarity": 0.99999, "min_class_distance": 0}  # the tiny teacher sees all pictures of a quadrant at 0.9999
-STUDENT = {"architecture": TINY.to_json(), "stages": [{"epochs": 2, "batch": 8, "objective": {"name": "kd"}, "steps_per_epoch": 2}]}
+STUDENT = {"architecture": TINY.to_json(), "stages": [{"epochs": 2, "batch": 8, "objectives": [{"name": "kd"}], "steps_per_epoch": 2}]}
 
 
 class Spread(FakeSynthesizer):

@@ -34,7 +34,7 @@ PROVENANCE = Provenance(code_version="1")
 METHOD = {"method": "ls_gdfd", "method_config": {"generator": {"name": "conditional", "condition": "one_hot", "latent": 8, "width": 4}}}
 STUDENT = {
     "architecture": TINY.to_json(),
-    "stages": [{"epochs": 2, "batch": 8, "steps_per_epoch": 1, "objective": {"name": "kd"}}],
+    "stages": [{"epochs": 2, "batch": 8, "steps_per_epoch": 1, "objectives": [{"name": "kd"}]}],
     "keep_epochs": 1,
 }
 ONLINE = {**METHOD, "rounds": 2, "student": STUDENT, "student_steps_per_turn": 1, "feed": "pool", "holdout": 0.2}

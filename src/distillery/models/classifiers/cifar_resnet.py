@@ -49,12 +49,15 @@ class CifarResNet(nn.Module):
         width = config.base_width
         self.stem = nn.Sequential(conv3x3(spec.channels, width), nn.BatchNorm2d(width), nn.ReLU())
         blocks: list[nn.Module] = []
+        ends: list[str] = []
         entries = width
         for stage in range(3):
             for block in range((config.depth - 2) // 6):
                 exits = width * 2**stage
                 blocks.append(BasicBlock(entries, exits, stride=2 if stage and not block else 1, shortcut=config.shortcut))
                 entries = exits
+            ends.append(f"blocks.{len(blocks) - 1}")
+        self.stage_outputs = ("stem", *ends)
         self.blocks = nn.Sequential(*blocks)
         self.pool = GlobalAverage()
         self.head = nn.Linear(entries, num_classes)

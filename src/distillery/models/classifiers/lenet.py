@@ -41,13 +41,16 @@ class LeNet(nn.Module):
         left, right = _split(_SIZE - spec.width)
         self.padding = (left, right, above, below)
         layers: list[nn.Module] = []
+        ends: list[str] = []
         entries = spec.channels
         for index, exits in enumerate(widths[:3]):
             layers.append(nn.Conv2d(entries, exits, 5, bias=not config.batch_norm))
             layers += [nn.BatchNorm2d(exits)] if config.batch_norm else []
             layers += [nn.ReLU()]
             layers += [nn.MaxPool2d(2)] if index < 2 else []
+            ends.append(f"stages.{len(layers) - 1}")
             entries = exits
+        self.stage_outputs = tuple(ends)
         self.stages = nn.Sequential(*layers)
         self.pool = GlobalAverage()
         self.hidden = nn.Linear(entries, widths[3])

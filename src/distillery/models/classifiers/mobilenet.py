@@ -39,11 +39,15 @@ class MobileNetV2(nn.Module):
         super().__init__()
         entries = _round(32 * config.width_multiplier)
         layers: list[nn.Module] = [_layer(conv3x3(spec.channels, entries))]
+        ends = ["blocks.0"]
         for expansion, width, count, stride in _STAGES:
+            if stride > 1:  # a stage is what has one size of image
+                ends.append(f"blocks.{len(layers) - 1}")
             exits = _round(width * config.width_multiplier)
             for index in range(count):
                 layers.append(InvertedResidual(entries, exits, stride if not index else 1, expansion))
                 entries = exits
+        self.stage_outputs = (*ends, f"blocks.{len(layers) - 1}")
         last = _round(1280 * max(1.0, config.width_multiplier))
         self.blocks = nn.Sequential(*layers, _layer(conv1x1(entries, last)))
         self.pool = GlobalAverage()

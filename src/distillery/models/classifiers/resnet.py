@@ -43,6 +43,7 @@ class ResNet(nn.Module):
         width = config.base_width
         self.stem = nn.Sequential(conv3x3(spec.channels, width), nn.BatchNorm2d(width), nn.ReLU())
         blocks: list[nn.Module] = []
+        ends: list[str] = []
         entries = width
         for stage, count in enumerate(_BLOCKS[config.depth]):
             for index in range(count):
@@ -51,6 +52,8 @@ class ResNet(nn.Module):
                 exits = inner * Bottleneck.expansion if config.depth == 50 else inner
                 blocks.append(Bottleneck(entries, inner, stride) if config.depth == 50 else BasicBlock(entries, inner, stride))
                 entries = exits
+            ends.append(f"blocks.{len(blocks) - 1}")
+        self.stage_outputs = ("stem", *ends)
         self.blocks = nn.Sequential(*blocks)
         self.pool = GlobalAverage()
         self.head = nn.Linear(entries, num_classes)

@@ -40,6 +40,7 @@ class VGG(nn.Module):
     def __init__(self, config: VGGConfig, spec: ImageSpec, num_classes: int) -> None:
         super().__init__()
         layers: list[nn.Module] = []
+        ends: list[str] = []
         entries = spec.channels
         for count, factor in zip(_CONVOLUTIONS[config.depth], _WIDTHS, strict=True):
             exits = factor * config.base_width
@@ -47,6 +48,8 @@ class VGG(nn.Module):
                 layers += [conv3x3(entries, exits), nn.BatchNorm2d(exits), nn.ReLU()]
                 entries = exits
             layers.append(nn.MaxPool2d(2, ceil_mode=True))
+            ends.append(f"stages.{len(layers) - 1}")
+        self.stage_outputs = tuple(ends)
         self.stages = nn.Sequential(*layers)
         self.pool = GlobalAverage()
         self.head = nn.Linear(entries, num_classes)

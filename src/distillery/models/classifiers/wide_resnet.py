@@ -46,12 +46,15 @@ class WideResNet(nn.Module):
         super().__init__()
         self.stem = conv3x3(spec.channels, config.base_width)
         blocks: list[nn.Module] = []
+        ends: list[str] = []
         entries = config.base_width
         for stage in range(3):
             for block in range((config.depth - 4) // 6):
                 exits = config.base_width * config.widening * 2**stage
                 blocks.append(PreactivatedBlock(entries, exits, stride=2 if stage and not block else 1))
                 entries = exits
+            ends.append(f"blocks.{len(blocks) - 1}")
+        self.stage_outputs = ("stem", *ends)
         self.blocks = nn.Sequential(*blocks)
         self.norm = nn.BatchNorm2d(entries)
         self.pool = GlobalAverage()
