@@ -65,6 +65,13 @@ MUTANTS = (
         "tests/equivalence/test_losses.py",
     ),
     Mutant(
+        "one norm over all groups",
+        "src/distillery/losses/moments.py",
+        "torch.linalg.vector_norm(difference, dim=-1)",
+        "torch.linalg.vector_norm(difference)",
+        "tests/equivalence/test_grouped_moments.py",
+    ),
+    Mutant(
         "a recorded moment computed with the wrong variance",
         "src/distillery/statistics/extract.py",
         "freedom = self.count - 1",

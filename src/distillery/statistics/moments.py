@@ -48,12 +48,13 @@ class Moments:
         Returns:
             Moments of kind per_class whose tensors are (G, C): the row of each label, or the same global row for all.
         """
-        if self.counts is None:
+        if self.kind == "global":
             rows = len(labels)
             return replace(self, kind="per_class", mean=_expand(self.mean, rows), variance=_expand(self.variance, rows))
         mean = {path: value[labels.to(value.device)] for path, value in self.mean.items()}
         variance = {path: value[labels.to(value.device)] for path, value in self.variance.items()}
-        return replace(self, mean=mean, variance=variance, counts=self.counts[labels.to(self.counts.device)])
+        counts = None if self.counts is None else self.counts[labels.to(self.counts.device)]
+        return replace(self, mean=mean, variance=variance, counts=counts)
 
     def to(self, device: torch.device | str) -> Self:
         """The same moments with every tensor on `device`."""
