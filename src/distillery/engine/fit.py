@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from distillery.data.augment import augment
 from distillery.engine.feeds import Feed
@@ -12,7 +12,7 @@ from distillery.engine.terms import TermWatch, bad_term
 from distillery.errors import ConfigError
 from distillery.numerics import full_precision, is_bad
 from distillery.optim.restore import restore_strides
-from distillery.optim.schedules import rate_at
+from distillery.optim.schedules import Progress, rate_at
 from distillery.runtime import Runtime
 from distillery.seeding import derive_seed, seeded, stream
 from distillery.students.plan import StageConfig, build_optimizer, select_trained
@@ -174,10 +174,8 @@ class StudentTrainer:
         self.student.eval()
 
     def _train_piece(self, steps: int, feed: Feed, watch: TermWatch) -> None:
-        """Steps within one epoch, so at one learning rate."""
-        stage, epoch = self.stages[self._stage], self.position.epoch
-        for group in self._optimizer.param_groups:
-            group["lr"] = rate_at(stage.schedule, stage.optimizer.rate, epoch, stage.epochs)
+        """Steps within one epoch."""
+        stage = self.stages[self._stage]
         select_trained(self.student, stage.trains)
         # drawn by name and step, dropout needs no state of its own in a checkpoint
         with seeded(self._seed, "student", "dropout", self.steps):
@@ -191,6 +189,8 @@ class StudentTrainer:
         self.student.eval()
 
     def _step(self, batch: Batch, stage: StageConfig) -> tuple[tuple[str, ...], Tensor]:
+        for group in self._optimizer.param_groups:
+            group["lr"] = rate_at(stage.schedule, stage.optimizer.rate, self._progress())
         images = augment(batch.images.to(self.runtime.device), stage.augment, self._augment)
         images = self.student.arrange(images)
         with self.runtime.autocast():
@@ -198,9 +198,18 @@ class StudentTrainer:
             terms = self._objectives.terms(seen)
         values = torch.stack([full_precision(term) for term in terms.values()])
         values.sum().backward()
+        if stage.clip:
+            nn.utils.clip_grad_norm_(self._trained, stage.clip)
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
         return tuple(terms), values.detach()
+
+    def _progress(self) -> Progress:
+        """How far the schedule is, in its own unit."""
+        stage, position = self.stages[self._stage], self.position
+        if stage.schedule.by == "epoch":
+            return Progress(position.epoch, stage.epochs)
+        return Progress(position.epoch * stage.steps_per_epoch + position.step, stage.epochs * stage.steps_per_epoch)
 
     def _check_weights(self) -> None:
         """The last step's damage shows in no term: look at the weights and buffers themselves."""

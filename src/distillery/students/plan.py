@@ -4,20 +4,24 @@ It runs over a synthetic set, a live synthesizer or a real data set, and does no
 """
 
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import torch
 from pydantic import AfterValidator, Field, field_validator, model_validator
 from torch import nn
 
-from distillery.config import Config
+from distillery.config import Config, refuse_idle
 from distillery.data.augment import AugmentConfig
 from distillery.errors import ConfigError
 from distillery.models.catalog import Architecture
 from distillery.optim.schedules import ScheduleConfig
 from distillery.students.catalog import find_objective
 from distillery.students.config import ObjectiveConfig
+from distillery.students.paths import near_paths
 from distillery.types import Classifier
+
+ALL = "all"
+"""In the place of paths: the whole student."""
 
 
 class OptimizerConfig(Config):
@@ -38,6 +42,11 @@ class OptimizerConfig(Config):
     nesterov: bool = False
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = Field(default=1e-4, ge=0)
+
+    @model_validator(mode="after")
+    def _read(self) -> Self:
+        refuse_idle(self, ("betas",) if self.name == "sgd" else ("momentum", "nesterov"), f"with {self.name}")
+        return self
 
 
 def parse_objective(objective: Mapping[str, Any]) -> ObjectiveConfig:
@@ -64,22 +73,25 @@ class StageConfig(Config):
     Attributes:
         objectives: what it minimises the sum of; each a mapping with the objective's `name` and its own settings. `objective: {...}`,
             as documents had it before there could be several, is read as a list of that one.
-        trains: "all", or the path of the module to train (`network.layer1`); the rest stays as it is, in eval mode.
-        epochs: how often the schedule is stepped.
+        trains: "all", or paths of the modules to train (`[network.layer1, network.layer2]`); the rest stays as it is, in eval mode. What
+            the objectives train beside the student is trained in any case.
+        epochs: how often the student is judged, and a schedule by epochs stepped.
         steps_per_epoch: optimizer steps of one epoch; 0 means one pass over the set (not possible where the set still grows).
         batch: images a step.
         optimizer: a fresh one each stage.
-        schedule: stepped once an epoch.
+        schedule: of the learning rate, over this stage.
+        clip: the largest norm that the gradients of all that is trained may have together; larger ones are scaled down to it. 0 never does.
         augment: applied anew to each batch.
     """
 
     objectives: tuple[Annotated[dict[str, Any], AfterValidator(_parsed)], ...] = Field(default=({"name": "kd"},), validate_default=True)
-    trains: str = Field(default="all", min_length=1)
+    trains: Literal["all"] | tuple[str, ...] = "all"
     epochs: int = Field(default=200, ge=1)
     steps_per_epoch: int = Field(default=0, ge=0)
     batch: int = Field(default=256, ge=2)
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig()
+    clip: float = Field(default=0.0, ge=0)
     augment: AugmentConfig = AugmentConfig()
 
     @model_validator(mode="before")
@@ -99,6 +111,19 @@ class StageConfig(Config):
         if not objectives:
             raise ValueError("a stage needs at least one objective, such as {name: kd}")
         return objectives
+
+    @field_validator("trains", mode="before")
+    @classmethod
+    def _paths(cls, trains: object) -> object:
+        if trains == ALL:
+            return trains
+        paths = (trains,) if isinstance(trains, str) else trains
+        if not isinstance(paths, list | tuple) or not paths or not all(isinstance(path, str) and path for path in paths):
+            raise ValueError("give 'all', the path of a module, or a list of such paths")
+        for place, path in enumerate(paths):
+            if above := next((other for number, other in enumerate(paths) if number != place and f"{path}.".startswith(f"{other}.")), ""):
+                raise ValueError(f"{path!r} is trained with {above!r} already: leave it out")
+        return tuple(paths)
 
     def sized(self, num_images: int) -> "StageConfig":
         """The stage with `steps_per_epoch` resolved for a set of `num_images`: at least one step."""
@@ -144,25 +169,27 @@ def build_optimizer(config: OptimizerConfig, parameters: Iterable[nn.Parameter])
     )
 
 
-def select_trained(student: Classifier, trains: str) -> list[nn.Parameter]:
-    """Prepare a student for a stage: the chosen part in train mode with gradients, the rest in eval mode without.
+def select_trained(student: Classifier, trains: Literal["all"] | tuple[str, ...]) -> list[nn.Parameter]:
+    """Prepare a student for a stage: the chosen parts in train mode with gradients, the rest in eval mode without.
 
     Args:
         student: changed in place.
-        trains: "all" or a module path of the classifier.
+        trains: "all", or module paths of the classifier.
 
     Returns:
-        The parameters to train.
+        The parameters to train, each once.
 
     Raises:
-        ConfigError: no module at that path, or a module without parameters.
+        ConfigError: no module at a path, or a module without parameters.
     """
-    modules = dict(student.named_modules())
-    if trains != "all" and trains not in modules:
-        raise ConfigError(f"trains = {trains!r} names no module of the student: give 'all' or a path such as {list(modules)[1]!r}.")
-    part = student if trains == "all" else modules[trains]
+    modules = dict(student.named_modules(remove_duplicate=False))
+    paths = ("",) if trains == ALL else trains
+    for path in paths:
+        if path not in modules:
+            raise ConfigError(f"trains = {path!r} names no module of the student: give 'all', or its paths; {near_paths(path, student)}.")
+        if not any(True for _ in modules[path].parameters()):
+            raise ConfigError(f"trains = {path!r} has no parameters: give 'all', or modules that have some.")
     student.eval().requires_grad_(False)
-    parameters = list(part.train().requires_grad_(True).parameters())
-    if not parameters:
-        raise ConfigError(f"trains = {trains!r} has no parameters: give 'all' or a module that has some.")
-    return parameters
+    for path in paths:
+        modules[path].train().requires_grad_(True)
+    return list(dict.fromkeys(parameter for path in paths for parameter in modules[path].parameters()))

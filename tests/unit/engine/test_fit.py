@@ -131,8 +131,25 @@ def test_rate_falls_once_an_epoch_and_stays_at_its_minimum(teacher: Classifier) 
     assert trainer.epochs == 2
 
 
+def test_a_schedule_by_steps_falls_at_every_step_of_its_stage(teacher: Classifier) -> None:
+    first = STAGE.model_copy(update={"schedule": ScheduleConfig(by="step", minimum=0.02), "epochs": 2})
+    second = STAGE.model_copy(update={"schedule": ScheduleConfig(name="step", by="step", milestones=(1, 4)), "epochs": 2})
+    trainer = trainer_of(teacher, first, second)
+    rates = [trainer.train(1, PoolFeed(pool_of()))["rate"] for _ in range(13)]
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
+    theirs = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=6, eta_min=0.02)
+    expected = []
+    for _ in range(6):
+        expected.append(theirs.get_last_lr()[0])
+        optimizer.step()
+        theirs.step()
+    assert rates == pytest.approx([*expected, 0.1, 0.01, 0.01, 0.01, 0.001, 0.001, 0.001])
+    whole = trainer_of(teacher, first, second)
+    assert whole.train(8, PoolFeed(pool_of()))["rate"] == pytest.approx(0.01), "a call over several steps and a stage's end as well"
+
+
 def test_a_stage_trains_only_its_modules_with_an_optimizer_of_its_own(teacher: Classifier) -> None:
-    first = STAGE.model_copy(update={"trains": "network.7", "epochs": 1})
+    first = STAGE.model_copy(update={"trains": ("network.7",), "epochs": 1})
     trainer = trainer_of(teacher, first, STAGE.model_copy(update={"epochs": 1}))
     before = bits(trainer.student)["tensors"]
     trainer.train(3, PoolFeed(pool_of()))
@@ -145,9 +162,24 @@ def test_a_stage_trains_only_its_modules_with_an_optimizer_of_its_own(teacher: C
     assert all(not torch.equal(after[name], moved[name]) for name in after if name.startswith("network.0"))
 
 
+def test_a_stage_trains_several_parts_and_leaves_the_modes_of_the_rest(teacher: Classifier) -> None:
+    trainer = trainer_of(teacher, STAGE.model_copy(update={"trains": ("network.7", "network.1")}))
+    before = bits(trainer.student)["tensors"]
+    modes: list[list[str]] = []
+    trainer.student.network[7].register_forward_hook(
+        lambda *args: modes.append([name for name, module in trainer.student.named_modules() if module.training])
+    )
+    trainer.train(1, PoolFeed(pool_of()))
+    after = bits(trainer.student)["tensors"]
+    statistics = {"network.1.running_mean", "network.1.running_var", "network.1.num_batches_tracked"}
+    weights = {f"network.{number}.{name}" for number in (1, 7) for name in ("weight", "bias")}
+    assert {name for name in before if not torch.equal(before[name], after[name])} == weights | statistics
+    assert modes == [["network.1", "network.7"]]
+
+
 def test_unknown_module_to_train_is_refused(teacher: Classifier) -> None:
     with pytest.raises(ConfigError, match="names no module of the student"):
-        trainer_of(teacher, STAGE.model_copy(update={"trains": "network.layer9"}))
+        trainer_of(teacher, STAGE.model_copy(update={"trains": ("network.layer9",)}))
 
 
 def test_a_set_that_grows_needs_steps_per_epoch(teacher: Classifier) -> None:

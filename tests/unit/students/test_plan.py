@@ -1,18 +1,21 @@
 """Plans: parsed down to the objective, scheduled by formula, hashed by value."""
 
 import math
+import re
 
 import pytest
 import torch
 from torch.nn import functional
 
+from distillery.config import Config
 from distillery.errors import ConfigError
-from distillery.optim.schedules import ScheduleConfig, rate_at
+from distillery.optim.schedules import Progress, ScheduleConfig, rate_at
 from distillery.seeding import stream
 from distillery.students.kd import KD, KDConfig
 from distillery.students.objective import Seen
 from distillery.students.plan import OptimizerConfig, StageConfig, StudentConfig, build_optimizer, select_trained
-from fakes import plain_student
+from distillery.types import Classifier
+from fakes import CLASSES, SPEC, plain_student
 
 
 def test_objective_is_parsed_so_that_equal_plans_hash_equal() -> None:
@@ -71,18 +74,18 @@ def test_cosine_follows_its_formula_and_torch() -> None:
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.2)
     theirs = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=200, eta_min=2e-4)
     for epoch in range(200):
-        assert rate_at(schedule, 0.2, epoch, 200) == pytest.approx(theirs.get_last_lr()[0], rel=1e-9)
+        assert rate_at(schedule, 0.2, Progress(epoch, 200)) == pytest.approx(theirs.get_last_lr()[0], rel=1e-9)
         optimizer.step()
         theirs.step()
-    assert rate_at(schedule, 0.2, 100, 200) == pytest.approx((0.2 + 2e-4) / 2)
-    assert rate_at(schedule, 0.2, 500, 200) == pytest.approx(2e-4)
-    assert rate_at(ScheduleConfig(length=10), 1.0, 5, 200) == pytest.approx(0.5 * (1 + math.cos(math.pi / 2)))
+    assert rate_at(schedule, 0.2, Progress(100, 200)) == pytest.approx((0.2 + 2e-4) / 2)
+    assert rate_at(schedule, 0.2, Progress(500, 200)) == pytest.approx(2e-4)
+    assert rate_at(ScheduleConfig(length=10), 1.0, Progress(5, 200)) == pytest.approx(0.5 * (1 + math.cos(math.pi / 2)))
 
 
 def test_step_and_constant() -> None:
     schedule = ScheduleConfig(name="step", milestones=(2, 4), factor=0.1)
-    assert [rate_at(schedule, 1.0, epoch, 6) for epoch in range(6)] == pytest.approx([1, 1, 0.1, 0.1, 0.01, 0.01])
-    assert rate_at(ScheduleConfig(name="constant"), 0.3, 99, 100) == 0.3
+    assert [rate_at(schedule, 1.0, Progress(epoch, 6)) for epoch in range(6)] == pytest.approx([1, 1, 0.1, 0.1, 0.01, 0.01])
+    assert rate_at(ScheduleConfig(name="constant"), 0.3, Progress(99, 100)) == 0.3
     with pytest.raises(ConfigError, match="ascending"):
         ScheduleConfig.parse({"milestones": [4, 2]})
 
@@ -103,15 +106,73 @@ def test_optimizers_are_what_the_config_says_and_not_fused_on_the_cpu() -> None:
     assert (adam.defaults["betas"], adam.defaults["fused"]) == ((0.5, 0.99), False)
 
 
-def test_only_the_chosen_part_is_prepared() -> None:
+@pytest.mark.parametrize(
+    ("config", "value", "sentence"),
+    [
+        (ScheduleConfig, {"milestones": [3]}, "milestones = [3] has no effect with cosine: leave it out, or give its default []"),
+        (ScheduleConfig, {"name": "constant", "minimum": 0.1}, "minimum = 0.1 has no effect with constant: leave it out"),
+        (ScheduleConfig, {"name": "constant", "by": "step"}, "by = 'step' has no effect with constant: leave it out"),
+        (ScheduleConfig, {"name": "step", "milestones": [3], "length": 4}, "length = 4 has no effect with step: leave it out"),
+        (ScheduleConfig, {"name": "step"}, "step needs milestones, such as [100, 150]"),
+        (OptimizerConfig, {"name": "adam", "momentum": 0.5}, "momentum = 0.5 has no effect with adam: leave it out"),
+        (OptimizerConfig, {"betas": [0.5, 0.9]}, "betas = [0.5, 0.9] has no effect with sgd: leave it out"),
+        (StageConfig, {"clip": -1}, "clip = -1 is not allowed"),
+    ],
+)
+def test_a_setting_that_nothing_reads_is_refused_by_name(config: type[Config], value: dict[str, object], sentence: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(sentence)):
+        config.parse(value)
+
+
+@pytest.mark.parametrize("config", [OptimizerConfig(name="adam"), ScheduleConfig(name="constant"), StageConfig(trains="a.b", clip=5)])
+def test_what_was_parsed_and_written_is_read_again(config: Config) -> None:
+    assert type(config).parse(config.to_json()) == config
+
+
+@pytest.mark.parametrize(
+    ("trains", "sentence"),
+    [
+        ([], "give 'all', the path of a module, or a list of such paths"),
+        ("", "give 'all', the path"),
+        ([3], "give 'all', the path"),
+        (3, "give 'all', the path"),
+        (["a.b", "c", "a"], "'a.b' is trained with 'a' already: leave it out"),
+        (["a", "a"], "'a' is trained with 'a' already"),
+    ],
+)
+def test_paths_to_train_are_checked(trains: object, sentence: str) -> None:
+    with pytest.raises(ConfigError, match=sentence):
+        StageConfig.parse({"trains": trains})
+
+
+def test_one_path_is_a_list_of_it_and_a_like_name_is_not_below_it() -> None:
+    assert StageConfig.parse({"trains": "network.1"}).trains == ("network.1",)
+    assert StageConfig.parse({"trains": ["network.1", "network.10"]}).trains == ("network.1", "network.10")
+    assert StageConfig().trains == StageConfig.parse({"trains": "all"}).trains == "all"
+
+
+def test_only_the_chosen_parts_are_prepared() -> None:
     student = plain_student()
-    chosen = select_trained(student, "network.1")
+    chosen = select_trained(student, ("network.1",))
     assert [parameter.shape for parameter in chosen] == [(6,), (6,)]
     assert [name for name, module in student.named_modules() if module.training] == ["network.1"]
     assert {name for name, value in student.named_parameters() if value.requires_grad} == {"network.1.weight", "network.1.bias"}
+    both = select_trained(student, ("network.7", "network.1"))
+    assert [parameter.shape for parameter in both] == [(4, 128), (4,), (6,), (6,)]
+    assert [name for name, module in student.named_modules() if module.training] == ["network.1", "network.7"]
     assert len(select_trained(student, "all")) == len(list(student.parameters()))
+    before = [module.training for module in student.modules()]
     with pytest.raises(ConfigError, match="has no parameters"):
-        select_trained(student, "network.2")
+        select_trained(student, ("network.1", "network.2"))
+    with pytest.raises(ConfigError, match="'netwrk.1' names no module of the student: give 'all', or its paths; near it are network.1, "):
+        select_trained(student, ("netwrk.1",))
+    assert [module.training for module in student.modules()] == before, "a refusal leaves it as it was"
+
+
+def test_a_weight_of_two_names_is_trained_once() -> None:
+    layer = torch.nn.Linear(4, 4)
+    student = Classifier(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 4), layer, torch.nn.ReLU(), layer), SPEC, CLASSES)
+    assert len(select_trained(student, ("network.2", "network.4"))) == 2
 
 
 def test_kd_is_its_formula_and_weights_its_terms() -> None:
