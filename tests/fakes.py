@@ -126,3 +126,50 @@ class FakeSynthesizer:
         labels = torch.randint(self.teacher.num_classes, (n,), generator=draws) if labels is None else labels
         images = torch.sigmoid(self.pictures[labels] + torch.randn(n, *self.teacher.spec.shape, generator=draws))
         return Batch(images.detach(), labels), images
+
+
+class FakeInversion:
+    """Makes images from nothing, so its target is images: a few steps on the pixels of each batch; a `Synthesizer` without a network.
+
+    Args:
+        teacher: frozen.
+        seed: of its random stream.
+        steps: on each batch; with few of them the teacher often sees another class than the one that was asked for.
+        bad_turn: turn (from 1) whose term is not finite; 0 is never.
+    """
+
+    def __init__(self, teacher: Classifier, seed: int = 0, steps: int = 3, bad_turn: int = 0) -> None:
+        self.teacher = teacher
+        self.steps = steps
+        self.bad_turn = bad_turn
+        self.turns = 0
+        self.asked: list[Tensor] = []
+        self.draws = stream(seed, "inversion")
+
+    def advance(self, student: Classifier | None, labels: Tensor | None = None) -> Turn:
+        """One batch."""
+        labels = torch.randint(self.teacher.num_classes, (8,), generator=self.draws) if labels is None else labels
+        self.turns += 1
+        self.asked.append(labels)
+        pixels = torch.randn(len(labels), *self.teacher.spec.shape, generator=self.draws).requires_grad_()
+        optimizer = torch.optim.Adam([pixels], lr=1.0)
+        for _ in range(self.steps):
+            loss = functional.cross_entropy(self.teacher(pixels.sigmoid()), labels)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        term = loss.detach() / (0.0 if self.turns == self.bad_turn else 1.0)
+        return Turn({"label": term}, Batch(pixels.detach().sigmoid(), labels))
+
+    def synthesize(self, n: int, labels: Tensor | None = None, student: Classifier | None = None) -> Batch:
+        """There is nothing to sample."""
+        raise AssertionError("a set is drawn from advance")
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything."""
+        return {"turns": self.turns, "draws": self.draws.get_state()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue."""
+        self.turns = state["turns"]
+        self.draws.set_state(state["draws"])

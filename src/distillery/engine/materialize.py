@@ -1,4 +1,8 @@
-"""Fill a synthetic set from a synthesizer, class by class as the teacher sees them."""
+"""Fill a synthetic set from a synthesizer, class by class as the teacher sees them.
+
+A trained generator is sampled by `synthesize`. A method whose target is images has nothing to sample: each `advance` makes one batch from
+nothing, for classes whose quota is open. Such a batch may take minutes, so each has a checkpoint and a line of loss terms of its own.
+"""
 
 import logging
 from collections.abc import Mapping
@@ -15,11 +19,12 @@ from distillery.data.shards import Role, Shard, ShardEntry
 from distillery.data.store import SetHeader, SetWriter
 from distillery.engine.labelling import teacher_logits
 from distillery.engine.session import Review, Session, accept
+from distillery.engine.terms import TurnWatch
 from distillery.errors import ConfigError
 from distillery.seeding import stream
 from distillery.storage import Store
 from distillery.synthesis.protocol import Synthesizer
-from distillery.types import Classifier, ImageSpec
+from distillery.types import Batch, Classifier, ImageSpec
 
 logger = logging.getLogger(__name__)
 
@@ -31,12 +36,13 @@ class SetConfig(Config):
 
     Attributes:
         size: images of the whole set, held-out ones included; each class gets an equal quota by the teacher's argmax.
-        batch: images asked of the synthesizer at a time.
-        max_oversampling: raw images drawn are at most this many times `size`.
+        batch: images asked of the synthesizer at a time; a method whose target is images makes as many as its own settings say.
+        max_oversampling: raw images drawn are at most this many times `size`, up to the end of a batch that has to be made whole.
         holdout: share of each class's images that no student trains on.
         strict: a shortfall is an error; else it is published in the manifest with a warning.
-        shard_images: images of a shard.
-        labels: classes asked for: uniform leaves the draw to the synthesizer, missing asks for those whose quota is open.
+        shard_images: images of a shard; a checkpoint holds those that are not yet in one.
+        labels: classes asked for: uniform leaves the draw to the synthesizer, missing asks for those whose quota is open. A method whose
+            target is images is always asked for these, as many of each as are missing.
         max_bytes: pixels of the whole set, or of an online run's pool; more is refused before work begins.
     """
 
@@ -72,14 +78,16 @@ class Materializer:
         synthesizer: trained.
         teacher: frozen, on its device.
         seed: the run's.
+        images_per_turn: of a method whose target is images; 0 samples a trained generator.
     """
 
-    def __init__(self, config: SetConfig, synthesizer: Synthesizer, teacher: Classifier, seed: int) -> None:
+    def __init__(self, config: SetConfig, synthesizer: Synthesizer, teacher: Classifier, seed: int, images_per_turn: int = 0) -> None:
         check_size(config, teacher.spec)
         self.config = config
         self.drawn = 0
         self._labelled = self._agreed = self._kept_agreed = 0
         self._synthesizer = synthesizer
+        self._images_per_turn = images_per_turn
         self._teacher = teacher
         self._quota = quotas(config.size, teacher.num_classes)
         self._kept = torch.zeros_like(self._quota)
@@ -96,7 +104,8 @@ class Materializer:
             review: sees the finished shards before they become a set.
 
         Raises:
-            ConfigError: under `strict`, a class is short of its quota, or the review refuses the set.
+            ConfigError: a term of a method whose target is images went bad; or, under `strict`, a class is short of its quota, or the
+                review refuses the set.
         """
         state = session.resume()
         writer = SetWriter(store, header)
@@ -106,13 +115,14 @@ class Materializer:
         limit = int(self.config.size * self.config.max_oversampling)
         while self.drawn < limit and bool((self._kept < self._quota).any()):
             with session.clock.part("synthesis"):
-                self._draw(min(self.config.batch, limit - self.drawn))
+                terms = self._draw(limit - self.drawn, session)
             filled = int(self._kept.sum())
             session.progress.tick("materialize: images", filled, self.config.size)
             with session.clock.part("io"):
                 wrote = self._write_full(writer)
-            if wrote:
-                session.note("materialize: images", self.config.size, {"drawn": float(self.drawn), "kept": float(filled)}, done=filled)
+            if wrote or self._images_per_turn:
+                numbers = {**terms, "drawn": float(self.drawn), "kept": float(filled)}
+                session.note("materialize: images", self.config.size, numbers, done=filled)
                 session.save({**self.state_dict(), "entries": [entry.to_json() for entry in writer.entries]})
         shortfall = self._quota - self._kept
         self._check_shortfall(shortfall)
@@ -141,17 +151,35 @@ class Materializer:
         self._draws.set_state(state["draws"])
         self._synthesizer.load_state_dict(state["synthesizer"])
 
-    def _draw(self, n: int) -> None:
-        """Draw n raw images and keep those whose class is open, in the order they came."""
-        batch = self._synthesizer.synthesize(n, self._labels(n))
+    def _draw(self, room: int, session: Session) -> dict[str, float]:
+        """Take one batch of raw images, and the loss terms that it was made under.
+
+        Args:
+            room: raw images that may still be drawn.
+            session: whose history says which batch this is.
+        """
+        if self._images_per_turn:
+            watch = TurnWatch(session.done + 1)
+            turn = self._synthesizer.advance(None, self._missing(self._images_per_turn))
+            watch.add(turn)
+            terms = watch.read(session.history)
+            assert turn.batch is not None, "a method whose target is images makes some in every turn"
+            self._keep(turn.batch)
+            return terms
+        n = min(self.config.batch, room)
+        self._keep(self._synthesizer.synthesize(n, self._labels(n)))
+        return {}
+
+    def _keep(self, batch: Batch) -> None:
+        """Keep those raw images whose class is open, in the order they came."""
         images = quantize(batch.images).cpu()
         logits = teacher_logits(self._teacher, images).cpu()
-        asked = torch.full((n,), NO_LABEL) if batch.labels is None else batch.labels.cpu()
+        asked = torch.full((len(images),), NO_LABEL) if batch.labels is None else batch.labels.cpu()
         obtained = logits.argmax(1)
         number = self._kept[obtained] + _ranks(obtained)
         keep = number <= self._quota[obtained]
         withheld = is_withheld(number, obtained, self.config.holdout)
-        self.drawn += n
+        self.drawn += len(images)
         self._labelled += int((asked != NO_LABEL).sum())
         self._agreed += int((asked == obtained).sum())
         self._kept_agreed += int((asked == obtained)[keep].sum())
@@ -166,6 +194,16 @@ class Materializer:
             return None
         missing = (self._kept < self._quota).nonzero().flatten()
         return missing[torch.randint(len(missing), (n,), generator=self._draws)]
+
+    def _missing(self, n: int) -> Tensor:
+        """Classes of n images, each as often as images of it are missing, in random order; what is left over goes round among them.
+
+        An inverted image costs thousands of passes, so no class is asked for by chance more often than it has room, and batch statistics
+        must not see the classes in order.
+        """
+        missing = torch.arange(len(self._quota)).repeat_interleave(self._quota - self._kept)
+        order = torch.randperm(len(missing), generator=self._draws)
+        return missing[order[torch.arange(n) % len(missing)]]
 
     def _write_full(self, writer: SetWriter) -> bool:
         """Write every full shard, and say whether there was one."""

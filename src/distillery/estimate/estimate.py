@@ -152,7 +152,8 @@ def multiply_out(
 def _training(recipe: Recipe, measured: Calibration, online: bool) -> list[Part]:
     """What the recipe spends on images and on the student."""
     turns, seconds = recipe.turns, measured.turn.seconds
-    parts = [Part("synthesis", turns, (turns * seconds, turns * seconds), _how("a turn", measured.turn))]
+    oversampling = recipe.set.max_oversampling if recipe.method.inverts else 1.0
+    parts = [Part("synthesis", turns, (turns * seconds, turns * seconds * oversampling), _how("a turn", measured.turn))]
     cost = estimate_cost(recipe)
     held_out = cost.images * recipe.set.holdout
     final, again = held_out, 1  # at the end the last student is judged once more
@@ -171,16 +172,25 @@ def _training(recipe: Recipe, measured: Calibration, online: bool) -> list[Part]
         training = recipe.set.size - round(held_out)
         sized = [stage.sized(training) for stage in recipe.student.stages]
         stages = [(stage.epochs * stage.steps_per_epoch, timing) for stage, timing in zip(sized, measured.stages, strict=True)]
-        draws = -(-recipe.set.size // recipe.set.batch)
-        drawn = draws * measured.draw.seconds
-        at_most = drawn * recipe.set.max_oversampling
-        parts.append(Part("drawing the set", draws, (drawn, at_most), f"{_how('a batch', measured.draw)}; more where quotas stay open"))
+        parts.append(_drawing(recipe, measured))
     for times, timing in stages:
         parts.append(Part("student", times, (times * timing.seconds,) * 2, _how("a step", timing)))
     if held_out:
         check = (recipe.student.epochs * held_out + again * final) * measured.student_image
         parts.append(Part("checks", recipe.student.epochs, (check, check), "the student's forward pass of one image"))
     return parts
+
+
+def _drawing(recipe: Recipe, measured: Calibration) -> Part:
+    """What a set costs beside the synthesizer's turns: batches of a trained one, or the labels of images that the turns made."""
+    size, more = recipe.set.size, "; more where quotas stay open"
+    if recipe.method.inverts:
+        label = size * measured.teacher_image
+        how = "the teacher's forward pass of one image" + more
+        return Part("labelling", size, (label, label * recipe.set.max_oversampling), how)
+    draws = -(-size // recipe.set.batch)
+    drawn = draws * measured.draw.seconds
+    return Part("drawing the set", draws, (drawn, drawn * recipe.set.max_oversampling), _how("a batch", measured.draw) + more)
 
 
 def _around(recipe: Recipe, measured: Calibration, tested: int, snapshots: int, steps: int) -> list[Part]:

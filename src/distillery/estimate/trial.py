@@ -176,7 +176,9 @@ class _Bench:
         return _timed(steps, stage.batch, STUDENT_SECONDS / len(self.recipe.student.stages), self.runtime)
 
     def time_draw(self, teacher_image: float) -> Timing:
-        """One batch of the set; online, one batch of a student that is fed new images each step."""
+        """One batch of the set, nothing where its turns make it; online, one batch of a student that is fed new images each step."""
+        if self.recipe.method.inverts:
+            return Timing(0.0, 0, 0)
         synthesizer = self.whole()
         if self.recipe.method.coupling == "online":
             if self.recipe.synthesis.feed != "fresh":

@@ -89,6 +89,11 @@ class Method:
     implementation: str
     needs: Mapping[Need, str] = field(default_factory=dict)
 
+    @property
+    def inverts(self) -> bool:
+        """Whether a set is drawn from its turns, each a batch made from nothing: no generator is trained, and no student is played."""
+        return self.target == "images" and self.coupling == "offline"
+
     def required(self, config: "MethodConfig") -> tuple[Need, ...]:
         """What the method needs under its settings: a term of weight 0 needs nothing."""
         return tuple(need for need, weight in self.needs.items() if not weight or getattr(config, weight))

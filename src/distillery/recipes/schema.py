@@ -122,7 +122,9 @@ class Recipe(Config):
 
     @property
     def turns(self) -> int:
-        """The synthesizer's turns, of all its rounds."""
+        """The synthesizer's turns, of all its rounds; those that fill the set where each makes a batch of it from nothing."""
+        if self.method.inverts:
+            return -(-self.set.size // self.settings.images_per_turn)
         return self.synthesis.rounds * self.synthesis.turns_per_round
 
     @property

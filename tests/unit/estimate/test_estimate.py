@@ -1,5 +1,6 @@
 """What a run would cost: measured parts multiplied out by hand, real steps timed, and nothing written."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from distillery.errors import CheckpointMismatchError, ConfigError
 from distillery.estimate import trial as calibration
 from distillery.estimate.estimate import Estimate, estimate, multiply_out
 from distillery.estimate.trial import Calibration, Timing, calibrate
+from distillery.methods.catalog import METHODS
 from distillery.models.bundle import save_classifier
 from distillery.provenance import Provenance
 from distillery.recipes.loader import load_recipe
@@ -103,6 +105,16 @@ def test_an_offline_run_multiplied_out() -> None:
     low, high = found.seconds
     assert high - low == pytest.approx(18.0)
     assert "batch of 32, times 64/32" in found.parts[0].how
+
+
+def test_a_set_whose_turns_make_it_is_paid_by_the_turn_and_by_no_draw(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(METHODS, "ls_gdfd", replace(METHODS["ls_gdfd"], target="images"))
+    found = of("ls_gdfd/digits", **{"set.size": 1000, "set.max_oversampling": 3})
+    assert found.recipe.turns == 16  # of 64 images
+    assert parts(found)["synthesis"] == (16, (32.0, 96.0))
+    assert parts(found)["labelling"] == (1000, (2.0, 6.0))
+    assert "drawing the set" not in parts(found)
+    assert found.images == 1000
 
 
 def test_snapshots_cost_room_and_evaluation() -> None:
