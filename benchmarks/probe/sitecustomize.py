@@ -21,12 +21,18 @@ class Probe:
 
     def __init__(self):
         """Begin as Python itself has begun."""
+        self._import = builtins.__import__
+        self.begin()
+
+    def begin(self):
+        """Set the clocks to nothing: what a forked process did before it was forked is another's."""
         self.began, self.imports, self.work, self.step = time.time(), 0.0, 0.0, ""
-        self._importing, self._import = 0, builtins.__import__
+        self._importing = 0
 
     def install(self):
         """Watch imports from now on, and say what was seen when the process ends."""
         builtins.__import__ = self.watch
+        os.register_at_fork(after_in_child=self.begin)
         atexit.register(self.tell)
 
     def watch(self, name, *arguments, **options):

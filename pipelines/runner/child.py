@@ -8,9 +8,12 @@ import json
 import logging
 import os
 import re
+import shlex
 import signal
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -18,7 +21,10 @@ from typing import Any
 import yaml
 
 from distillery.redaction import redact_output
+from distillery_kfp.pipelines.form import STEPS
 from distillery_kfp.pipelines.metadata import component_of
+from distillery_kfp.pipelines.runner import forkserver
+from distillery_kfp.pipelines.runner.forkserver import ForkServer
 
 _STARTED = re.compile(r"^Executing task \S*'([\w-]+)'")
 _ENDED = re.compile(r"^Task \S*'([\w-]+)'\S* finished with status \S*(SUCCESS|FAILURE)")
@@ -75,10 +81,32 @@ def main() -> None:
         signal.signal(number, watch.stop)
     threading.Thread(target=_follow_parent, daemon=True).start()
     logging.getLogger().addFilter(watch)
-    from kfp import local
+    with _forking(request["pipeline"]):
+        from kfp import local
 
-    local.init(local.SubprocessRunner(use_venv=False), pipeline_root=request["root"], raise_on_error=False)
-    _load(request["pipeline"])(**request["arguments"])
+        local.init(local.SubprocessRunner(use_venv=False), pipeline_root=request["root"], raise_on_error=False)
+        _load(request["pipeline"])(**request["arguments"])
+
+
+def imported(pipeline: str) -> list[str]:
+    """What the steps of a pipeline import sooner or later, as a `ForkServer` takes it."""
+    steps = [f"distillery.steps.{step}" for step in STEPS[pipeline]]
+    return ["torch._dynamo", "kfp.dsl", "distillery.tracking.open:preload", *steps]  # torch._dynamo: by the first optimizer of a process
+
+
+@contextmanager
+def _forking(pipeline: str) -> Iterator[None]:
+    """Let kfp start its steps by forks of one process that has imported what they need, where that can be done."""
+    if not forkserver.AVAILABLE:
+        yield
+        return
+    python = sys.executable
+    with ForkServer(imported(pipeline), {"_KFP_RUNTIME": "true"}) as server:
+        sys.executable = shlex.join(server.command)  # kfp writes it into a shell's line, where that says python3
+        try:
+            yield
+        finally:
+            sys.executable = python
 
 
 def _load(pipeline: str) -> Any:

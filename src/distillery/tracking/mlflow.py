@@ -378,6 +378,14 @@ def _import() -> None:
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # it shows the traceback of what it then raises
 
 
+def preload(uri: str) -> None:
+    """Import what a tracker at `uri` will need, and reach for nothing."""
+    _import()
+    if uri.startswith("sqlite:"):
+        import mlflow.store.model_registry.sqlalchemy_store
+        import mlflow.store.tracking.sqlalchemy_store  # noqa: F401
+
+
 def _patience() -> dict[str, str]:
     """What a registration waits for, where the user has not said how long."""
     return {name: value for name, value in PATIENT.items() if os.environ.get(name) in (None, IMPATIENT.get(name))}

@@ -69,6 +69,14 @@ def close_parent(status: Status) -> None:
         MlflowParent(tracking_uri()).close(status)
 
 
+def preload() -> None:
+    """Import what the observer of a step will need, in a process that others are forked from."""
+    if tracking_uri():
+        from distillery.tracking.mlflow import preload
+
+        preload(tracking_uri())
+
+
 def _tracker(step: str, fallback: Path, key: str) -> Tracker:
     if tracking_uri():
         from distillery.tracking.mlflow import MlflowTracker

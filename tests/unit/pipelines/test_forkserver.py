@@ -1,0 +1,131 @@
+"""What a fork server forks is a process like any other, and nothing of the library is in the way of a fork."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from distillery_kfp.pipelines.form import STEPS
+from distillery_kfp.pipelines.runner import forkserver
+from distillery_kfp.pipelines.runner.child import imported
+from distillery_kfp.pipelines.runner.forkserver import ForkServer
+
+LOOK = """
+import json, os, sys
+print(json.dumps({
+    "arguments": sys.argv, "variables": dict(os.environ), "folder": os.getcwd(), "first": sys.path[0], "name": __name__,
+    "loaded": "heavy" in sys.modules, "called": sys.modules["heavy"].CALLED, "pid": os.getpid(), "group": os.getpgrp(),
+}))
+print(sys.stdin.read(), file=sys.stderr)
+"""
+ENDS = """
+import atexit, os, signal, sys, threading, time
+atexit.register(lambda: print("left", flush=True))
+threading.Thread(target=lambda: (time.sleep(0.05), print("joined", flush=True))).start()
+how = sys.argv[1]
+if how == "code": sys.exit(3)
+if how == "words": sys.exit("these words")
+if how == "error": raise ValueError("of the module")
+if how == "interrupt": os.kill(os.getpid(), signal.SIGINT); time.sleep(9)
+if how == "kill": os.kill(os.getpid(), signal.SIGKILL)
+if how == "term": os.kill(os.getpid(), signal.SIGTERM)
+"""
+WATCH = """
+import os, threading, torch
+asked = []
+def watch():
+    for name in ("_cuda_getDeviceCount", "_cuda_init"):
+        setattr(torch._C, name, lambda: asked.append(name) or 0)
+if __name__ == "__main__":
+    import sys
+    asked = sys.modules["watched"].asked
+    print(asked, torch.cuda.is_initialized(), threading.active_count(), "torch._dynamo" in sys.modules, "mlflow" in sys.modules)
+"""
+MODULES = {"look": LOOK, "ends": ENDS, "watched": WATCH, "heavy": "CALLED = []\ndef load():\n    CALLED.append(1)\n"}
+pytestmark = pytest.mark.skipif(not forkserver.AVAILABLE, reason="Linux only")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("modules")
+    for name, text in MODULES.items():
+        (made / f"{name}.py").write_text(text)
+    return made
+
+
+@pytest.fixture(scope="module")
+def server(folder: Path) -> Iterator[ForkServer]:
+    with ForkServer(["heavy", "heavy:load", "no.such.module"], {"PYTHONPATH": str(folder), "ONLY": "the server's"}) as started:
+        yield started
+
+
+def test_it_has_the_streams_arguments_variables_and_folder_of_who_asked(server: ForkServer, tmp_path: Path) -> None:
+    variables = {"PATH": os.environ["PATH"], "OWN": "wörd \udcff"}
+    command = [*server.command, "-m", "look", "one", "-m", "two words"]
+    done = subprocess.run(command, input="said", capture_output=True, text=True, cwd=tmp_path, env=variables)
+    assert (done.returncode, done.stderr) == (0, "said\n")
+    seen = json.loads(done.stdout)
+    assert seen["arguments"][1:] == ["one", "-m", "two words"]
+    assert seen["arguments"][0].endswith("look.py")
+    assert {name: value for name, value in seen["variables"].items() if name != "LC_CTYPE"} == variables
+    assert (seen["folder"], seen["first"], seen["name"]) == (str(tmp_path), str(tmp_path), "__main__")
+    assert (seen["loaded"], seen["called"]) == (True, [1])
+    assert seen["group"] == os.getpgrp(), "a signal to the group reaches it"
+    again = json.loads(subprocess.run(command, input="", capture_output=True, text=True, cwd=tmp_path, env=variables).stdout)
+    assert again["pid"] != seen["pid"]
+
+
+@pytest.mark.parametrize(
+    ("how", "code", "out", "said"),
+    [
+        ("well", 0, "joined\nleft\n", ""),
+        ("code", 3, "joined\nleft\n", ""),
+        ("words", 1, "joined\nleft\n", "these words\n"),
+        ("error", 1, "joined\nleft\n", "ValueError: of the module\n"),
+        ("interrupt", 128 + signal.SIGINT, "joined\nleft\n", ""),
+        ("kill", 128 + signal.SIGKILL, "", ""),
+        ("term", 128 + signal.SIGTERM, "", ""),
+    ],
+)
+def test_it_ends_as_an_interpreter_ends(how: str, code: int, out: str, said: str, server: ForkServer) -> None:
+    done = subprocess.run([*server.command, "-m", "ends", how], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (code, out)
+    assert done.stderr.endswith(said)
+    assert ("Traceback" in done.stderr) == (how == "error")
+
+
+def test_several_run_at_once(server: ForkServer) -> None:
+    command = [*server.command, "-m", "look"]
+    waiting = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) for _ in range(3)]
+    pids = {json.loads(process.communicate(b"")[0])["pid"] for process in reversed(waiting)}
+    assert len(pids) == 3
+
+
+def test_a_server_that_has_ended_is_told(folder: Path) -> None:
+    with ForkServer([], {"PYTHONPATH": str(folder)}) as ended:
+        pass
+    done = subprocess.run([*ended.command, "-m", "look"], capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    assert done.returncode == 1
+    assert done.stderr.endswith("The process that was to fork look has ended.\n")
+
+
+def test_another_user_is_not_served(monkeypatch: pytest.MonkeyPatch) -> None:
+    here, there = socket.socketpair()
+    with here, there:
+        assert forkserver._is_ours(here)
+        monkeypatch.setattr(os, "getuid", lambda: 4711)
+        assert not forkserver._is_ours(here)
+
+
+def test_what_runs_import_leaves_nothing_that_a_fork_would_break(folder: Path, tmp_path: Path) -> None:
+    modules = [module for pipeline in STEPS for module in imported(pipeline)]
+    variables = {"PYTHONPATH": str(folder), "_KFP_RUNTIME": "true", "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path / 'mlflow.db'}"}
+    with ForkServer(["watched:watch", *modules], variables) as server:
+        done = subprocess.run([*server.command, "-m", "watched"], capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("[] False 1 True True\n", ""), "CUDA or a thread was begun, or something was not imported"
+    assert not list(tmp_path.iterdir()), "a database was opened"
