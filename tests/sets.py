@@ -1,7 +1,10 @@
 """Synthetic sets for tests of stores: shards of any size, made without a generator."""
 
+from collections.abc import Sequence
+
 import torch
 
+from distillery.data.publishing import publish_manifest
 from distillery.data.shards import Shard
 from distillery.data.store import SetHeader, SetReference, SetWriter
 from distillery.provenance import Provenance
@@ -34,6 +37,11 @@ def write(store: Store, shards: int, images: int = 4, name: str = "one") -> SetW
     return writer
 
 
+def publish_set(writer: SetWriter, shortfall: Sequence[int] = ()) -> SetReference:
+    """Make the shards that were written a set."""
+    return publish_manifest(writer.store, writer.manifest(shortfall))
+
+
 def publish(store: Store, shards: int, images: int = 4, name: str = "one") -> SetReference:
     """Write a set."""
-    return write(store, shards, images, name).publish()
+    return publish_set(write(store, shards, images, name))

@@ -1,8 +1,7 @@
 """The `distillery` command. Whatever is heavy is imported where it is used: help, `recipes` and `methods` answer at once."""
 
-import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -22,10 +21,7 @@ from distillery_kfp.pipelines.cli.commands.resume import resume
 from distillery_kfp.pipelines.cli.commands.runs import runs
 from distillery_kfp.pipelines.cli.commands.train_student import train_student
 from distillery_kfp.pipelines.cli.commands.verify import verify_set
-from distillery_kfp.pipelines.cli.stores import workdir_of
-
-if TYPE_CHECKING:
-    from rich.console import Console
+from distillery_kfp.pipelines.cli.stores import console, workdir_of
 
 app = typer.Typer(
     name="distillery",
@@ -101,9 +97,9 @@ def recipes(name: Annotated[str, typer.Argument(help="Show one recipe whole; wit
     from distillery_kfp.pipelines.cli.listing import show_recipe, show_recipes
 
     if name:
-        show_recipe(_console(), name)
+        show_recipe(console(), name)
     else:
-        show_recipes(_console())
+        show_recipes(console())
 
 
 @app.command()
@@ -111,7 +107,7 @@ def methods() -> None:
     """List the methods: what each optimises, when it meets the student, what it needs of the teacher."""
     from distillery_kfp.pipelines.cli.listing import show_methods
 
-    show_methods(_console())
+    show_methods(console())
 
 
 @app.command()
@@ -140,13 +136,11 @@ def import_teacher(
 
     names = read_class_names(classes)
     result = import_checkpoint(checkpoint, settings, {**spec, **constants}, names, out, check, weights)
-    console = _console()
-    console.print(
-        f"{out}: {architecture}, {result['parameters']:,} parameters, {result['batchnorm']} BatchNorm layers, {len(names)} classes"
-    )
+    shown = console()
+    shown.print(f"{out}: {architecture}, {result['parameters']:,} parameters, {result['batchnorm']} BatchNorm layers, {len(names)} classes")
     if "top1" in result:
-        console.print(f"top-1 on {result['images']:,} images: {result['top1']:.2%}")
-    console.print(f"sha256 {result['sha256']}", soft_wrap=True)
+        shown.print(f"top-1 on {result['images']:,} images: {result['top1']:.2%}")
+    shown.print(f"sha256 {result['sha256']}", soft_wrap=True)
 
 
 @app.command()
@@ -171,7 +165,7 @@ def evaluate(
     if json_:
         inputs = {"teacher": read_bundle(teacher)[1], "student": read_bundle(student)[1]}
         save_report(json_.absolute(), report, Provenance(inputs=inputs, code_version=code_version()))
-    _console().print(table(report))
+    console().print(table(report))
 
 
 app.command("compile")(compile_pipelines)
@@ -187,13 +181,6 @@ app.command()(runs)
 app.command()(allowing(resume))
 app.command()(compare)
 app.command()(prune)
-
-
-def _console() -> "Console":
-    """A console that does not cut tables where nobody has given it a width."""
-    from rich.console import Console
-
-    return Console() if sys.stdout.isatty() else Console(width=160)
 
 
 def _integers(flag: str, text: str, count: int) -> list[int]:

@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from distillery_kfp.pipelines.cli.stores import console
+
 if TYPE_CHECKING:
     from distillery_kfp.pipelines.runner.local import RunRequest
 
@@ -16,13 +18,11 @@ def carry_out(request: "RunRequest") -> None:
         DistilleryError: the sentence of the step that failed.
         SystemExit: stopped by a signal.
     """
-    from rich.console import Console
-
     from distillery_kfp.pipelines.runner.local import execute
 
-    console = Console()
+    screen = console()
     try:
-        result = execute(request, console)
+        result = execute(request, screen)
     except SystemExit as stop:
         if stop.code in (128 + signal.SIGTERM, 128 + signal.SIGINT):
             typer.echo(f"to go on: {request.command()}", err=True)
@@ -30,4 +30,4 @@ def carry_out(request: "RunRequest") -> None:
         raise
     from distillery_kfp.pipelines.runner.outcome import show_result
 
-    show_result(console, result)
+    show_result(screen, result)

@@ -45,10 +45,8 @@ def open_existing(uri: str) -> "Store":
     return store
 
 
-def size(count: float) -> str:
-    """Bytes as a person says them: `512 B`, `3.4 MiB`."""
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if count < 1024 or unit == "GiB":
-            break
-        count /= 1024
-    return f"{count:,.0f} {unit}" if unit == "B" else f"{count:,.1f} {unit}"
+def size(num_bytes: float) -> str:
+    """Bytes as the page says them: `512 bytes`, `3.4 MB`."""
+    from distillery.reporting.words import size as words_of
+
+    return words_of(num_bytes).replace("\N{NO-BREAK SPACE}", " ")

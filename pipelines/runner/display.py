@@ -58,10 +58,14 @@ class Display:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        """Say what the steps warned of, whichever way the run ends."""
+        """Say what the steps warned of, whichever way the run ends; what several said, such as of data that they read, once."""
         self._bar.stop()
+        told: set[str] = set()
         for step in self.steps:
             for sentence in read_warnings(self.warnings, step):
+                if sentence in told:
+                    continue
+                told.add(sentence)
                 self.console.print(f"warning  {self._title(step)}: {sentence}", highlight=False, markup=False, soft_wrap=True)
 
     def started(self, step: str) -> None:

@@ -17,10 +17,10 @@ def show_result(console: Console, result: RunResult) -> None:
     uri = redact(result.tracking_uri)
     mlflow = f"mlflow ui --backend-store-uri {uri}" if uri.startswith("sqlite:") else uri
     places = {
-        "student": result.student_uri if "://" in result.student_uri else _short(result.student),
+        "student": _short(result.student_uri),
         "report": _short(result.page),
         "numbers": _short(result.report),
-        "set": result.dataset.get("uri", ""),
+        "set": _short(result.dataset["uri"]),
         "log": _short(result.log),
         "mlflow": mlflow,
         "again": result.command,
@@ -30,7 +30,9 @@ def show_result(console: Console, result: RunResult) -> None:
         console.print(f"{name:<9}{place}", highlight=False, markup=False, soft_wrap=True)
 
 
-def _short(path: Path) -> str:
-    """The path as seen from the current folder, where that is shorter."""
+def _short(path: Path | str) -> str:
+    """The path as seen from the current folder, where that is shorter; a URI as it is."""
+    if "://" in str(path):
+        return str(path)
     relative = os.path.relpath(path)
     return relative if len(relative) < len(str(path)) else str(path)

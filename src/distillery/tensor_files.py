@@ -58,8 +58,8 @@ def read_tensors(format: Format, data: bytes, where: str) -> tuple[Document, dic
     document = read_document(format, data, where)
     try:
         return document, load(data)
-    except (SafetensorError, KeyError, ValueError, RuntimeError, TypeError) as error:  # such as a type that torch does not know
-        raise StoreError(f"{where} is damaged (its tensors cannot be read: {type(error).__name__}): {format.advice}.") from None
+    except (SafetensorError, KeyError, ValueError, RuntimeError, TypeError):  # such as a type that torch does not know
+        raise StoreError(f"{where} is damaged (its tensors cannot be read): {format.advice}.") from None
 
 
 def payload(data: bytes) -> bytes:

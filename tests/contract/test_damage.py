@@ -45,6 +45,7 @@ from distillery.tracking.null import NullTracker
 from distillery.workbench.lineage import read_records
 from distillery.workbench.openings import FORMAT as OPENING
 from distillery.workbench.openings import has_added
+from distillery.workbench.students import read_choice
 from distillery.workbench.warned import read_warnings
 from distillery_kfp.pipelines.runner.display import Display
 from distillery_kfp.pipelines.runner.resume import request_of
@@ -248,6 +249,7 @@ def readers_of(left: Left) -> dict[str, tuple[str, dict[str, Reader]]]:
             f"store/runs/{run}/opened/materialize/*.json",
             {"read": lambda path: OPENING.read(path.read_bytes(), "it").fields, "withdraw": lambda path: has_added(store, run)},
         ),
+        "choice": (f"{run}/student/best/choice.json", {"read": lambda path: read_choice(path.parents[1])}),
         "history": ("store/checkpoints/train_generator/*/history.json", {"read": lambda path: read_history(FolderStore(path.parent))}),
         "result": (
             "store/checkpoints/train_student/*/result.json",
@@ -271,10 +273,23 @@ def readers_of(left: Left) -> dict[str, tuple[str, dict[str, Reader]]]:
 
 
 KINDS = (
-    *("bundle", "weights", "run", "stopped run", "evaluation", "step record", "opening", "history", "result", "pointer", "payload"),
+    *(
+        "bundle",
+        "weights",
+        "run",
+        "stopped run",
+        "evaluation",
+        "step record",
+        "opening",
+        "choice",
+        "history",
+        "result",
+        "pointer",
+        "payload",
+    ),
     *("synthesizer", "state", "statistics", "manifest", "shard", "reference", "health", "registration", "student export"),
 )
-HOLD_HASHES = tuple(kind for kind in KINDS if kind not in ("weights", "payload", "state", "shard", "statistics"))
+HOLD_HASHES = tuple(kind for kind in KINDS if kind not in ("weights", "payload", "state", "shard", "statistics", "choice"))
 """Documents of which there are some of version 1, without a hash."""
 
 

@@ -1,10 +1,11 @@
 """`distillery audit`: from a student back to the teacher, every byte hashed again."""
 
 import json
-import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from distillery_kfp.pipelines.cli.stores import console
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -43,13 +44,11 @@ def audit_student(
 
 
 def _show(links: "tuple[Link, ...]") -> None:
-    from rich.console import Console
-
-    console = Console() if sys.stdout.isatty() else Console(width=160)
-    console.print(_table(links))
+    shown = console()
+    shown.print(_table(links))
     held = sum(link.state == "ok" for link in links)
     missed = ", ".join(link.name for link in links if link.state == "unreachable")
-    console.print(f"{held} links hold, none is broken" + (f"; not reached: {missed}" if missed else ""), markup=False)
+    shown.print(f"{held} links hold, none is broken" + (f"; not reached: {missed}" if missed else ""), markup=False)
 
 
 def _table(links: "tuple[Link, ...]") -> "Table":

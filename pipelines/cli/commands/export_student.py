@@ -8,6 +8,7 @@ import typer
 
 from distillery_kfp.pipelines.cli.bundles import SHA256_HELP, local_bundle
 from distillery_kfp.pipelines.cli.sets import open_set
+from distillery_kfp.pipelines.cli.stores import console
 
 if TYPE_CHECKING:
     from distillery.models.export import ExportedFile
@@ -32,7 +33,6 @@ def export_student(
 
     Each file is run beside the bundle on random images before the folder appears.
     """
-    from rich.console import Console
     from rich.table import Table
 
     from distillery.evaluation.health import FILE
@@ -53,4 +53,4 @@ def export_student(
     table = Table("file", "bytes", "differs from the bundle by", "sha256", box=None)
     for name, file in files.items():
         table.add_row(name, f"{file.bytes:,}", "" if file.difference is None else f"{file.difference:.1e}", file.sha256)
-    Console(width=160).print(table)
+    console().print(table)

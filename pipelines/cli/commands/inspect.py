@@ -1,6 +1,5 @@
 """`distillery inspect`: what a synthetic set holds, and whether it has collapsed."""
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -8,12 +7,16 @@ import typer
 
 from distillery.errors import ConfigError
 from distillery_kfp.pipelines.cli.sets import SET_HELP, open_set, open_teacher
+from distillery_kfp.pipelines.cli.stores import console
 
 if TYPE_CHECKING:
     from distillery.data.shards import Shard
     from distillery.data.store import SyntheticSet
     from distillery.evaluation.health import HealthConfig
     from distillery.reporting.inspection import SetSummary
+
+
+_GRID_ROWS = 100
 
 
 def inspect_set(
@@ -31,17 +34,15 @@ def inspect_set(
 
     summary, images = _summarize(where, teacher, sample)
     if grid:
-        _draw(grid, images)
+        rows = _draw(grid, images)
     if json_:
         typer.echo(canonical_json(summary.to_json()))
         return
-    from rich.console import Console
-
-    console = Console() if sys.stdout.isatty() else Console(width=160)
-    console.print(class_table(summary))
-    console.print(facts_table(summary))
+    shown = console()
+    shown.print(class_table(summary))
+    shown.print(facts_table(summary))
     if grid:
-        console.print(f"{grid}: a row a class, {len(summary.counts)} rows", markup=False, soft_wrap=True)
+        shown.print(f"{grid}: a row a class, {rows:,} of {len(summary.counts):,} classes", markup=False, soft_wrap=True)
 
 
 def _summarize(where: str, teacher: str, sample: int) -> "tuple[SetSummary, Shard]":
@@ -74,9 +75,13 @@ def _thresholds(found: "SyntheticSet") -> "HealthConfig":
         return HealthConfig()
 
 
-def _draw(path: Path, images: "Shard") -> None:
+def _draw(path: Path, images: "Shard") -> int:
+    """Draw images of each class, of the first hundred where there are more; returns of how many."""
     from distillery.reporting.grid import class_grid
     from distillery.storage import FolderStore
 
-    num_classes = images.teacher_logits.shape[1]
-    FolderStore(path.absolute().parent).write(path.name, class_grid(images.images, images.teacher_logits.argmax(1), num_classes))
+    answers = images.teacher_logits.argmax(1)
+    rows = min(images.teacher_logits.shape[1], _GRID_ROWS)
+    drawn = answers < rows
+    FolderStore(path.absolute().parent).write(path.name, class_grid(images.images[drawn], answers[drawn], rows))
+    return rows

@@ -1,6 +1,5 @@
 """`distillery predict`: a first try of a bundle on a few pictures."""
 
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -8,6 +7,7 @@ import typer
 
 from distillery.errors import ConfigError
 from distillery_kfp.pipelines.cli.bundles import SHA256_HELP, local_bundle
+from distillery_kfp.pipelines.cli.stores import console
 
 
 def predict(
@@ -57,7 +57,6 @@ def predict(
 
 
 def _show(rows: list[dict[str, Any]]) -> None:
-    from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
@@ -66,4 +65,4 @@ def _show(rows: list[dict[str, Any]]) -> None:
     for row in rows:
         likely = [f"{escape(item['name'])} {item['probability']:.1%}" for item in row["classes"]]
         table.add_row(escape(row["image"]), *([row["changes"]] if with_changes else []), *likely)
-    (Console() if sys.stdout.isatty() else Console(width=160)).print(table)
+    console().print(table)

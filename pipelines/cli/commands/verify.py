@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from distillery_kfp.pipelines.cli.sets import SET_HELP, open_set
+from distillery_kfp.pipelines.cli.stores import size
 
 
 def verify_set(where: Annotated[str, typer.Argument(metavar="SET", help=SET_HELP)]) -> None:
@@ -12,8 +13,8 @@ def verify_set(where: Annotated[str, typer.Argument(metavar="SET", help=SET_HELP
     found = open_set(where)
     found.verify()
     manifest = found.manifest
-    size = sum(entry.bytes for entry in manifest.shards)
+    num_bytes = sum(entry.bytes for entry in manifest.shards)
     typer.echo(
         f"{found.store.uri}: whole; {len(manifest.shards):,} shards, {manifest.images:,} images to train on, "
-        f"{manifest.holdout:,} held out, {size / 2**20:,.1f} MiB, set {found.digest[:12]}"
+        f"{manifest.holdout:,} held out, {size(num_bytes)}, set {found.digest[:12]}"
     )

@@ -54,8 +54,8 @@ def read_npz(data: bytes, where: str, names: Sequence[str]) -> tuple[dict[str, N
         with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
             found = list(arrays.files)
             return {name: arrays[name] for name in names if name in found}, found
-    except Exception as error:  # numpy and zipfile raise whatever the damage leads to
-        raise StoreError(f"{where!r} is damaged or no npz file ({type(error).__name__}): copy or make it again.") from None
+    except Exception:  # numpy and zipfile raise whatever the damage leads to
+        raise StoreError(f"{where!r} is damaged or no npz file: copy or make it again.") from None
 
 
 def read_npy(data: bytes, where: str) -> NDArray[np.generic]:
@@ -66,8 +66,8 @@ def read_npy(data: bytes, where: str) -> NDArray[np.generic]:
     """
     try:
         found = np.load(io.BytesIO(data), allow_pickle=False)
-    except Exception as error:  # numpy raises whatever the damage leads to
-        raise StoreError(f"{where!r} is damaged or no npy file of numbers ({type(error).__name__}): copy or make it again.") from None
+    except Exception:  # numpy raises whatever the damage leads to
+        raise StoreError(f"{where!r} is damaged or no npy file of numbers: copy or make it again.") from None
     if not isinstance(found, np.ndarray):
         raise StoreError(f"{where!r} holds several arrays: name it as the npz file that it is.")
     return found

@@ -202,8 +202,8 @@ def _unpickle(data: bytes, where: str) -> dict[str, Any]:
         found = reader.load()
     except ConfigError:
         raise
-    except Exception as error:  # a damaged pickle raises whatever the damage leads to
-        raise StoreError(f"{where!r} is damaged or no pickled batch of CIFAR ({type(error).__name__}): copy it again.") from None
+    except Exception:  # a damaged pickle raises whatever the damage leads to
+        raise StoreError(f"{where!r} is damaged or no pickled batch of CIFAR: copy it again.") from None
     if not isinstance(found, dict):
         raise StoreError(f"{where!r} is no pickled batch of CIFAR but a {type(found).__name__}: copy it again.")
     texts = {_text(key): value.value if isinstance(value, _Array) else value for key, value in found.items()}

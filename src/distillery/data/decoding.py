@@ -123,8 +123,8 @@ def _open(data: bytes, name: str) -> tuple[Image.Image, list[str]]:
             return (upright if turn is None else upright.transpose(turn)), changes
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise ConfigError(f"{name!r} has more than {Image.MAX_IMAGE_PIXELS:,} pixels: give a smaller picture.") from None
-    except Exception as error:  # pillow's readers raise whatever the damage leads to
-        raise StoreError(f"{name!r} is damaged or no image ({type(error).__name__}): copy it again, or leave it out.") from None
+    except Exception:  # pillow's readers raise whatever the damage leads to
+        raise StoreError(f"{name!r} is damaged or no image: copy it again, or leave it out.") from None
 
 
 def _orientation(picture: Image.Image) -> int:

@@ -15,7 +15,6 @@ from distillery.data.shards import (
     Shard,
     ShardEntry,
     add_up,
-    check_whole,
     count_shard,
     describe_shard,
     has_shard,
@@ -174,45 +173,6 @@ class SetWriter:
             shortfall: as in `publish`.
         """
         return self._manifest(shortfall).to_bytes()
-
-    def published(self) -> SetReference | None:
-        """The set that is published here already, None if there is none.
-
-        Raises:
-            StoreError: one is, and a shard of it is gone or damaged.
-        """
-        if not self.store.exists(MANIFEST):
-            return None
-        found = SyntheticSet(self.store, self.header.teacher_sha256)
-        check_whole(self.store, found.manifest.shards)
-        return SetReference(uri=self.store.uri, sha256=found.digest)
-
-    def publish(self, shortfall: Sequence[int] = ()) -> SetReference:
-        """Write the manifest, after every shard it names; if a set is published here already, that one stands.
-
-        Args:
-            shortfall: (K,) images that the quotas wanted and did not get; empty where nothing is short.
-
-        Raises:
-            StoreError: a shard is not there in full, or the store cannot be written.
-            CheckpointMismatchError: what is published here was made with another teacher.
-        """
-        data = self.manifest(shortfall)
-        if adopted := self._adopt(data):
-            return adopted
-        check_whole(self.store, self._entries)
-        if not self.store.create(MANIFEST, data) and (adopted := self._adopt(data)):
-            return adopted
-        return SetReference(uri=self.store.uri, sha256=sha256_bytes(data))
-
-    def _adopt(self, data: bytes) -> SetReference | None:
-        """The set that somebody published here before us, None if nobody did; of two writers at once the later one comes here."""
-        published = self.published()
-        if published is not None and published.sha256 == sha256_bytes(data):
-            _log.info("%s is published already, byte for byte the set just made: it is adopted.", self.store.uri)
-        elif published is not None:
-            _log.warning("%s holds a published set that differs from the one just made; the published one is used.", self.store.uri)
-        return published
 
     def _manifest(self, shortfall: Sequence[int]) -> SetManifest:
         num_classes = self.header.num_classes

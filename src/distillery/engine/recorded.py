@@ -8,7 +8,7 @@ from torch import Tensor
 
 from distillery.data.pool import NO_LABEL, ImagePool, quantize
 from distillery.data.shards import Role, ShardEntry, read_shard
-from distillery.data.store import SetHeader, SetReference, SetWriter, split_holdout
+from distillery.data.store import SetHeader, SetWriter, split_holdout
 from distillery.engine.labelling import teacher_logits
 from distillery.engine.session import Review
 from distillery.engine.stopwatch import Stopwatch
@@ -107,10 +107,6 @@ class RecordedPool:
     def manifest(self) -> bytes:
         """The file that makes the shards a set, for `publish_manifest`."""
         return self._writer.manifest()
-
-    def publish(self) -> SetReference:
-        """Make the shards a set."""
-        return self._writer.publish()
 
     def state_dict(self) -> dict[str, Any]:
         """The names of the shards, not their bytes, and the random stream."""

@@ -129,7 +129,12 @@ class PageCollector:
 
     def _epochs(self) -> int:
         numbers: dict[str, float] = {}
-        return int(self._attempt("training", lambda: training_of(self.store, self._student), numbers).get("epochs", 0))
+        return int(self._attempt("training", self._training, numbers).get("epochs", 0))
+
+    def _training(self) -> dict[str, float]:
+        """The numbers of the step that trained the student; empty where that was in another store."""
+        done = _checkpoints(self.store, _maker(self._student), self._student).finished() or {}
+        return dict(done.get("metrics", {}))
 
     def _histories(self, run: RunRecord, found: SyntheticSet | None) -> dict[str, History]:
         """Of every step that trained or drew something, in the order of the run."""
@@ -178,16 +183,6 @@ class PageCollector:
             return found.manifest.synthesizer_sha256
         done = _checkpoints(self.store, _maker(made), made).finished() or {}
         return str(done.get("outputs", {}).get("synthesizer", {}).get("synthesizer.json", ""))
-
-
-def training_of(store: Store, student: Provenance) -> dict[str, float]:
-    """The numbers of the step that trained a student; empty where that was in another store.
-
-    Raises:
-        StoreError: the step's result is damaged.
-    """
-    done = _checkpoints(store, _maker(student), student).finished() or {}
-    return dict(done.get("metrics", {}))
 
 
 def _checkpoints(store: Store, step: str, provenance: Provenance) -> Checkpoints:

@@ -133,7 +133,7 @@ def _rank(found: FoundWeights, expected: Mapping[str, Tensor], chosen: str) -> t
             fits = [fit for fit in _fits(seen.weights, expected) if not chosen or fit.prefix.startswith(f"{key}.")]
             ranked.append((sorted(fits, reverse=True), seen, key))
     if not ranked:
-        places = _places(found.weights)
+        places = _places(found, expected)
         raise ConfigError(
             f"--weights {chosen!r} names nothing in the checkpoint, whose tensors stand under {listed(places) or 'no key'}"
             f"{nearest(chosen, places) or '.'}"
@@ -180,11 +180,14 @@ def _beside(seen: FoundWeights, fits: list[_Fit]) -> list[str]:
     return sorted(name.removeprefix(place) for name in rest if name != f"{place}n_averaged")
 
 
-def _places(found: Weights) -> list[str]:
-    """The dotted beginnings of names, shortest first."""
-    places = {name.rpartition(".")[0] for name in found if "." in name}
+def _places(found: FoundWeights, expected: Mapping[str, Tensor]) -> list[str]:
+    """The dotted beginnings of names: sets of weights that fit best, best first, then the others, shortest first."""
+    seen = found.without(set(_WRAPPERS) - {part for name in expected for part in name.split(".")}).weights
+    fits = sorted(_fits(seen, expected), reverse=True)
+    fitting = [fit.prefix.rstrip(".") for fit in fits if fit.prefix and fit[:2] == fits[0][:2]]
+    places = {name.rpartition(".")[0] for name in seen if "." in name}
     shorter = {place.split(".")[0] for place in places} | {".".join(place.split(".")[:2]) for place in places}
-    return sorted(shorter, key=lambda place: (place.count("."), place))
+    return [*fitting, *sorted(shorter - set(fitting), key=lambda place: (place.count("."), place))]
 
 
 def _say_others(prefix: str, others: list[_Fit]) -> str:

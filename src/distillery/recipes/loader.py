@@ -192,6 +192,8 @@ def _follow(source: str, known: dict[str, dict[str, Any]], chain: tuple[str, ...
             raise ConfigError(f"extends = {extends!r} in {recipe_name(source)} is not allowed: name one recipe or file.")
         if extends:
             result = copy.deepcopy(_follow(_beside(source, extends), known, (*chain, source)))
+            if is_own_file(source):
+                result.pop("about", None)  # it speaks of the other recipe: of its paper, its images, its steps
             merge(result, document)
             document = result
         known[source] = document

@@ -11,9 +11,12 @@ from distillery.config import Config
 from distillery.data.shards import add_up
 from distillery.data.store import SyntheticSet
 from distillery.evaluation.health import HealthReport
+from distillery.reporting.words import size
 
 _QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 _BAR = 30
+_ROWS = 40
+"""Classes of which the terminal shows a row; of more, the rarest ones are shown, since these tell whether classes are missing."""
 
 
 class SetSummary(Config):
@@ -98,7 +101,7 @@ def facts_table(summary: SetSummary) -> Table:
     rows = {
         "where": summary.uri,
         "images": f"{summary.images:,} to train on, {summary.holdout:,} held out, {' x '.join(map(str, summary.shape))}",
-        "size on disk": f"{summary.bytes / 2**20:,.1f} MiB in {summary.shards:,} shards",
+        "size on disk": f"{size(summary.bytes)} in {summary.shards:,} shards",
         "teacher": summary.teacher_sha256[:12],
         "synthesizer": summary.synthesizer_sha256[:12] or "the states of an online run",
         "asked and obtained": f"{summary.agreed:,} of {asked:,} agree ({summary.agreed / asked:.1%})" if asked else "asked for no class",
@@ -119,14 +122,19 @@ def facts_table(summary: SetSummary) -> Table:
 
 
 def class_table(summary: SetSummary) -> Table:
-    """A row a class: asked, obtained, held out, and a bar as long as the class is large."""
-    shown = Table(title="Training images by class (obtained: the teacher's argmax)")
+    """A row a class: asked, obtained, held out, and a bar as long as the class is large; of many classes the rarest."""
+    title, names = "Training images by class (obtained: the teacher's argmax)", summary.class_names
+    if len(names) > _ROWS:
+        title += f", the {_ROWS} rarest of {len(names):,}; --json has all"
+    shown = Table(title=title)
     for heading in ("class", "asked", "obtained", "held out", "short"):
         shown.add_column(heading, justify="left" if heading == "class" else "right")
     shown.add_column("")
     largest = max(summary.counts)
+    rarest = sorted(range(len(names)), key=summary.counts.__getitem__)[:_ROWS]
     columns = (summary.class_names, summary.asked, summary.counts, summary.holdout_counts, summary.shortfall)
-    for name, asked, count, withheld, short in zip(*columns, strict=True):
+    rows = list(zip(*columns, strict=True))
+    for name, asked, count, withheld, short in rows if len(names) <= _ROWS else [rows[index] for index in rarest]:
         bar = "█" * round(_BAR * count / max(largest, 1))
         shown.add_row(escape(name), f"{asked:,}", f"{count:,}", f"{withheld:,}", f"{short:,}" if short else "", bar)
     return shown

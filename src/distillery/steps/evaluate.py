@@ -3,7 +3,6 @@
 import io
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,6 @@ from distillery.evaluation.accuracy import whole_matrix
 from distillery.evaluation.report import (
     FORMAT,
     MAX_TRAINING_IMAGES,
-    Chosen,
     EvaluationConfig,
     EvaluationImages,
     EvaluationReport,
@@ -30,18 +28,19 @@ from distillery.evaluation.report import (
     save_report,
     table,
 )
-from distillery.ledger.page import PageCollector, training_of
-from distillery.models.bundle import DOCUMENT, fetch_bundle, load_classifier, read_bundle, read_origin
+from distillery.ledger.page import PageCollector
+from distillery.models.bundle import DOCUMENT, fetch_bundle, load_classifier, read_bundle
 from distillery.recipes.sections import EvaluationSection
 from distillery.reporting.render import render
 from distillery.runtime import Runtime, resolve_runtime
 from distillery.seeding import stream
-from distillery.storage import Store, join_uri, open_store
+from distillery.storage import join_uri, open_store
 from distillery.types import Classifier
 from distillery.workbench.accelerators import check_promise
 from distillery.workbench.bench import Workbench, reporting, workbench, workspace
 from distillery.workbench.keys import key_of
 from distillery.workbench.lineage import evaluation_of, page_of, run_identity
+from distillery.workbench.students import read_choice
 
 logger = logging.getLogger(__name__)
 
@@ -90,7 +89,6 @@ def run(
     measured_on = "set" if data.labels is None else "eval_data"
     with workbench(STEP, parsed, {"teacher": teacher.sha256, "student": student.sha256, measured_on: digest}) as bench:
         _place(bench.runtime, teacher, student)
-        student = replace(student, chosen=_chosen(bench.store, student_path))
         report = evaluate(teacher, student, data, parsed.evaluation, bench.progress.tick)
         save_report(report_path, report, bench.provenance)
         if run := run_identity():  # where no runner publishes anything, this is where an auditor finds it
@@ -147,7 +145,7 @@ def open_model(folder: Path, expected_sha256: str = "") -> MeasuredModel:
     """
     info, sha256 = read_bundle(folder)
     classifier = load_classifier(folder, expected_sha256).freeze()
-    return MeasuredModel(classifier, info.architecture.name, sha256, info.weights_bytes, _snapshots(folder))
+    return MeasuredModel(classifier, info.architecture.name, sha256, info.weights_bytes, _snapshots(folder), read_choice(folder))
 
 
 def choose_images(teacher: Classifier, data_uri: str, set_path: Path, teacher_sha256: str) -> tuple[EvaluationImages, str]:
@@ -187,16 +185,6 @@ def _snapshots(folder: Path) -> dict[str, Callable[[], Classifier]]:
     """The states that a training kept beside the last one, each a bundle of its own, read when it is measured."""
     found = [path.parent for path in (*sorted(folder.glob("epochs/*/" + DOCUMENT)), *folder.glob("best/" + DOCUMENT))]
     return {path.relative_to(folder).as_posix(): partial(_frozen, path) for path in found}
-
-
-def _chosen(store: Store, student_path: Path) -> Chosen:
-    """How the student's best epoch was chosen, where the store still knows."""
-    try:
-        numbers = training_of(store, read_origin(student_path))
-    except DistilleryError as error:  # the scores do not depend on it
-        logger.warning("The report does not say which epoch was the best: %s", error)
-        return Chosen()
-    return Chosen(int(numbers.get("best_epoch", 0)), int(numbers.get("best_images", 0)))
 
 
 def _frozen(folder: Path) -> Classifier:

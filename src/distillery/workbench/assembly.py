@@ -10,6 +10,7 @@ from torch import Tensor
 from distillery.engine.selection import Judge, Score, Selection
 from distillery.evaluation.agreement import Agreement
 from distillery.evaluation.predict import predict
+from distillery.evaluation.report import Chosen
 from distillery.methods.catalog import Method, Need, Supply, find_method
 from distillery.models.bundle import fetch_bundle, load_classifier, read_bundle, save_classifier
 from distillery.models.catalog import Architecture, build_network
@@ -25,6 +26,7 @@ from distillery.synthesis.config import MethodConfig
 from distillery.synthesis.protocol import Ingredients, Synthesizer
 from distillery.types import Classifier, MemoryFormat
 from distillery.workbench.bench import Workbench, workspace
+from distillery.workbench.students import write_choice
 
 _READ_FROM_STATISTICS: set[Need] = {"moments", "class_moments"}
 
@@ -173,6 +175,7 @@ def save_student(bench: Workbench, folder: Path, student: Classifier, selection:
         save_classifier(folder / name, student, architecture, bench.provenance)
     if not best:
         return {}
+    write_choice(folder, Chosen(best.epoch, best.score.images), bench.provenance)
     numbers = {"epoch": best.epoch, "agreement": best.score.agreement, "kl": best.score.kl, "images": best.score.images}
     return {f"best_{name}": float(value) for name, value in {**numbers, "compared": best.compared}.items()}
 

@@ -36,7 +36,7 @@ import json, os, resource, sys, time
 from pathlib import Path
 from distillery.data.store import SyntheticSet
 from distillery.storage import open_store
-from sets import header, publish, shard
+from sets import header, publish, publish_set, shard
 from distillery.data.store import SetWriter
 
 def peak():
@@ -51,7 +51,7 @@ began = time.monotonic()
 writer = SetWriter(store, header())
 for number in range(64):
     writer.append(*shard(number, 1366))
-writer.publish()
+publish_set(writer)
 numbers |= {"wrote": peak(), "write_seconds": time.monotonic() - began}
 began, total = time.monotonic(), 0
 for part in SyntheticSet(store).shards("train"):

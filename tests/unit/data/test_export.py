@@ -22,6 +22,7 @@ from distillery.errors import ConfigError, StoreError
 from distillery.provenance import Provenance
 from distillery.seeding import stream
 from distillery.storage import FolderStore
+from sets import publish_set
 
 K = 12
 NAMES = tuple(f"kind {index}" for index in range(K))
@@ -37,7 +38,7 @@ def make_set(folder: Path, channels: int = 1) -> SyntheticSet:
         logits = torch.randn(n, K, generator=draws)
         logits[:, 3] = -9.0
         writer.append(images, torch.arange(n) % K - 1, logits, role)
-    return SyntheticSet.open(writer.publish().uri)
+    return SyntheticSet.open(publish_set(writer).uri)
 
 
 def parse(**values: Any) -> ExportConfig:
@@ -148,7 +149,7 @@ def test_what_cannot_be_exported_is_said(tmp_path: Path) -> None:
     writer = SetWriter(FolderStore(tmp_path / "small"), header)
     writer.append(torch.zeros(1, 1, 2, 2, dtype=torch.uint8), None, torch.zeros(1, 2))
     with pytest.raises(ConfigError, match="no images of the role 'holdout'"):
-        export_set(SyntheticSet.open(writer.publish().uri), tmp_path / "out", parse(format="imagefolder", role="holdout"))
+        export_set(SyntheticSet.open(publish_set(writer).uri), tmp_path / "out", parse(format="imagefolder", role="holdout"))
     for wrong in ({"format": "zip"}, {"format": "webdataset", "role": "test"}, {"format": "webdataset", "shard_size": 0}):
         with pytest.raises(ConfigError, match="export"):
             parse(**wrong)

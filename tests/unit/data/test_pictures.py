@@ -194,8 +194,9 @@ def pickled(folder: Path) -> Path:
 )
 def test_what_cannot_be_read(make: object, kind: type[DistilleryError], said: str, tmp_path: Path) -> None:
     assert callable(make)
-    with pytest.raises(kind, match=said):
+    with pytest.raises(kind, match=said) as refused:
         list(read_pictures([make(tmp_path)], COLOUR))
+    assert "Error" not in str(refused.value), "no name of a class"
 
 
 def test_a_picture_of_too_many_pixels_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import logging
 import os
 import subprocess
 import sys
@@ -34,6 +33,7 @@ from distillery.errors import CheckpointMismatchError, ConfigError, MissingResou
 from distillery.provenance import Provenance, dump_json, stamp
 from distillery.seeding import stream
 from distillery.storage import FolderStore, MemoryStore, Store
+from sets import publish_set
 
 HEADER = SetHeader(
     shape=(1, 2, 2),
@@ -73,7 +73,7 @@ def pixels(shard: Shard) -> list[int]:
 
 
 def test_a_published_set_comes_back(store: FolderStore) -> None:
-    reference = write(store).publish(shortfall=[0, 2, 0])
+    reference = publish_set(write(store), shortfall=[0, 2, 0])
     found = SyntheticSet.open(reference.uri, HEADER.teacher_sha256)
     manifest = found.manifest
     assert found.digest == reference.sha256
@@ -90,7 +90,7 @@ def test_a_published_set_comes_back(store: FolderStore) -> None:
 
 
 def test_the_holdout_is_never_in_the_train_role(store: FolderStore) -> None:
-    found = SyntheticSet.open(write(store).publish().uri)
+    found = SyntheticSet.open(publish_set(write(store)).uri)
     assert pixels(found.load()) == [0] * 3 + [2] * 3
     assert pixels(found.load("holdout")) == [1] * 3
     assert {entry.role for entry in found.entries("train")} == {"train"}
@@ -98,7 +98,7 @@ def test_the_holdout_is_never_in_the_train_role(store: FolderStore) -> None:
 
 
 def test_a_role_without_images_is_empty(store: FolderStore) -> None:
-    found = SyntheticSet.open(write(store, ((0, "train"),)).publish().uri)
+    found = SyntheticSet.open(publish_set(write(store, ((0, "train"),))).uri)
     images, asked, logits = found.load("holdout")
     assert (tuple(images.shape), tuple(asked.shape), tuple(logits.shape)) == ((0, 1, 2, 2), (0,), (0, 3))
     assert (images.dtype, asked.dtype, logits.dtype) == (torch.uint8, torch.int64, torch.float32)
@@ -108,14 +108,13 @@ def test_images_without_a_class_are_marked(store: FolderStore) -> None:
     writer = SetWriter(store, HEADER)
     shard = part(0)
     writer.append(shard.images, None, shard.teacher_logits)
-    found = SyntheticSet.open(writer.publish().uri)
+    found = SyntheticSet.open(publish_set(writer).uri)
     assert found.load().asked.tolist() == [-1] * 3
     assert (found.manifest.asked, found.manifest.agreed) == ((0, 0, 0), 0)
 
 
 def test_no_set_before_its_manifest(store: FolderStore) -> None:
-    writer = write(store)
-    assert writer.published() is None
+    write(store)
     with pytest.raises(MissingResourceError, match="No synthetic set is published at"):
         SyntheticSet.open(store.uri)
 
@@ -131,7 +130,7 @@ def test_the_manifest_is_written_last(store: FolderStore, monkeypatch: pytest.Mo
 
         monkeypatch.setattr(FolderStore, name, watch)
     writer = write(store)
-    writer.publish()
+    publish_set(writer)
     assert written == [entry.key for entry in writer.entries] + [MANIFEST]
 
 
@@ -144,7 +143,7 @@ def test_nothing_is_published_while_a_shard_is_not_whole(store: FolderStore, dam
     else:
         store.write(key, store.read(key)[:-1])
     with pytest.raises(StoreError, match=f"The shard '{key}' is not whole"):
-        writer.publish()
+        publish_set(writer)
     assert not store.exists(MANIFEST)
 
 
@@ -157,15 +156,15 @@ def test_a_crash_while_publishing_publishes_nothing(store: FolderStore, monkeypa
     with monkeypatch.context() as patch:
         patch.setattr(os, "link", crash)
         with pytest.raises(SystemExit):
-            writer.publish()
+            publish_set(writer)
     with pytest.raises(MissingResourceError):
         SyntheticSet.open(store.uri)
-    assert SyntheticSet.open(writer.publish().uri).manifest.images == 6
+    assert SyntheticSet.open(publish_set(writer).uri).manifest.images == 6
 
 
 def test_equal_work_gives_equal_bytes_wherever_it_is_done(tmp_path: Path) -> None:
     first, second = FolderStore(tmp_path / "a"), FolderStore(tmp_path / "b" / "c")
-    assert write(first).publish().sha256 == write(second).publish().sha256
+    assert publish_set(write(first)).sha256 == publish_set(write(second)).sha256
     assert first.list() == second.list()
     assert all(first.read(key) == second.read(key) for key in first.list())
     assert str(tmp_path).encode() not in first.read(MANIFEST)
@@ -173,13 +172,13 @@ def test_equal_work_gives_equal_bytes_wherever_it_is_done(tmp_path: Path) -> Non
 
 def test_a_resumed_writer_ends_as_one_left_alone(tmp_path: Path) -> None:
     whole, torn = FolderStore(tmp_path / "whole"), FolderStore(tmp_path / "torn")
-    expected = write(whole).publish()
+    expected = publish_set(write(whole))
     checkpoint = [entry.to_json() for entry in write(torn, PLAN[:1]).entries]
     write(torn, PLAN[:2])  # one shard more than the checkpoint knows, then killed
     resumed = SetWriter(torn, HEADER, [ShardEntry.parse(entry) for entry in checkpoint])
     for number, role in PLAN[1:]:
         resumed.append(*part(number), role)
-    assert resumed.publish().sha256 == expected.sha256
+    assert publish_set(resumed).sha256 == expected.sha256
     assert torn.list() == whole.list()
 
 
@@ -199,33 +198,15 @@ def test_append_mends_a_damaged_shard(store: FolderStore, change: object) -> Non
     assert store.read(entry.key) == good
 
 
-def test_publishing_again_adopts_in_silence(store: FolderStore, caplog: pytest.LogCaptureFixture) -> None:
-    first = write(store).publish()
-    writer = write(store)
-    assert writer.published() == first
-    assert writer.publish() == first
-    assert caplog.records == []
-
-
-def test_publishing_something_else_adopts_and_says_so(store: FolderStore, caplog: pytest.LogCaptureFixture) -> None:
-    first = write(store).publish()
-    before = store.read(MANIFEST)
-    with caplog.at_level(logging.WARNING):
-        assert write(store, PLAN[:1]).publish() == first
-    assert store.read(MANIFEST) == before
-    assert "the published one is used" in caplog.text
-
-
-def test_a_set_of_another_teacher_is_never_adopted(store: FolderStore) -> None:
-    write(store).publish()
-    other = write(store, header=HEADER.model_copy(update={"teacher_sha256": "ffff" * 16}))
+def test_a_set_of_another_teacher_is_refused(store: FolderStore) -> None:
+    publish_set(write(store))
     with pytest.raises(CheckpointMismatchError, match="made with the teacher 7eac7eac7eac, not with ffffffffffff"):
-        other.publish()
+        SyntheticSet(store, "ffff" * 16)
 
 
 @pytest.mark.parametrize("role", ["train", "holdout"])
 def test_damage_stops_whoever_reads_it(store: FolderStore, role: Role) -> None:
-    found = SyntheticSet.open(write(store).publish().uri)
+    found = SyntheticSet.open(publish_set(write(store)).uri)
     entry = found.entries(role)[-1]
     data = bytearray(store.read(entry.key))
     data[-5] ^= 16
@@ -258,7 +239,7 @@ def edited(store: Store, **changes: object) -> None:
     ],
 )
 def test_a_manifest_that_is_not_ours_is_refused(store: FolderStore, changes: dict[str, object], kind: type[Exception], words: str) -> None:
-    write(store).publish()
+    publish_set(write(store))
     edited(store, **changes)
     with pytest.raises(kind, match=words) as caught:
         SyntheticSet.open(store.uri)
@@ -267,7 +248,7 @@ def test_a_manifest_that_is_not_ours_is_refused(store: FolderStore, changes: dic
 
 
 def test_half_a_manifest_is_refused(store: FolderStore) -> None:
-    write(store).publish()
+    publish_set(write(store))
     store.write(MANIFEST, store.read(MANIFEST)[:100])
     with pytest.raises(StoreError, match="The manifest of the set .* is not a JSON object"):
         SyntheticSet.open(store.uri)
@@ -275,7 +256,7 @@ def test_half_a_manifest_is_refused(store: FolderStore) -> None:
 
 def test_verify_compares_counts_with_the_images() -> None:
     store = MemoryStore()
-    write(store).publish()
+    publish_set(write(store))
     document = json.loads(store.read(MANIFEST))
     shard = document["shards"][0]
     shard["agreed"] += 1
@@ -285,14 +266,14 @@ def test_verify_compares_counts_with_the_images() -> None:
 
 
 def test_another_teacher_is_refused(store: FolderStore) -> None:
-    uri = write(store).publish().uri
+    uri = publish_set(write(store)).uri
     with pytest.raises(CheckpointMismatchError, match="not with 123"):
         SyntheticSet.open(uri, "123")
 
 
 def test_the_manifest_survives_its_file() -> None:
     store = MemoryStore()
-    write(store).publish()
+    publish_set(write(store))
     data = store.read(MANIFEST)
     manifest = SetManifest.from_bytes(data, "here")
     assert manifest.to_bytes() == data
@@ -327,22 +308,23 @@ def test_an_unwritable_store_is_refused_in_one_sentence(tmp_path: Path) -> None:
 ELSEWHERE = """
 import sys
 from pathlib import Path
-sys.path.insert(0, sys.argv[2])
+sys.path[:0] = sys.argv[2:]
 from test_store import write
+from sets import publish_set
 from distillery.storage import FolderStore
-print(write(FolderStore(Path(sys.argv[1]))).publish().sha256)
+print(publish_set(write(FolderStore(Path(sys.argv[1])))).sha256)
 """
 
 
 def test_the_digest_is_equal_in_another_process(tmp_path: Path) -> None:
     environment = {"PYTHONPATH": str(Path(distillery.__file__).parents[1]), "PYTHONHASHSEED": "5", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", ELSEWHERE, str(tmp_path / "other"), str(Path(__file__).parent)]
+    command = [sys.executable, "-c", ELSEWHERE, str(tmp_path / "other"), str(Path(__file__).parent), str(Path(__file__).parents[2])]
     other = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
-    assert other.stdout.strip() == write(FolderStore(tmp_path / "here")).publish().sha256
+    assert other.stdout.strip() == publish_set(write(FolderStore(tmp_path / "here"))).sha256
 
 
 def test_a_reference_leads_to_its_set(store: FolderStore, tmp_path: Path) -> None:
-    reference = write(store).publish()
+    reference = publish_set(write(store))
     write_reference(tmp_path / "artifact", reference)
     assert read_reference(tmp_path / "artifact") == reference
     assert open_reference(tmp_path / "artifact", HEADER.teacher_sha256).digest == reference.sha256
@@ -355,11 +337,11 @@ def test_a_reference_leads_to_its_set(store: FolderStore, tmp_path: Path) -> Non
 
 def test_a_reference_notices_another_or_a_lost_set(store: FolderStore, tmp_path: Path) -> None:
     folder = tmp_path / "artifact"
-    write_reference(folder, write(store).publish())
+    write_reference(folder, publish_set(write(store)))
     store.delete(MANIFEST)
     with pytest.raises(MissingResourceError, match="No synthetic set is published"):
         open_reference(folder)
-    write(store, PLAN[:1]).publish()
+    publish_set(write(store, PLAN[:1]))
     with pytest.raises(StoreError, match="as referred to"):
         open_reference(folder)
     with pytest.raises(StoreError, match="as referred to"):
@@ -413,7 +395,7 @@ def test_holdout_out_of_range(share: float) -> None:
 
 def test_a_set_that_counts_every_class_of_every_shard_is_read_as_before() -> None:
     store = MemoryStore()
-    write(store).publish()
+    publish_set(write(store))
     now = SyntheticSet(store).manifest
     document = json.loads(store.read(MANIFEST))
     for entry in document["shards"]:
@@ -429,7 +411,7 @@ def test_a_set_that_counts_every_class_of_every_shard_is_read_as_before() -> Non
 @pytest.mark.parametrize("counts", [[[0, 2], [3, 1]], [[1, 1], [0, 1]], [[0, 1], [0, 1]], [[0, 0]], [[-1, 2]], [[0]], [0, "x"]])
 def test_counts_of_no_class_or_twice_are_damage(counts: object) -> None:
     store = MemoryStore()
-    write(store).publish()
+    publish_set(write(store))
     document = json.loads(store.read(MANIFEST))
     document["shards"][0]["counts"] = counts
     edited(store, shards=document["shards"])

@@ -1,15 +1,14 @@
 """Sets, bundles and checkpoints in a bucket: resumed without sending twice, published once, read through the cache."""
 
-import logging
 import threading
 from pathlib import Path
 
 import pytest
 import torch
 
-from distillery.data.store import SyntheticSet, open_reference, write_reference
+from distillery.data.store import SetReference, SetWriter, SyntheticSet, open_reference, write_reference
 from distillery.engine.checkpoint import Checkpoints
-from distillery.errors import MissingResourceError
+from distillery.errors import MissingResourceError, StoreError
 from distillery.models.bundle import fetch_bundle, load_classifier, save_classifier
 from distillery.models.catalog import Architecture, build_network
 from distillery.provenance import Provenance
@@ -17,7 +16,7 @@ from distillery.storage import FolderStore, MemoryStore, open_store, read_uri
 from distillery.storage.s3 import S3Store, make_client
 from distillery.types import Classifier, ImageSpec
 from s3_requests import counting
-from sets import publish, shard, write
+from sets import publish, publish_set, shard, write
 
 
 @pytest.fixture
@@ -31,9 +30,10 @@ def test_an_interrupted_set_is_none_and_is_resumed_without_sending_a_shard_twice
     with pytest.raises(MissingResourceError, match="No synthetic set is published at 's3://"):
         SyntheticSet.open(store.uri)
     with counting() as seen:
-        reference = publish(store, 5)
-    assert seen["PutObject"] == 2 + 2  # two shards; a manifest, and the question whether the server refuses it a second time
+        writer = write(store, 5)
+    assert seen["PutObject"] == 2
     assert seen["GetObject"] == 0  # nothing is read of a shard that is there
+    reference = publish_set(writer)
     found = SyntheticSet.open(reference.uri)
     assert found.manifest.shards[:3] == sent
     found.verify()
@@ -48,9 +48,7 @@ def test_a_damaged_shard_is_sent_again(store: S3Store) -> None:
     SyntheticSet(store).verify()
 
 
-def test_two_writers_at_once_publish_one_set_and_the_later_adopts(
-    store: S3Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_two_writers_at_once_publish_one_set_and_the_later_is_refused(store: S3Store, monkeypatch: pytest.MonkeyPatch) -> None:
     barrier = threading.Barrier(2)
     create = S3Store.create
 
@@ -59,27 +57,35 @@ def test_two_writers_at_once_publish_one_set_and_the_later_adopts(
         return create(self, key, data)
 
     monkeypatch.setattr(S3Store, "create", together)
-    writers, found = [write(store, 2, name=name) for name in ("one", "other")], []
-    threads = [threading.Thread(target=lambda writer=writer: found.append(writer.publish())) for writer in writers]
-    with caplog.at_level(logging.WARNING):
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    assert found[0] == found[1]
-    assert caplog.text.count("the published one is used") == 1
+    writers = [write(store, 2, name=name) for name in ("one", "other")]
+    found: list[SetReference] = []
+    refused: list[str] = []
+
+    def work(writer: SetWriter) -> None:
+        try:
+            found.append(publish_set(writer))
+        except StoreError as error:
+            refused.append(str(error))
+
+    threads = [threading.Thread(target=work, args=(writer,)) for writer in writers]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    (reference,), (sentence,) = found, refused
+    assert "cannot be published at" in sentence
     whole = SyntheticSet(store)
     whole.verify()
-    assert whole.digest == found[0].sha256
+    assert whole.digest == reference.sha256
     named = {entry.key for entry in whole.manifest.shards}
     assert named in [{entry.key for entry in writer.entries} for writer in writers]
 
 
-def test_an_equal_set_is_adopted_and_that_is_said(store: S3Store, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_equal_set_is_published_once(store: S3Store) -> None:
     first = publish(store, 2)
-    with caplog.at_level(logging.INFO):
+    with counting() as seen:
         assert publish(store, 2) == first
-    assert "is published already, byte for byte the set just made: it is adopted" in caplog.text
+    assert seen["PutObject"] == 0
 
 
 def test_a_set_is_read_through_the_cache_and_verified_past_it(store: S3Store, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 
+from distillery.data.publishing import publish_manifest
 from distillery.data.store import SetHeader, SyntheticSet
 from distillery.engine.fit import StudentTrainer
 from distillery.engine.online import OnlineConfig, OnlineDistillation
@@ -51,7 +52,7 @@ def loop_of(
 def test_the_published_set_is_the_pool_as_trained_on(teacher: Classifier, store: FolderStore, session: Session) -> None:
     loop = loop_of(teacher, store, session)
     numbers = loop.run()
-    made = SyntheticSet.open(loop.pool.publish().uri)
+    made = SyntheticSet.open(publish_manifest(store, loop.pool.manifest()).uri)
     train, held_out = made.load("train"), made.load("holdout")
     assert torch.equal(train.images, loop.pool.train.images)
     assert torch.equal(held_out.images, loop.pool.held_out.images)
@@ -97,7 +98,7 @@ def test_feed_decides_what_the_student_sees(teacher: Classifier, store: FolderSt
 def test_what_was_made_before_the_student_saw_any_is_not_in_its_set(teacher: Classifier, store: FolderStore, session: Session) -> None:
     loop = loop_of(teacher, store, session, "round")
     loop.run()
-    made = SyntheticSet.open(loop.pool.publish().uri)
+    made = SyntheticSet.open(publish_manifest(store, loop.pool.manifest()).uri)
     assert (made.manifest.images, made.manifest.holdout) == (4 * 18, 36)
 
 
@@ -107,7 +108,7 @@ def test_a_set_of_images_that_are_new_each_step_is_what_the_student_saw(teacher:
     original = loop.trainer._step
     loop.trainer._step = lambda batch, stage: (seen.append(batch.images), original(batch, stage))[1]  # type: ignore[method-assign]
     numbers = loop.run()
-    made = SyntheticSet.open(loop.pool.publish().uri)
+    made = SyntheticSet.open(publish_manifest(store, loop.pool.manifest()).uri)
     train, held_out = made.load("train"), made.load("holdout")
     assert torch.equal(train.images, (torch.cat(seen) * 255).round().to(torch.uint8))
     assert len(train.images) == numbers["synthesis/pool"] == 8 * 16
@@ -124,7 +125,7 @@ def test_a_method_whose_rounds_return_no_images_is_asked_for_some(
     loop = loop_of(teacher, store, session, feed, returns_images=False)
     loop.run()
     assert loop.trainer.steps == 8
-    made = SyntheticSet.open(loop.pool.publish().uri)
+    made = SyntheticSet.open(publish_manifest(store, loop.pool.manifest()).uri)
     withheld = STAGE.batch // 4
     assert made.manifest.holdout == 4 * withheld
     assert made.manifest.images == 4 * (2 * STAGE.batch if feed == "fresh" else STAGE.batch - withheld)
@@ -188,7 +189,7 @@ def test_resumed_is_bit_equal(teacher: Classifier, store: FolderStore, session: 
         killed.run()
     resumed = loop_of(teacher, store.below("set"), Session(session.checkpoints, session.progress, every=every), feed, turns=turns)
     assert resumed.run() == expected
-    assert resumed.pool.publish().sha256 == alone.pool.publish().sha256
+    assert resumed.pool.manifest() == alone.pool.manifest()
     for name, value in alone.trainer.student.state_dict().items():
         assert torch.equal(value, resumed.trainer.student.state_dict()[name])
     best, expected_best = resumed.selection.best, alone.selection.best
@@ -251,7 +252,7 @@ def test_a_run_stopped_in_a_closing_round_is_bit_equal(teacher: Classifier, stor
         killed.run()
     resumed = loop_of(teacher, store.below("set"), Session(session.checkpoints, session.progress), rounds=4, closing=2)
     assert resumed.run() == expected
-    assert resumed.pool.publish().sha256 == alone.pool.publish().sha256
+    assert resumed.pool.manifest() == alone.pool.manifest()
     for name, value in alone.trainer.student.state_dict().items():
         assert torch.equal(value, resumed.trainer.student.state_dict()[name])
 

@@ -202,6 +202,15 @@ def test_weights_that_fit_are_taken_before_others(tmp_path: Path, net: Callable[
     check_same(imported(tmp_path, content), net(1))
 
 
+def test_a_wrong_key_is_answered_with_the_sets_that_fit_before_the_rest(tmp_path: Path, net: Callable[..., nn.Module]) -> None:
+    optimizer = {"state": {name: {"exp_avg": torch.ones(2)} for name in ("0", "1", "2")}}
+    content = {"aaa": {"x": torch.ones(1)}, "optimizer": optimizer, "state_dict": net(1).state_dict(), "model_ema": net(2).state_dict()}
+    with pytest.raises(ConfigError, match="whose tensors stand under state_dict, model_ema, ") as caught:
+        imported(tmp_path, content, "wrong")
+    named = str(caught.value).partition("stand under ")[2]
+    assert named.startswith("state_dict, model_ema, ")
+
+
 @pytest.mark.parametrize(
     ("chosen", "words"),
     [("modle", "names nothing.*model, model_ema, .*did you mean 'model'"), ("model.head.0.x", "names nothing"), ("x", "names nothing")],

@@ -17,6 +17,7 @@ from distillery.provenance import Provenance
 from distillery.storage import FolderStore
 from distillery_kfp.pipelines.cli import app as cli
 from fakes import CLASSES, TINY, quadrants, tiny_teacher
+from sets import publish_set
 
 
 class Desk:
@@ -42,7 +43,7 @@ class Desk:
         writer.append(images[:9], asked[:9], logits[:9], "holdout")
         self.images, self.logits, self.asked = images, logits, asked
         self.reference = folder / "reference"
-        write_reference(self.reference, writer.publish())
+        write_reference(self.reference, publish_set(writer))
 
     def call(self, monkeypatch: pytest.MonkeyPatch, *words: object) -> int:
         monkeypatch.setattr(sys, "argv", ["distillery", *map(str, words)])
@@ -98,6 +99,26 @@ def test_inspect_shows_tables(desk: Desk, monkeypatch: pytest.MonkeyPatch, capsy
     out = capsys.readouterr().out
     assert "stored in the set" in out
     assert "20 images" in out
+
+
+def test_inspect_shows_few_of_many_classes(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    classes = 1000
+    header = SetHeader(shape=(1, 2, 2), num_classes=classes, teacher_sha256="0" * 64, provenance=Provenance(code_version="c"))
+    writer = SetWriter(FolderStore(tmp_path / "many"), header)
+    obtained = torch.arange(2, classes).repeat(2)  # the first two classes have no image
+    logits = torch.nn.functional.one_hot(obtained, classes).float()
+    writer.append(torch.zeros(len(obtained), 1, 2, 2, dtype=torch.uint8), None, logits)
+    publish_set(writer)
+    assert desk.call(monkeypatch, "inspect", tmp_path / "many", "--grid", tmp_path / "grid.png") == 0
+    out = capsys.readouterr().out
+    assert "the 40 rarest of 1,000; --json has all" in " ".join(out.split())
+    rows = [line.split("│")[1:4] for line in out.splitlines() if line.startswith("│")][:40]
+    assert [(row[0].strip(), row[2].strip()) for row in rows[:3]] == [("0", "0"), ("1", "0"), ("2", "2")]
+    assert "100 of 1,000 classes" in out
+    assert "0.0" not in next(line for line in out.splitlines() if "size on disk" in line)
+    assert len(out.splitlines()) < 80
 
 
 def test_inspect_draws_a_row_a_class(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:

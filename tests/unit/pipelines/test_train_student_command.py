@@ -26,6 +26,7 @@ from distillery_kfp.pipelines.cli import app as cli
 from distillery_kfp.pipelines.cli.bar import bar
 from distillery_kfp.pipelines.runner.local import RunRequest
 from fakes import TINY, FakeSynthesizer, quadrants, tiny_teacher
+from sets import publish_set
 
 PROVENANCE = Provenance(code_version="1")
 CONFIG = {"generator": {"name": "conditional", "condition": "one_hot", "latent": 8, "width": 4}}
@@ -56,7 +57,7 @@ class Desk:
         )
         with torch.no_grad():
             writer.append(pixels, None, classifier(images))
-        writer.publish()
+        publish_set(writer)
         np.savez(folder / "real.npz", images=pixels.numpy(), labels=labels.numpy())
         save_moments(folder / "moments", global_moments(load_classifier(self.teacher), sha256), PROVENANCE)
         config = find_method("ls_gdfd").load()[1].parse(CONFIG).to_json()

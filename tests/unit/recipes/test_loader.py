@@ -67,6 +67,17 @@ def test_extends_merges_deeply(own: Path) -> None:
     assert recipe.student.architecture.arguments == {"base_width": 16}
 
 
+def test_what_a_preset_says_of_itself_is_not_said_of_a_file_that_extends_it(own: Path) -> None:
+    recipe = load_recipe(str(own))
+    assert load_recipe("fast_dfkd/digits").about.title == "FastDFKD on scikit-learn's digits at 16 px"
+    assert recipe.about == type(recipe.about)()
+    own.write_text("extends: fast_dfkd/digits\nabout: {title: Mine}\n")
+    assert load_recipe(str(own)).about == type(recipe.about)(title="Mine")
+    second = own.with_name("second.yaml")
+    second.write_text("extends: mine.yaml\n")
+    assert load_recipe(str(second)).about.title == ""
+
+
 def test_off_is_a_word_and_not_false(own: Path) -> None:
     assert load_recipe(str(own)).synthesis.config["reset"] == "off"
     assert parse_assignments(["a.b=off", "c=true", "d=1"]) == {"a.b": "off", "c": True, "d": 1}

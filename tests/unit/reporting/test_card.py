@@ -29,6 +29,7 @@ from distillery.reporting.card import CardSources, interval, model_card, open_so
 from distillery.storage import MemoryStore
 from distillery.types import Classifier
 from fakes import CLASSES, SPEC, TINY, quadrants
+from sets import publish_set
 
 TEACHER = "7" * 64
 CONFIG = {"method": "ls_gdfd", "precision": "auto", "student": {"keep_epochs": 0}}
@@ -42,7 +43,7 @@ def make_set(provenance: Provenance, counts: tuple[int, ...] = (5, 4, 3, 0), sho
     images = torch.randint(0, 256, (len(labels), *SPEC.shape), dtype=torch.uint8)
     writer.append(images, labels.roll(1), torch.nn.functional.one_hot(labels, 4).float())
     writer.append(images[:2], None, torch.eye(4)[:2], "holdout")
-    writer.publish(shortfall)
+    publish_set(writer, shortfall)
     return SyntheticSet(store).manifest
 
 

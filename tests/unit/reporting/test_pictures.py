@@ -10,6 +10,7 @@ from distillery.data.store import SetHeader, SetWriter, SyntheticSet
 from distillery.provenance import Provenance
 from distillery.reporting.pictures import BUDGET, MAX_CLASSES, heat_map, sample_classes, strip
 from distillery.storage import open_store
+from sets import publish_set
 
 
 def decode(png: str) -> np.ndarray:
@@ -42,7 +43,7 @@ def make_set(folder: str, shards: list[list[int]], classes: int, size: int = 4) 
         images[:, 0] = wanted[:, None, None].to(torch.uint8)
         shard = Shard(images, wanted, torch.nn.functional.one_hot(wanted, classes).float())
         writer.append(shard.images, shard.asked, shard.teacher_logits)
-    writer.publish()
+    publish_set(writer)
     return SyntheticSet(store)
 
 

@@ -20,6 +20,7 @@ from distillery.steps.evaluate import MAX_SHOWN_CLASSES, choose_images, evaluate
 from distillery.storage import open_store
 from distillery.types import Classifier, ImageSpec
 from distillery_kfp.pipelines.cli import app as cli
+from sets import publish_set
 
 PROVENANCE = Provenance(code_version="1")
 SETTINGS = {"batch": 16, "timing": {"batches": [1, 2], "warmup": 1, "repeats": 3}}
@@ -50,7 +51,7 @@ def make_set(folder: Path, store: Path, teacher_sha256: str, holdout: int) -> No
     writer.append(make_images(9, 1), None, torch.zeros(9, 4))
     if holdout:
         writer.append(make_images(holdout, 2), None, torch.zeros(holdout, 4), "holdout")
-    write_reference(folder, writer.publish())
+    write_reference(folder, publish_set(writer))
 
 
 def make_data(path: Path, n: int = 20, classes: int = 4, size: int = 16) -> str:
@@ -87,7 +88,7 @@ def test_training_images_are_taken_from_the_whole_set_and_not_from_its_first_sha
     writer = SetWriter(store, SetHeader(shape=(1, 16, 16), num_classes=4, teacher_sha256=sha256, provenance=PROVENANCE))
     for level in (0, 1, 2):
         writer.append(torch.full((20, 1, 16, 16), level, dtype=torch.uint8), None, torch.zeros(20, 4))
-    write_reference(tmp_path / "set", writer.publish())
+    write_reference(tmp_path / "set", publish_set(writer))
     teacher = load_classifier(tmp_path / "teacher")
     whole, _ = choose_images(teacher, "", tmp_path / "set", sha256)
     assert whole.images[:, 0, 0, 0].bincount().tolist() == [20, 20, 20]

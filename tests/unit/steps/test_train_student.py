@@ -1,6 +1,7 @@
 """One student on a set, on a live synthesizer, on real data: who feeds it, what enters its key, and where it goes on."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,10 +21,12 @@ from distillery.provenance import Provenance, code_version
 from distillery.statistics.extract import global_moments
 from distillery.statistics.moments import save_moments
 from distillery.steps import evaluate, train_student
+from distillery.steps.evaluate import open_model
 from distillery.storage import FolderStore
 from distillery.synthesis.bundle import SynthesizerState, save_synthesizer
 from distillery.workbench.assembly import PlannedMethod
 from fakes import CLASSES, TINY, FakeSynthesizer, quadrants, tiny_teacher
+from sets import publish_set
 
 PROVENANCE = Provenance(code_version="1")
 CONFIG = {"generator": {"name": "conditional", "condition": "one_hot", "latent": 8, "width": 4}}
@@ -47,7 +50,7 @@ class Desk:
         writer.append(pixels, None, logits)
         writer.append(pixels[:10], None, logits[:10], "holdout")
         self.set = folder / "set"
-        write_reference(self.set, writer.publish())
+        write_reference(self.set, publish_set(writer))
         self.data = folder / "real.npz"
         np.savez(self.data, images=pixels.numpy(), labels=self.labels.numpy())
         self.statistics = folder / "moments.safetensors"
@@ -127,6 +130,10 @@ def test_the_best_epoch_is_told_with_its_scores_and_to_whoever_evaluates_it(desk
     (best,) = load_report(report).best
     assert (best.epoch, best.chosen_on) == (numbers["best_epoch"], held_out)
     assert f"chosen on {held_out} images kept back" in page.read_text()
+    copied = shutil.copytree(folder, desk.folder / "elsewhere" / "student")
+    assert open_model(copied).chosen == (numbers["best_epoch"], held_out), "a copy knows it too"
+    (copied / "best" / "choice.json").unlink()
+    assert open_model(copied).chosen == (0, 0), "one from before it was noted"
     if numbers["best_epoch"] == numbers["epochs"]:
         assert read_bundle(folder)[1] == read_bundle(folder / "best")[1]
 

@@ -49,6 +49,20 @@ def test_warnings_are_kept_once_each_as_they_come(folder: Path) -> None:
     assert len(read_warnings(folder, "materialize")) == 2
 
 
+def test_what_two_steps_say_of_the_same_data_is_told_once(folder: Path) -> None:
+    for step in ("plan", "evaluate"):
+        with reporting(step):
+            WORK.warning("3 files were left out.")
+    with reporting("evaluate"):
+        WORK.warning("3 files were left out.")
+        WORK.warning("Something else.")
+    text = shown(folder, "plan", "evaluate")
+    assert [line.split(": ", 1)[1] for line in text.splitlines() if line.startswith("warning")] == [
+        "3 files were left out.",
+        "Something else.",
+    ]
+
+
 def test_a_nested_block_keeps_them_in_one_list_and_another_run_begins_anew(folder: Path) -> None:
     with reporting("plan"):
         WORK.warning("first")
