@@ -7,6 +7,8 @@ import typer
 from distillery_kfp.pipelines.cli.stores import DEFAULT_STORE, StoreOption, WorkdirOption, console, open_existing, size, workdir_of
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from distillery.ledger.prune import Garbage
 
 
@@ -41,11 +43,15 @@ def prune(
         return
     _show(garbage)
     if done is None:
-        typer.echo(f"{size(sum(item.bytes for item in garbage))} in {len(garbage)} places; give --yes to delete them.")
+        typer.echo(f"{size(sum(item.bytes for item in garbage))} in {_places(garbage)}; give --yes to delete them.")
         return
-    typer.echo(f"Deleted {size(sum(item.bytes for item in done.dropped))} in {len(done.dropped)} places.")
+    typer.echo(f"Deleted {size(sum(item.bytes for item in done.dropped))} in {_places(done.dropped)}.")
     for item in done.busy:
         typer.echo(f"{item.place} is kept: somebody works at it.")
+
+
+def _places(items: "Sequence[Garbage]") -> str:
+    return f"{len(items)} place{'s' * (len(items) != 1)}"
 
 
 def _row(item: "Garbage") -> dict[str, object]:

@@ -84,7 +84,7 @@ def test_prune_shows_before_it_deletes(desk: Desk) -> None:
     out, _ = desk.call("prune", "--store", desk.store.uri, "--workdir", desk.workspace)
     assert place in out
     assert "no open run works at it" in out
-    assert "7 B in 1 places; give --yes" in out
+    assert "7 bytes in 1 place; give --yes" in out
     assert desk.store.exists(f"{place}/latest.json")
     found = json.loads(desk.call("prune", "--store", desk.store.uri, "--workdir", desk.workspace, "--yes", "--json")[0])
     assert [item["place"] for item in found["dropped"]] == [place]

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from distillery.evaluation.report import Candidate, EvaluationConfig, EvaluationImages, evaluate, save_report
+from distillery.evaluation.report import EvaluationConfig, EvaluationImages, MeasuredModel, evaluate, save_report
 from distillery.models.bundle import load_classifier, save_classifier
 from distillery.provenance import Provenance
 from distillery_kfp.pipelines.cli import app as cli
@@ -45,7 +45,7 @@ def test_guide(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     images, labels = quadrants(20, draws)
     pixels = (images.clamp(0, 1) * 255).round().to(torch.uint8)
     data = EvaluationImages(pixels, labels, "test set")
-    report = evaluate(Candidate(teacher), Candidate(teacher, sha256=sha256), data, EvaluationConfig(latency=False))
+    report = evaluate(MeasuredModel(teacher), MeasuredModel(teacher, sha256=sha256), data, EvaluationConfig(latency=False))
     save_report(tmp_path / "report.json", report, Provenance(code_version="0" * 64))
     for name, picture in zip(("one.png", "two.png"), pixels[:2, 0].numpy(), strict=True):
         Image.fromarray(picture).save(name)
