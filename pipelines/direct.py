@@ -1,14 +1,16 @@
 """A pipeline's steps called one after another in this process, without Kubeflow: for benchmarks, tests and debuggers."""
 
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from distillery.environment import environment
 from distillery.recipes.loader import is_own_file, load_recipe
-from distillery.steps import distill_online, evaluate, extract_statistics, materialize, plan, train_generator, train_student
+from distillery.step_table import LAST, PIPELINES, STEPS
+from distillery.steps import plan
 
 
 @dataclass
@@ -78,25 +80,42 @@ class DirectRun:
         self.folder.mkdir(parents=True, exist_ok=True)
         store = self.store or str(self.folder / "store")
         with environment({"DISTILLERY_STORE": store, "DISTILLERY_FOLDER_STORE": "1", "DISTILLERY_WORKDIR": str(self.folder / "work")}):
-            self._plan()
-            teacher = str(self.teacher)
-            self._step("statistics", extract_statistics.run, teacher, self.statistics)
-            if "distill" in self.sections:
-                self._step("distill", distill_online.run, teacher, self.statistics, self.synthesizer, self.set, self.student)
-            else:
-                self._step("generator", train_generator.run, teacher, self.statistics, self.synthesizer)
-                self._step("materialize", materialize.run, teacher, self.statistics, self.synthesizer, self.set)
-                self._step("student", train_student.run, teacher, self.set, self.student)
-            self._step("evaluation", evaluate.run, teacher, self.student, self.set, self.data, self.report, self.page)
+            for step in PIPELINES[self._plan()][1:]:
+                if step != LAST:
+                    self._step(step)
         return self
 
-    def _plan(self) -> None:
+    def _plan(self) -> str:
         pipeline = load_recipe(self.recipe, self.overrides).pipeline
         source = "run_recipe_uri" if is_own_file(self.recipe) else "run_recipe"
         chosen = {source: self.recipe, "run_seed": self.seed, "run_overrides": dict(self.overrides)}
         self.sections = plan.run(pipeline, {**chosen, "teacher_uri": str(self.teacher), "eval_data_uri": self.data})
 
-    def _step(self, name: str, run: Callable[..., dict[str, Any]], *arguments: object) -> None:
-        began = time.monotonic()
-        self.metrics[name] = run(self.sections[name], *arguments)
-        self.seconds[name] = time.monotonic() - began
+        return pipeline
+
+    def _step(self, step: str) -> None:
+        row, began = STEPS[step], time.monotonic()
+        places = {name: getattr(self, name) for name in (*row.reads, *row.writes)}
+        given = {"teacher_uri": str(self.teacher), "eval_data_uri": self.data}
+        self.metrics[row.section] = run_step(step, self.sections[row.section], places, given)
+        self.seconds[row.section] = time.monotonic() - began
+
+
+def run_step(step: str, section: Mapping[str, Any], places: Mapping[str, Path], given: Mapping[str, str]) -> dict[str, Any]:
+    """Run a step by its row in the table.
+
+    Args:
+        step: its name.
+        section: of the plan.
+        places: where each artifact lies that it reads, and where each is to lie that it writes; what may be left out is left out.
+        given: what pipelines know beside artifacts, such as the teacher's address; a step takes what it has an input for.
+
+    Returns:
+        What the step returns.
+    """
+    row, module = STEPS[step], import_module(f"distillery.steps.{step}")
+    known = {part.name for part in fields(module.Inputs)}
+    settings = {name: value for name, value in given.items() if name in known}
+    read, written = ({name: places[name] for name in names if name in places} for names in (row.reads, row.writes))
+    result: dict[str, Any] = module.run(section, module.Inputs(**read, **settings), module.Outputs(**written))
+    return result

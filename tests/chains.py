@@ -13,8 +13,10 @@ from distillery.environment import environment
 from distillery.models.bundle import save_classifier
 from distillery.models.catalog import Architecture, build_network
 from distillery.provenance import Provenance, code_version, sha256_file
-from distillery.steps import distill_online, evaluate, extract_statistics, materialize, plan, register, train_generator, train_student
+from distillery.step_table import PIPELINES, STEPS
+from distillery.steps import plan
 from distillery.types import Classifier, ImageSpec
+from distillery_kfp.pipelines.direct import run_step
 
 STAGE = {"epochs": 2, "batch": 8, "objectives": [{"name": "kd"}], "steps_per_epoch": 2}
 GENERATOR = {"latent": 8, "width": 8}
@@ -41,7 +43,7 @@ OVERRIDES: dict[str, dict[str, Any]] = {
 }
 SHARED = {"student.architecture": STUDENT["architecture"], "student.stages": STUDENT["stages"], "evaluation.latency": False}
 EXPECTS = {"expects.height": 8, "expects.width": 8, "expects.classes": 3, "expects.channels": 1}
-PIPELINES = {"ls_gdfd/digits": "generative_distillation", "fast_dfkd/digits": "online_distillation"}
+CHAINS = {"ls_gdfd/digits": "generative_distillation", "fast_dfkd/digits": "online_distillation"}
 
 
 def make_teacher(folder: Path, seed: int = 0) -> Path:
@@ -100,17 +102,12 @@ class Chain:
         with self.environment():
             values = {"run_recipe": self.recipe, "teacher_uri": str(self.teacher), "run_seed": 0}
             overrides = {**OVERRIDES[self.recipe], **SHARED, **EXPECTS, **self.more}
-            self.sections = sections = plan.run(PIPELINES[self.recipe], {**values, "run_overrides": overrides})
-            teacher, statistics, synthesizer, dataset = str(self.teacher), out / "statistics", out / "synthesizer", out / "set"
-            extract_statistics.run(sections["statistics"], teacher, statistics)
-            if "distill" in sections:
-                distill_online.run(sections["distill"], teacher, statistics, synthesizer, dataset, self.student)
-            else:
-                train_generator.run(sections["generator"], teacher, statistics, synthesizer)
-                materialize.run(sections["materialize"], teacher, statistics, synthesizer, dataset)
-                train_student.run(sections["student"], teacher, dataset, self.student)
-            evaluate.run(sections["evaluation"], teacher, self.student, dataset, "", out / "report.json", out / "report.html")
-            self.registered = register.run(sections["registration"], self.student, out / "report.json", out / "registration.json")
+            self.sections = sections = plan.run(CHAINS[self.recipe], {**values, "run_overrides": overrides})
+            names = ("statistics", "synthesizer", "set", "student", "report.json", "report.html", "registration.json")
+            places = {"page" if name == "report.html" else name.partition(".")[0]: out / name for name in names}
+            for step in PIPELINES[CHAINS[self.recipe]][1:]:
+                answer = run_step(step, sections[STEPS[step].section], places, {"teacher_uri": str(self.teacher)})
+            self.registered = answer
         return self
 
     def environment(self) -> AbstractContextManager[None]:

@@ -204,6 +204,7 @@ def offline_sections(desk: Desk) -> dict[str, dict[str, object]]:
 @pytest.fixture
 def drawn(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> tuple[Desk, dict[str, dict[str, object]], Path]:
     """A desk on which the steps up to the synthetic set have run, their sections, and the folder with their outputs."""
+    from distillery.step_table import STEPS
     from distillery.steps import extract_statistics, materialize, train_generator
 
     monkeypatch.setenv("DISTILLERY_STORE", str(desk.store))
@@ -212,9 +213,10 @@ def drawn(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> tuple[Desk, dict[str, 
     teacher, out = str(desk.folder / "teacher"), desk.folder / "out"
     out.mkdir()
     sections = offline_sections(desk)
-    extract_statistics.run(sections["statistics"], teacher, out / "statistics")
-    train_generator.run(sections["generator"], teacher, out / "statistics", out / "synthesizer")
-    materialize.run(sections["materialize"], teacher, out / "statistics", out / "synthesizer", out / "set")
+    for step in (extract_statistics, train_generator, materialize):
+        row = STEPS[step.STEP]
+        inputs = step.Inputs(teacher_uri=teacher, **{name: out / name for name in row.reads})
+        step.run(sections[row.section], inputs, step.Outputs(**{name: out / name for name in row.writes}))
     return desk, sections, out
 
 
@@ -233,7 +235,12 @@ def test_steps_refuse_what_only_they_meet(drawn: tuple[Desk, dict[str, dict[str,
     teacher = str(desk.folder / "teacher")
 
     def train() -> object:
-        return train_student.run(sections["student"], teacher, out / "set", out / "student")
+        inputs = train_student.Inputs(teacher_uri=teacher, set=out / "set")
+        return train_student.run(sections["student"], inputs, train_student.Outputs(student=out / "student"))
+
+    def train_again(moments: str) -> object:
+        inputs = train_generator.Inputs(teacher_uri=teacher, statistics=out / moments)
+        return train_generator.run(sections["generator"], inputs, train_generator.Outputs(synthesizer=out / "again"))
 
     shard = next(path for path in sorted(desk.store.rglob("shards/*")) if path.is_file())
     whole = shard.read_bytes()
@@ -246,10 +253,7 @@ def test_steps_refuse_what_only_they_meet(drawn: tuple[Desk, dict[str, dict[str,
     pointer = next(desk.store.glob("checkpoints/train_generator/*/result.json"))
     finished = pointer.read_bytes()
     pointer.write_bytes(finished[: len(finished) // 2])
-    again = out / "again"
-    refuse(
-        desk, lambda: train_generator.run(sections["generator"], teacher, out / "statistics", again), StoreError, CheckpointMismatchError
-    )
+    refuse(desk, lambda: train_again("statistics"), StoreError, CheckpointMismatchError)
     pointer.write_bytes(finished)
 
     other = desk.folder / "other"
@@ -258,9 +262,6 @@ def test_steps_refuse_what_only_they_meet(drawn: tuple[Desk, dict[str, dict[str,
     from distillery.models.bundle import read_bundle
 
     digest = read_bundle(other)[1]
-    extract_statistics.run({**sections["statistics"], "teacher_sha256": digest}, str(other), out / "foreign")
-    refuse(
-        desk,
-        lambda: train_generator.run(sections["generator"], teacher, out / "foreign", again),
-        CheckpointMismatchError,
-    )
+    section, outputs = {**sections["statistics"], "teacher_sha256": digest}, extract_statistics.Outputs(statistics=out / "foreign")
+    extract_statistics.run(section, extract_statistics.Inputs(teacher_uri=str(other)), outputs)
+    refuse(desk, lambda: train_again("foreign"), CheckpointMismatchError)

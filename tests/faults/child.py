@@ -88,10 +88,11 @@ def work(job: dict[str, Any]) -> None:
     os.environ.update(job["environment"])
     saboteur = Saboteur(job["target"])
     saboteur.install()
-    for step, arguments in job["steps"]:
+    for step, given in job["steps"]:
         saboteur.step = step
         module = importlib.import_module(f"distillery.steps.{step}")
-        module.run(**{name: Path(value) if name.endswith("_path") else value for name, value in arguments.items()})
+        inputs, outputs = ({name: Path(place) for name, place in given[side].items()} for side in ("inputs", "outputs"))
+        module.run(given["section"], module.Inputs(teacher_uri=given["teacher_uri"], **inputs), module.Outputs(**outputs))
         say(event="finished", step=step)
 
 

@@ -18,6 +18,7 @@ from distillery.models.bundle import save_classifier
 from distillery.provenance import Provenance, code_version, sha256_file
 from distillery.statistics.extract import global_moments
 from distillery.statistics.moments import save_moments
+from distillery.step_table import STEPS
 from fakes import TINY, tiny_teacher
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(240)]
@@ -62,32 +63,25 @@ class Ground:
             "feed": "pool",
             "holdout": 0.1,
         }
-        paths = {"synthesizer_path": str(out / "synthesizer"), "set_path": str(out / "set"), "student_path": str(out / "student")}
-        return [("distill_online", {**self._inputs(section), **paths})]
+        return [self._job("distill_online", section, out)]
 
     def offline(self, out: Path) -> list[tuple[str, dict[str, Any]]]:
         """LS-GDFD: a generator, a set of it, a student on the set."""
         generator = {"name": "conditional", "condition": "one_hot", **GENERATOR}
         config = {"generator": generator, "batch": 24, "steps_per_round": 4, "rate": 0.01}
         method = {**self.common, "method": "ls_gdfd", "method_config": config}
-        synthesizer, made, student = (str(out / name) for name in ("synthesizer", "set", "student"))
         drawn = {"size": 120, "batch": 24, "holdout": 0.1, "shard_images": 15, "max_oversampling": 4, "labels": "missing"}
         return [
-            ("train_generator", {**self._inputs({**method, "rounds": ROUNDS}), "synthesizer_path": synthesizer}),
-            ("materialize", {**self._inputs({**method, "set": drawn}), "synthesizer_path": synthesizer, "set_path": made}),
-            (
-                "train_student",
-                {
-                    "section": {**self.common, "student": STUDENT},
-                    "teacher_uri": str(self.teacher),
-                    "set_path": made,
-                    "student_path": student,
-                },
-            ),
+            self._job("train_generator", {**method, "rounds": ROUNDS}, out),
+            self._job("materialize", {**method, "set": drawn}, out),
+            self._job("train_student", {**self.common, "student": STUDENT}, out),
         ]
 
-    def _inputs(self, section: dict[str, Any]) -> dict[str, Any]:
-        return {"section": section, "teacher_uri": str(self.teacher), "statistics_path": str(self.statistics)}
+    def _job(self, step: str, section: dict[str, Any], out: Path) -> tuple[str, dict[str, Any]]:
+        row = STEPS[step]
+        inputs = {name: str(self.statistics if name == "statistics" else out / name) for name in row.reads}
+        outputs = {name: str(out / name) for name in row.writes}
+        return step, {"section": section, "teacher_uri": str(self.teacher), "inputs": inputs, "outputs": outputs}
 
 
 @pytest.fixture(scope="module")

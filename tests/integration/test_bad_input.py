@@ -238,8 +238,9 @@ def test_mlflow_that_does_not_take_the_student(uri: Callable[[Desk], str], desk:
         monkeypatch.setenv(name, value)
     out, section = desk.folder / desk.chain.run, {**desk.chain.sections["registration"], "salt": uri.__name__}
     before = desk.tree()
+    inputs = register.Inputs(student=out / "student", report=out / "report.json")
     with desk.chain.environment(), pytest.raises(StoreError, match=UNREGISTERED):
-        register.run(section, out / "student", out / "report.json", desk.folder / "no registration.json")
+        register.run(section, inputs, register.Outputs(registration=desk.folder / "no registration.json"))
     assert not (desk.folder / "no registration.json").exists()
     assert {name for name in desk.tree() if "result.json" in name} == {name for name in before if "result.json" in name}
 

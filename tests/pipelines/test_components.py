@@ -29,13 +29,15 @@ def test_every_folder_is_in_the_table() -> None:
 def test_shim_is_thin_and_imports_nothing_heavy(path: Path) -> None:
     text = path.read_text()
     tree = ast.parse(text)
-    assert len(text.splitlines()) < 40
+    signature = next(node for node in tree.body if isinstance(node, ast.FunctionDef))
+    spelt_out = signature.body[0].lineno - signature.lineno  # what kfp reads the component's interface from
+    assert len(text.splitlines()) - spelt_out < 40
     heads = {name.partition(".")[0] for node in tree.body for name in imports(node)}
     assert heads <= {"kfp"} | set(sys.stdlib_module_names)
     functions = [node for node in tree.body if isinstance(node, ast.FunctionDef)]
     assert [function.name for function in functions] == [path.parent.name]
     inside = {name for node in ast.walk(functions[0]) for name in imports(node) if name.partition(".")[0] not in sys.stdlib_module_names}
-    assert inside == {f"distillery.steps.{path.parent.name}"}
+    assert inside - {"distillery.step_table"} == {f"distillery.steps.{path.parent.name}"}
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.parent.name)

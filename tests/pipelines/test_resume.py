@@ -13,6 +13,7 @@ import pytest
 from distillery.models.bundle import load_classifier, read_bundle, save_classifier
 from distillery.models.catalog import Architecture
 from distillery.provenance import Provenance, code_version
+from distillery.step_table import STEPS
 from distillery.steps import distill_online, extract_statistics, plan
 
 COMMAND = [sys.executable, "-m", "distillery_kfp.pipelines.cli.app"]
@@ -52,9 +53,10 @@ def student_left_alone(desk: Path, recipe: Path, folder: Path, monkeypatch: pyte
     teacher = str(desk / "teacher")
     form = {"run_recipe_uri": str(recipe), "run_overrides": ROUNDS, "run_seed": 5, "teacher_uri": teacher}
     sections = plan.run("online_distillation", form)
-    extract_statistics.run(sections["statistics"], teacher, folder / "statistics")
-    outputs = (folder / "synthesizer", folder / "set", folder / "student")
-    distill_online.run(sections["distill"], teacher, folder / "statistics", *outputs)
+    for step in (extract_statistics, distill_online):
+        row = STEPS[step.STEP]
+        inputs = step.Inputs(teacher_uri=teacher, **{name: folder / name for name in row.reads})
+        step.run(sections[row.section], inputs, step.Outputs(**{name: folder / name for name in row.writes}))
     return read_bundle(folder / "student")[1]
 
 

@@ -32,8 +32,16 @@ def evaluate(
     """
     from pathlib import Path
 
-    from distillery.steps.evaluate import log_confusion, run
+    from distillery.step_table import PageFile, ReportFile, SetFolder, StudentFolder
+    from distillery.steps.evaluate import Inputs, Outputs, log_confusion, run
 
-    paths = [Path(artifact.path) for artifact in (student, dataset, report, page)]
-    metrics.metadata.update(run(section, teacher_uri, *paths[:2], eval_data_uri, *paths[2:], accelerators))
-    log_confusion(paths[2], confusion.log_confusion_matrix)
+    inputs = Inputs(
+        teacher_uri=teacher_uri,
+        student=StudentFolder(Path(student.path)),
+        set=SetFolder(Path(dataset.path)),
+        eval_data_uri=eval_data_uri,
+        accelerators=accelerators,
+    )
+    outputs = Outputs(report=ReportFile(Path(report.path)), page=PageFile(Path(page.path)))
+    metrics.metadata.update(run(section, inputs, outputs))
+    log_confusion(outputs.report, confusion.log_confusion_matrix)

@@ -26,7 +26,10 @@ def train_generator(
     """
     from pathlib import Path
 
-    from distillery.steps.train_generator import run
+    from distillery.step_table import StatisticsFile, SynthesizerFolder
+    from distillery.steps.train_generator import Inputs, Outputs, run
 
-    for name, value in run(section, teacher_uri, Path(statistics.path), Path(synthesizer.path)).items():
+    inputs = Inputs(teacher_uri=teacher_uri, statistics=StatisticsFile(Path(statistics.path)), accelerators=accelerators)
+    outputs = Outputs(synthesizer=SynthesizerFolder(Path(synthesizer.path)))
+    for name, value in run(section, inputs, outputs).items():
         metrics.log_metric(name, value)

@@ -29,11 +29,24 @@ def plan(
     k8s_memory_request: str,
     synth_size: int = 0,
 ) -> NamedTuple(  # type: ignore[valid-type]
-    "Sections", [(n, dict[str, Any]) for n in "statistics generator materialize student distill evaluation registration".split()]
+    "Sections",
+    [
+        ("statistics", dict[str, Any]),
+        ("generator", dict[str, Any]),
+        ("materialize", dict[str, Any]),
+        ("student", dict[str, Any]),
+        ("distill", dict[str, Any]),
+        ("evaluation", dict[str, Any]),
+        ("registration", dict[str, Any]),
+    ],
 ):
     """Resolve the recipe, verify the teacher, and hand every step its section; the parameters are those of the pipelines."""
-    form = dict(locals())
+    form = dict(locals())  # what kfp makes the signature spell out, by name
     from distillery.steps.plan import run
 
-    sections = run(form.pop("pipeline"), {name: value for name, value in form.items() if value or name[:4] == "k8s_"})
-    return tuple(sections.get(name, {}) for name in "statistics generator materialize student distill evaluation registration".split())
+    pipeline = form.pop("pipeline")
+    # the form's "" and 0 mean the recipe's own value; the cluster's are amounts, and go as they are
+    given = {name: value for name, value in form.items() if value or name.startswith("k8s_")}
+    sections = run(pipeline, given)
+    names = ("statistics", "generator", "materialize", "student", "distill", "evaluation", "registration")
+    return tuple(sections.get(name, {}) for name in names)

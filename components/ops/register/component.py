@@ -19,6 +19,8 @@ def register(
     """
     from pathlib import Path
 
-    from distillery.steps.register import run
+    from distillery.step_table import RegistrationFile, ReportFile, StudentFolder
+    from distillery.steps.register import Inputs, Outputs, run
 
-    run(section, Path(student.path), Path(report.path), Path(registration.path))
+    inputs = Inputs(student=StudentFolder(Path(student.path)), report=ReportFile(Path(report.path)))
+    run(section, inputs, Outputs(registration=RegistrationFile(Path(registration.path))))

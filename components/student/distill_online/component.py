@@ -30,8 +30,14 @@ def distill_online(
     """
     from pathlib import Path
 
-    from distillery.steps.distill_online import run
+    from distillery.step_table import SetFolder, StatisticsFile, StudentFolder, SynthesizerFolder
+    from distillery.steps.distill_online import Inputs, Outputs, run
 
-    paths = [Path(artifact.path) for artifact in (statistics, synthesizer, dataset, student)]
-    for name, value in run(section, teacher_uri, *paths).items():
+    inputs = Inputs(teacher_uri=teacher_uri, statistics=StatisticsFile(Path(statistics.path)), accelerators=accelerators)
+    outputs = Outputs(
+        synthesizer=SynthesizerFolder(Path(synthesizer.path)),
+        set=SetFolder(Path(dataset.path)),
+        student=StudentFolder(Path(student.path)),
+    )
+    for name, value in run(section, inputs, outputs).items():
         metrics.log_metric(name, value)

@@ -26,7 +26,9 @@ def train_student(
     """
     from pathlib import Path
 
-    from distillery.steps.train_student import run
+    from distillery.step_table import SetFolder, StudentFolder
+    from distillery.steps.train_student import Inputs, Outputs, run
 
-    for name, value in run(section, teacher_uri, Path(dataset.path), Path(student.path)).items():
+    inputs = Inputs(teacher_uri=teacher_uri, set=SetFolder(Path(dataset.path)), accelerators=accelerators)
+    for name, value in run(section, inputs, Outputs(student=StudentFolder(Path(student.path)))).items():
         metrics.log_metric(name, value)

@@ -28,7 +28,14 @@ def materialize(
     """
     from pathlib import Path
 
-    from distillery.steps.materialize import run
+    from distillery.step_table import SetFolder, StatisticsFile, SynthesizerFolder
+    from distillery.steps.materialize import Inputs, Outputs, run
 
-    for name, value in run(section, teacher_uri, Path(statistics.path), Path(synthesizer.path), Path(dataset.path)).items():
+    inputs = Inputs(
+        teacher_uri=teacher_uri,
+        statistics=StatisticsFile(Path(statistics.path)),
+        synthesizer=SynthesizerFolder(Path(synthesizer.path)),
+        accelerators=accelerators,
+    )
+    for name, value in run(section, inputs, Outputs(set=SetFolder(Path(dataset.path)))).items():
         metrics.log_metric(name, value)

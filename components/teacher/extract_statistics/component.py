@@ -19,7 +19,9 @@ def extract_statistics(
     """
     from pathlib import Path
 
-    from distillery.steps.extract_statistics import run
+    from distillery.step_table import StatisticsFile
+    from distillery.steps.extract_statistics import Inputs, Outputs, run
 
-    for name, value in run(section, teacher_uri, Path(statistics.path)).items():
+    outputs = Outputs(statistics=StatisticsFile(Path(statistics.path)))
+    for name, value in run(section, Inputs(teacher_uri=teacher_uri), outputs).items():
         metrics.log_metric(name, value)

@@ -31,7 +31,8 @@ def extract_statistics(
     from distillery.models.catalog import code_of_others
     from distillery.provenance import code_version, sha256_file
     from distillery.recipes.sections import StatisticsSection
-    from distillery.steps.extract_statistics import run
+    from distillery.step_table import StatisticsFile
+    from distillery.steps.extract_statistics import Inputs, Outputs, run
     from distillery.workbench.planning import open_teacher
     from distillery_kfp.pipelines.runner.local import check_writable
 
@@ -49,6 +50,6 @@ def extract_statistics(
             precision="float32",
             kind="per_class" if data else "global",
         )
-        numbers = run(section.to_json(), teacher, out, data)
+        numbers = run(section.to_json(), Inputs(teacher_uri=teacher, data_uri=data), Outputs(statistics=StatisticsFile(out)))
     console().print(f"{out}: {'  '.join(f'{name} {value:,.0f}' for name, value in numbers.items())}", markup=False, soft_wrap=True)
     console().print(f"sha256 {sha256_file(out)}", soft_wrap=True)

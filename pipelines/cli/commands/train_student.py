@@ -14,6 +14,7 @@ from distillery_kfp.pipelines.cli.stores import console, workdir_of
 
 if TYPE_CHECKING:
     from distillery.recipes.schema import Recipe
+    from distillery.step_table import SetFolder
 
 
 def train_student(
@@ -46,20 +47,26 @@ def train_student(
     images; on the others the last epoch is the student. The same command goes on where it was stopped.
     """
     from distillery.recipes.loader import parse_assignments
-    from distillery.steps.train_student import run
+    from distillery.step_table import StatisticsFile, StudentFolder, SynthesizerFolder
+    from distillery.steps.train_student import Inputs, Outputs, run
     from distillery.workbench.sources import only_one
 
     only_one({"--set-uri": set_uri, "--synthesizer": synthesizer, "--data": data})
     out, folder = out.expanduser().absolute(), workdir_of(str(out), workdir)
     _check_folders(out, folder)
-    live = {"synthesizer_path": synthesizer, "statistics_path": statistics}
     chosen = {"DISTILLERY_WORKDIR": str(folder), "DISTILLERY_DEVICE": device, "DISTILLERY_THREADS": str(threads or "")}
     with environment({**chosen, "DISTILLERY_FOLDER_STORE": "1"}):
         section = _plan(recipe, parse_assignments(set_ or []), teacher, seed, live=synthesizer is not None)
         out.parent.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as beside:
-            reference = _refer(set_uri, Path(beside) / "set") if set_uri else None
-            numbers = run(section, teacher, reference, Path(beside) / "student", **live, data_uri=data)
+            inputs = Inputs(
+                teacher_uri=teacher,
+                set=_refer(set_uri, Path(beside) / "set") if set_uri else None,
+                synthesizer=SynthesizerFolder(synthesizer) if synthesizer else None,
+                statistics=StatisticsFile(statistics) if statistics else None,
+                data_uri=data,
+            )
+            numbers = run(section, inputs, Outputs(student=StudentFolder(Path(beside) / "student")))
             rmtree(out, ignore_errors=True)
             (Path(beside) / "student").rename(out)
     _show(out, numbers)
@@ -111,13 +118,14 @@ def _sized(recipe: "Recipe") -> Any:
     return recipe.student.model_copy(update={"stages": tuple(stage.sized(recipe.set.size) for stage in recipe.student.stages)})
 
 
-def _refer(uri: str, folder: Path) -> Path:
+def _refer(uri: str, folder: Path) -> "SetFolder":
     """A reference to a set, as a pipeline hands it to the step."""
     from distillery.data.store import SetReference, write_reference
+    from distillery.step_table import SetFolder
 
     found = open_set(uri)
     write_reference(folder, SetReference(uri=found.store.uri, sha256=found.digest))
-    return folder
+    return SetFolder(folder)
 
 
 def _show(out: Path, numbers: Mapping[str, float]) -> None:

@@ -1,7 +1,7 @@
 """The step in which a synthesizer and a student train each other; it leaves a synthesizer, a set and a student."""
 
 from collections.abc import Mapping
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 from distillery.engine.fit import StudentTrainer
@@ -10,6 +10,7 @@ from distillery.engine.recorded import RecordedPool
 from distillery.engine.selection import Selection
 from distillery.engine.session import Session
 from distillery.recipes.sections import DistillSection
+from distillery.step_table import SetFolder, StatisticsFile, StudentFolder, SynthesizerFolder
 from distillery.synthesis.bundle import SynthesizerState, save_synthesizer
 from distillery.workbench.accelerators import check_promise
 from distillery.workbench.assembly import PlannedMethod, Teacher, build_student, judging, open_teacher, save_student
@@ -20,26 +21,44 @@ from distillery.workbench.sets import open_set_store, publish, set_header, write
 STEP = "distill_online"
 
 
+@dataclass(frozen=True, kw_only=True)
+class Inputs:
+    """What it reads.
+
+    Attributes:
+        teacher_uri: the teacher's bundle, a folder or a URI.
+        statistics: the teacher's moments; None for a method that needs none.
+        accelerators: how many the cluster was asked for.
+    """
+
+    teacher_uri: str
+    statistics: StatisticsFile | None = None
+    accelerators: str = "0"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outputs:
+    """What it writes.
+
+    Attributes:
+        synthesizer: as it is after the last round.
+        set: the reference to the pool, published as a set; that itself goes to the store.
+        student: of the last epoch, and `best/` below it where images are held out.
+    """
+
+    synthesizer: SynthesizerFolder
+    set: SetFolder
+    student: StudentFolder
+
+
 @reporting(STEP)
-def run(
-    section: Mapping[str, Any],
-    teacher_uri: str,
-    statistics_path: Path,
-    synthesizer_path: Path,
-    set_path: Path,
-    student_path: Path,
-    accelerators: str = "0",
-) -> dict[str, float]:
+def run(section: Mapping[str, Any], inputs: Inputs, outputs: Outputs) -> dict[str, float]:
     """Play all rounds, then publish the pool as a set.
 
     Args:
         section: a `DistillSection` as JSON.
-        teacher_uri: the teacher's bundle, a folder or a URI.
-        statistics_path: the teacher's moments; not read by a method that needs none.
-        synthesizer_path: folder of the synthesizer to write.
-        set_path: folder for the set's reference; the set itself goes to the store.
-        student_path: folder of the student's bundle to write: the last epoch's, and `best/` below it where images are held out.
-        accelerators: how many the cluster was asked for.
+        inputs: what it reads.
+        outputs: where it writes.
 
     Returns:
         The synthesizer's loss terms of its last round, the student's and its held-out scores of the very last one, `rounds`,
@@ -52,29 +71,28 @@ def run(
         MissingResourceError: an input that is not there.
         StoreError: damaged bytes, or a store that cannot be written.
     """
-    check_promise(accelerators)
+    check_promise(inputs.accelerators)
     parsed = DistillSection.parse(section, "distill")
-    plan = PlannedMethod.parse(parsed.method, parsed.method_config, statistics_path)
-    teacher = open_teacher(parsed, teacher_uri)
-    outputs = {"synthesizer": synthesizer_path, "set": set_path, "student": student_path}
+    plan = PlannedMethod.parse(parsed.method, parsed.method_config, inputs.statistics)
+    teacher = open_teacher(parsed, inputs.teacher_uri)
     with workbench(STEP, parsed, plan.inputs(teacher)) as bench:
-        return bench.do(outputs, lambda: _play(bench, parsed, plan, teacher, outputs), lambda: publish(bench, set_path, "training"))
+        return bench.do(
+            vars(outputs), lambda: _play(bench, parsed, plan, teacher, outputs), lambda: publish(bench, outputs.set, "training")
+        )
 
 
-def _play(
-    bench: Workbench, section: DistillSection, plan: PlannedMethod, teacher: Teacher, outputs: Mapping[str, Path]
-) -> dict[str, float]:
+def _play(bench: Workbench, section: DistillSection, plan: PlannedMethod, teacher: Teacher, outputs: Outputs) -> dict[str, float]:
     loop = prepare(bench, section, plan, teacher)
     numbers = loop.run()
     reviewer = Reviewer(bench, teacher, section.health, section.strict)
     loop.pool.review(reviewer)
     state = SynthesizerState(plan.name, plan.config.to_json(), teacher.sha256, loop.synthesizer.state_dict())
     with bench.clock.part("io"):
-        save_synthesizer(outputs["synthesizer"], state, bench.provenance)
-        write_set(bench, loop.pool.manifest(), outputs["set"])
-        health = reviewer.keep(outputs["set"])
+        save_synthesizer(outputs.synthesizer, state, bench.provenance)
+        write_set(bench, loop.pool.manifest(), outputs.set)
+        health = reviewer.keep(outputs.set)
         epochs = loop.trainer.epochs
-        best = save_student(bench, outputs["student"], loop.trainer.student, loop.selection, section.student.architecture)
+        best = save_student(bench, outputs.student, loop.trainer.student, loop.selection, section.student.architecture)
     lengths = {"rounds": float(section.rounds), "closing_rounds": float(section.closing_rounds), "epochs": float(epochs)}
     return {**numbers, **health, **best, **lengths}
 

@@ -3,6 +3,7 @@
 import io
 import logging
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ from distillery.recipes.sections import EvaluationSection
 from distillery.reporting.render import render
 from distillery.runtime import Runtime, resolve_runtime
 from distillery.seeding import stream
+from distillery.step_table import PageFile, ReportFile, SetFolder, StudentFolder
 from distillery.storage import join_uri, open_store
 from distillery.types import Classifier
 from distillery.workbench.accelerators import check_promise
@@ -49,28 +51,46 @@ MAX_SHOWN_CLASSES = 30
 """Classes up to which a confusion matrix is handed to the platform, whose metadata it fills with K x K numbers; the report has it whole."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Inputs:
+    """What it reads.
+
+    Attributes:
+        teacher_uri: the teacher's bundle, a folder or a URI.
+        student: whose score is asked for.
+        set: the reference to the synthetic set; the set is read only without test images.
+        eval_data_uri: labelled images; "" measures agreement on the set's held-out images.
+        accelerators: how many the cluster was asked for.
+    """
+
+    teacher_uri: str
+    student: StudentFolder
+    set: SetFolder
+    eval_data_uri: str = ""
+    accelerators: str = "0"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outputs:
+    """What it writes.
+
+    Attributes:
+        report: the numbers.
+        page: everything about the run; None writes none.
+    """
+
+    report: ReportFile
+    page: PageFile | None = None
+
+
 @reporting(STEP)
-def run(
-    section: Mapping[str, Any],
-    teacher_uri: str,
-    student_path: Path,
-    set_path: Path,
-    eval_data_uri: str,
-    report_path: Path,
-    page_path: Path | None = None,
-    accelerators: str = "0",
-) -> dict[str, float]:
+def run(section: Mapping[str, Any], inputs: Inputs, outputs: Outputs) -> dict[str, float]:
     """Score a student beside its teacher.
 
     Args:
         section: an `EvaluationSection` as JSON.
-        teacher_uri: the teacher's bundle, a folder or a URI.
-        student_path: the student's bundle, a folder.
-        set_path: folder with the reference to the synthetic set; it is read only without test data.
-        eval_data_uri: labelled images; "" measures agreement on the set's held-out images.
-        report_path: the JSON file to write.
-        page_path: the HTML file to write; None writes none.
-        accelerators: how many the cluster was asked for.
+        inputs: what it reads.
+        outputs: where it writes.
 
     Returns:
         `evaluation.report.flat_metrics` of the report.
@@ -81,24 +101,24 @@ def run(
         MissingResourceError: no such bundle, set or data.
         StoreError: bytes that fail their hash, or a report that cannot be written.
     """
-    check_promise(accelerators)
+    check_promise(inputs.accelerators)
     parsed = EvaluationSection.parse(section, "evaluation")
-    teacher = open_model(fetch_bundle(teacher_uri, workspace() / "bundles"), parsed.teacher_sha256)
-    student = open_model(student_path)
-    data, digest = choose_images(teacher.classifier, eval_data_uri, set_path, parsed.teacher_sha256)
+    teacher = open_model(fetch_bundle(inputs.teacher_uri, workspace() / "bundles"), parsed.teacher_sha256)
+    student = open_model(inputs.student)
+    data, digest = choose_images(teacher.classifier, inputs.eval_data_uri, inputs.set, parsed.teacher_sha256)
     measured_on = "set" if data.labels is None else "eval_data"
     with workbench(STEP, parsed, {"teacher": teacher.sha256, "student": student.sha256, measured_on: digest}) as bench:
         _place(bench.runtime, teacher, student)
         report = evaluate(teacher, student, data, parsed.evaluation, bench.progress.tick)
-        save_report(report_path, report, bench.provenance)
+        save_report(outputs.report, report, bench.provenance)
         if run := run_identity():  # where no runner publishes anything, this is where an auditor finds it
-            report = _first_of(bench, evaluation_of(run), report_path)
-        _observe(bench, report, eval_data_uri or join_uri(read_reference(set_path).uri, MANIFEST), digest)
-        if page_path is not None:
-            collector = PageCollector(bench.store, parsed, report, report_path, teacher_uri, student_path, set_path)
-            _write_page(bench, render(collector.collect()), page_path)
+            report = _first_of(bench, evaluation_of(run), outputs.report)
+        _observe(bench, report, inputs.eval_data_uri or join_uri(read_reference(inputs.set).uri, MANIFEST), digest)
+        if outputs.page is not None:
+            collector = PageCollector(bench.store, parsed, report, outputs.report, inputs.teacher_uri, inputs.student, inputs.set)
+            _write_page(bench, render(collector.collect()), outputs.page)
             if run:
-                bench.store.write(page_of(run), page_path.read_bytes())
+                bench.store.write(page_of(run), outputs.page.read_bytes())
         return flat_metrics(report)
 
 

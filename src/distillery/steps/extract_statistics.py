@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Mapping
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 from distillery.errors import ConfigError
@@ -11,6 +11,7 @@ from distillery.recipes.sections import StatisticsSection
 from distillery.statistics.extract import class_moments, global_moments
 from distillery.statistics.layers import find_layers
 from distillery.statistics.moments import Moments, save_moments
+from distillery.step_table import StatisticsFile
 from distillery.types import Classifier
 from distillery.workbench.assembly import Teacher, open_teacher
 from distillery.workbench.bench import Workbench, reporting, workbench
@@ -21,15 +22,34 @@ STEP = "extract_statistics"
 logger = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Inputs:
+    """What it reads.
+
+    Attributes:
+        teacher_uri: the teacher's bundle, a folder or a URI.
+        data_uri: labelled images of every class, for moments of kind per_class; pipelines give none.
+    """
+
+    teacher_uri: str
+    data_uri: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outputs:
+    """What it writes: the moments."""
+
+    statistics: StatisticsFile
+
+
 @reporting(STEP)
-def run(section: Mapping[str, Any], teacher_uri: str, statistics_path: Path, data_uri: str = "") -> dict[str, float]:
+def run(section: Mapping[str, Any], inputs: Inputs, outputs: Outputs) -> dict[str, float]:
     """Write a teacher's global moments, or those of each class.
 
     Args:
         section: a `StatisticsSection` as JSON.
-        teacher_uri: the teacher's bundle, a folder or a URI.
-        statistics_path: the file to write.
-        data_uri: labelled images of every class, for moments of kind per_class; pipelines give none.
+        inputs: what it reads.
+        outputs: where it writes.
 
     Returns:
         layers: visits of layers with running statistics, see `find_layers`; channels: of all of them together; images: that were
@@ -43,18 +63,19 @@ def run(section: Mapping[str, Any], teacher_uri: str, statistics_path: Path, dat
         StoreError: damaged weights or images, or a file that cannot be written.
     """
     parsed = StatisticsSection.parse(section, "statistics")
-    if parsed.kind == "per_class" and not data_uri:
+    if parsed.kind == "per_class" and not inputs.data_uri:
         raise ConfigError("Moments of kind per_class are measured on labelled images: give some, or ask for kind global.")
-    if parsed.kind == "global" and data_uri:
-        raise ConfigError(f"Moments of kind global are the teacher's own: leave the images {data_uri!r} out, or ask for kind per_class.")
-    teacher = open_teacher(parsed, teacher_uri)
-    source = open_real(data_uri, teacher) if data_uri else None
-    outputs = {"statistics": statistics_path}
+    if parsed.kind == "global" and inputs.data_uri:
+        raise ConfigError(
+            f"Moments of kind global are the teacher's own: leave the images {inputs.data_uri!r} out, or ask for kind per_class."
+        )
+    teacher = open_teacher(parsed, inputs.teacher_uri)
+    source = open_real(inputs.data_uri, teacher) if inputs.data_uri else None
     with workbench(STEP, parsed, {"teacher": teacher.sha256, **(source.inputs if source else {})}) as bench:
-        return bench.do(outputs, lambda: _measure(bench, teacher, source, statistics_path))
+        return bench.do(vars(outputs), lambda: _measure(bench, teacher, source, outputs))
 
 
-def _measure(bench: Workbench, teacher: Teacher, source: RealSource | None, path: Path) -> dict[str, float]:
+def _measure(bench: Workbench, teacher: Teacher, source: RealSource | None, outputs: Outputs) -> dict[str, float]:
     if source is None:
         moments, counted = read_moments(teacher.classifier, teacher.sha256), {}
     else:
@@ -62,7 +83,7 @@ def _measure(bench: Workbench, teacher: Teacher, source: RealSource | None, path
         placed, labelled = bench.runtime.place(teacher.classifier), source.labelled
         moments = class_moments(placed, labelled.images, labelled.labels, teacher.sha256)
         counted = {"images": float(len(labelled))}
-    save_moments(path, moments, bench.provenance)
+    save_moments(outputs.statistics, moments, bench.provenance)
     layers, channels = len(moments.mean), sum(value.shape[-1] for value in moments.mean.values())
     bench.progress.write("statistics", layers, layers, {"channels": channels})
     return {"layers": float(layers), "channels": float(channels), **counted}

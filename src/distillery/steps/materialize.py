@@ -1,13 +1,14 @@
 """The step that fills a synthetic set from a trained synthesizer."""
 
 from collections.abc import Mapping
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 from distillery.engine.materialize import Materializer, check_size
 from distillery.engine.session import Session
 from distillery.errors import CheckpointMismatchError
 from distillery.recipes.sections import MaterializeSection
+from distillery.step_table import SetFolder, StatisticsFile, SynthesizerFolder
 from distillery.synthesis.bundle import load_synthesizer, read_synthesizer
 from distillery.workbench.accelerators import check_promise
 from distillery.workbench.assembly import PlannedMethod, Teacher, open_teacher
@@ -18,19 +19,38 @@ from distillery.workbench.sets import open_set_store, publish, set_header, write
 STEP = "materialize"
 
 
+@dataclass(frozen=True, kw_only=True)
+class Inputs:
+    """What it reads.
+
+    Attributes:
+        teacher_uri: the teacher's bundle, a folder or a URI.
+        synthesizer: that was trained with this plan.
+        statistics: the teacher's moments; None for a method that needs none.
+        accelerators: how many the cluster was asked for.
+    """
+
+    teacher_uri: str
+    synthesizer: SynthesizerFolder
+    statistics: StatisticsFile | None = None
+    accelerators: str = "0"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outputs:
+    """What it writes: the reference to the set, which itself goes to the store."""
+
+    set: SetFolder
+
+
 @reporting(STEP)
-def run(
-    section: Mapping[str, Any], teacher_uri: str, statistics_path: Path, synthesizer_path: Path, set_path: Path, accelerators: str = "0"
-) -> dict[str, float]:
+def run(section: Mapping[str, Any], inputs: Inputs, outputs: Outputs) -> dict[str, float]:
     """Draw images until every class has its quota, and publish them as a set.
 
     Args:
         section: a `MaterializeSection` as JSON.
-        teacher_uri: the teacher's bundle, a folder or a URI.
-        statistics_path: the teacher's moments; not read by a method that needs none.
-        synthesizer_path: folder of the trained synthesizer.
-        set_path: folder for the set's reference; the set itself goes to the store.
-        accelerators: how many the cluster was asked for.
+        inputs: what it reads.
+        outputs: where it writes.
 
     Returns:
         `images`, `holdout`, `drawn`, `shortfall`, and, where classes were asked for, `asked_agreement` over all raw images and
@@ -43,33 +63,32 @@ def run(
         MissingResourceError: an input that is not there.
         StoreError: damaged bytes, or a store that cannot be written.
     """
-    check_promise(accelerators)
+    check_promise(inputs.accelerators)
     parsed = MaterializeSection.parse(section, "materialize")
-    plan = PlannedMethod.parse(parsed.method, parsed.method_config, statistics_path)
-    teacher = open_teacher(parsed, teacher_uri)
+    plan = PlannedMethod.parse(parsed.method, parsed.method_config, inputs.statistics)
+    teacher = open_teacher(parsed, inputs.teacher_uri)
     check_size(parsed.set, teacher.classifier.spec)
-    made = load_synthesizer(synthesizer_path, teacher.sha256)
+    made = load_synthesizer(inputs.synthesizer, teacher.sha256)
     if (made.method, made.config) != (plan.name, plan.config.to_json()):
         raise CheckpointMismatchError(
-            f"The synthesizer at {str(synthesizer_path)!r} was trained by {made.method} with other settings than this plan's {plan.name}: "
-            "train a generator with this recipe."
+            f"The synthesizer at {str(inputs.synthesizer)!r} was trained by {made.method} with other settings than this plan's "
+            f"{plan.name}: train a generator with this recipe."
         )
-    inputs = {**plan.inputs(teacher), "synthesizer": read_synthesizer(synthesizer_path)[1]}
-    outputs = {"set": set_path}
-    with workbench(STEP, parsed, inputs) as bench:
+    hashes = {**plan.inputs(teacher), "synthesizer": read_synthesizer(inputs.synthesizer)[1]}
+    with workbench(STEP, parsed, hashes) as bench:
 
         def fill() -> dict[str, float]:
             synthesizer = plan.build(teacher, bench.runtime, parsed.seed)
             synthesizer.load_state_dict(made.state)
-            return _fill(bench, Materializer(parsed.set, synthesizer, teacher.classifier, parsed.seed), parsed, teacher, set_path)
+            return _fill(bench, Materializer(parsed.set, synthesizer, teacher.classifier, parsed.seed), parsed, teacher, outputs.set)
 
-        return bench.do(outputs, fill, lambda: publish(bench, set_path, "synthesis"))
+        return bench.do(vars(outputs), fill, lambda: publish(bench, outputs.set, "synthesis"))
 
 
-def _fill(bench: Workbench, materializer: Materializer, section: MaterializeSection, teacher: Teacher, set_path: Path) -> dict[str, float]:
+def _fill(bench: Workbench, materializer: Materializer, section: MaterializeSection, teacher: Teacher, path: SetFolder) -> dict[str, float]:
     session = Session(bench.checkpoints, bench.progress, bench.tracker.metrics, clock=bench.clock)
     reviewer = Reviewer(bench, teacher, section.health, section.set.strict)
     header = set_header(bench, teacher, bench.inputs["synthesizer"])
     result = materializer.run(open_set_store(bench), header, session, reviewer)
-    write_set(bench, result.manifest, set_path)
-    return {**result.numbers, **reviewer.keep(set_path)}
+    write_set(bench, result.manifest, path)
+    return {**result.numbers, **reviewer.keep(path)}

@@ -5,6 +5,7 @@ It is the one step that fails when MLflow does. Whoever runs the steps, a cluste
 
 import logging
 from collections.abc import Mapping
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from distillery.models.bundle import read_origin as bundle_origin
 from distillery.models.export import export_student, file_name, random_images
 from distillery.provenance import sha256_file
 from distillery.recipes.sections import RegistrationSection
+from distillery.step_table import RegistrationFile, ReportFile, StudentFolder
 from distillery.storage import open_store
 from distillery.tracking.open import close_parent
 from distillery.tracking.protocol import Candidate, Registered, ServedModel
@@ -33,7 +35,27 @@ log = logging.getLogger(__name__)
 FORMAT = Format("distillery-registration", 2, "register the student again")
 
 
-def run(section: Mapping[str, Any], student_path: Path, report_path: Path, registration_path: Path) -> dict[str, Any]:
+@dataclass(frozen=True, kw_only=True)
+class Inputs:
+    """What it reads.
+
+    Attributes:
+        student: that is registered.
+        report: of its evaluation.
+    """
+
+    student: StudentFolder
+    report: ReportFile
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outputs:
+    """What it writes: what the registry answered, `distillery-registration` JSON."""
+
+    registration: RegistrationFile
+
+
+def run(section: Mapping[str, Any], inputs: Inputs, outputs: Outputs) -> dict[str, Any]:
     """Keep a student in the store, register it, and note in its run's record where everything lies.
 
     Where no tracking URI is set, nothing is registered, and the registration says so. May be repeated; of two workers at once the version
@@ -41,9 +63,8 @@ def run(section: Mapping[str, Any], student_path: Path, report_path: Path, regis
 
     Args:
         section: a `RegistrationSection` as plain JSON.
-        student_path: the student's bundle folder.
-        report_path: the evaluation's report, of this student.
-        registration_path: what the registry answered is written here, `distillery-registration` JSON.
+        inputs: what it reads.
+        outputs: where it writes.
 
     Returns:
         Its fields: model_name, model_version ("" where nothing was registered), aliases, metric, value, reason and more.
@@ -54,23 +75,23 @@ def run(section: Mapping[str, Any], student_path: Path, report_path: Path, regis
         CheckpointMismatchError: the report is about another student.
     """
     settings = RegistrationSection.parse(section, "registration")
-    student = _verified_student(student_path)
-    report = load_report(report_path)
+    student = _verified_student(inputs.student)
+    report = load_report(inputs.report)
     if report.student.sha256 not in ("", student):
         raise CheckpointMismatchError(
-            f"The report {str(report_path)!r} is about student {report.student.sha256}, not {student}: evaluate this student first."
+            f"The report {str(inputs.report)!r} is about student {report.student.sha256}, not {student}: evaluate this student first."
         )
-    with workbench("register", settings, {"student": student, "report": sha256_file(report_path)}) as bench:
-        kept = keep_student(bench.store, student_path)  # first: whoever finds a version in the registry finds its student in the store
+    with workbench("register", settings, {"student": student, "report": sha256_file(inputs.report)}) as bench:
+        kept = keep_student(bench.store, inputs.student)  # first: whoever finds a version in the registry finds its student in the store
         candidate = _candidate(
-            settings, report, {**_origin(bench, student_path, student), "report_sha256": bench.inputs["report"]}, report_path
+            settings, report, {**_origin(bench, inputs.student, student), "report_sha256": bench.inputs["report"]}, inputs.report
         )
         bench.tracker.metrics({candidate.metric: candidate.value})
-        registered = bench.tracker.register(student_path, settings.registration, candidate, lambda folder: serve(student_path, folder))
+        registered = bench.tracker.register(inputs.student, settings.registration, candidate, lambda folder: serve(inputs.student, folder))
         bench.tracker.tags({"student_sha256": student, "teacher_sha256": settings.teacher_sha256})
         bench.tracker.json("registration.json", registered.to_json())
         fields = {"student_sha256": student, **registered.to_json()}
-        open_store(str(registration_path.parent)).write(registration_path.name, FORMAT.write(bench.provenance, fields))
+        open_store(str(outputs.registration.parent)).write(outputs.registration.name, FORMAT.write(bench.provenance, fields))
         if run := run_identity():
             note_results(bench.store, run, kept)
     _tell(registered)

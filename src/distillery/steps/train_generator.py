@@ -1,7 +1,7 @@
 """The step that trains a synthesizer before any student exists."""
 
 from collections.abc import Mapping
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 from distillery.data.pool import quantize
@@ -9,6 +9,7 @@ from distillery.engine.offline import train_synthesizer
 from distillery.engine.session import Session
 from distillery.recipes.sections import GeneratorSection
 from distillery.reporting.grid import image_grid
+from distillery.step_table import StatisticsFile, SynthesizerFolder
 from distillery.synthesis.bundle import SynthesizerState, save_synthesizer
 from distillery.synthesis.protocol import Synthesizer
 from distillery.workbench.accelerators import check_promise
@@ -18,18 +19,36 @@ from distillery.workbench.bench import Workbench, reporting, workbench
 STEP = "train_generator"
 
 
+@dataclass(frozen=True, kw_only=True)
+class Inputs:
+    """What it reads.
+
+    Attributes:
+        teacher_uri: the teacher's bundle, a folder or a URI.
+        statistics: the teacher's moments; None for a method that needs none.
+        accelerators: how many the cluster was asked for.
+    """
+
+    teacher_uri: str
+    statistics: StatisticsFile | None = None
+    accelerators: str = "0"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outputs:
+    """What it writes: the trained synthesizer."""
+
+    synthesizer: SynthesizerFolder
+
+
 @reporting(STEP)
-def run(
-    section: Mapping[str, Any], teacher_uri: str, statistics_path: Path, synthesizer_path: Path, accelerators: str = "0"
-) -> dict[str, float]:
+def run(section: Mapping[str, Any], inputs: Inputs, outputs: Outputs) -> dict[str, float]:
     """Train a method's synthesizer.
 
     Args:
         section: a `GeneratorSection` as JSON.
-        teacher_uri: the teacher's bundle, a folder or a URI.
-        statistics_path: the teacher's moments; not read by a method that needs none.
-        synthesizer_path: folder to write.
-        accelerators: how many the cluster was asked for.
+        inputs: what it reads.
+        outputs: where it writes.
 
     Returns:
         Loss terms of the last round, and `rounds`.
@@ -41,21 +60,20 @@ def run(
         MissingResourceError: an input that is not there.
         StoreError: damaged bytes, or a store that cannot be written.
     """
-    check_promise(accelerators)
+    check_promise(inputs.accelerators)
     parsed = GeneratorSection.parse(section, "generator")
-    plan = PlannedMethod.parse(parsed.method, parsed.method_config, statistics_path)
-    teacher = open_teacher(parsed, teacher_uri)
-    outputs = {"synthesizer": synthesizer_path}
+    plan = PlannedMethod.parse(parsed.method, parsed.method_config, inputs.statistics)
+    teacher = open_teacher(parsed, inputs.teacher_uri)
     with workbench(STEP, parsed, plan.inputs(teacher)) as bench:
-        return bench.do(outputs, lambda: _train(bench, parsed, plan, teacher, synthesizer_path))
+        return bench.do(vars(outputs), lambda: _train(bench, parsed, plan, teacher, outputs))
 
 
-def _train(bench: Workbench, section: GeneratorSection, plan: PlannedMethod, teacher: Teacher, path: Path) -> dict[str, float]:
+def _train(bench: Workbench, section: GeneratorSection, plan: PlannedMethod, teacher: Teacher, outputs: Outputs) -> dict[str, float]:
     synthesizer = plan.build(teacher, bench.runtime, section.seed, section.rounds * section.turns_per_round)
     session = Session(bench.checkpoints, bench.progress, bench.tracker.metrics, section.checkpoint_every, clock=bench.clock)
     numbers = train_synthesizer(synthesizer, section.rounds, session, section.turns_per_round)
     state = SynthesizerState(plan.name, plan.config.to_json(), teacher.sha256, synthesizer.state_dict())
-    save_synthesizer(path, state, bench.provenance)
+    save_synthesizer(outputs.synthesizer, state, bench.provenance)
     _show(bench, synthesizer)
     return {**numbers, "rounds": float(section.rounds)}
 

@@ -1,7 +1,7 @@
 """The step that trains a student: on a synthetic set in a pipeline, else also on a live synthesizer or on real data."""
 
 from collections.abc import Mapping
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 from distillery.engine.fit import StudentTrainer
@@ -10,6 +10,7 @@ from distillery.engine.selection import Selection
 from distillery.engine.session import Session
 from distillery.errors import ConfigError
 from distillery.recipes.sections import StudentSection
+from distillery.step_table import SetFolder, StatisticsFile, StudentFolder, SynthesizerFolder
 from distillery.students.plan import StudentConfig
 from distillery.workbench.accelerators import check_promise
 from distillery.workbench.assembly import Teacher, build_student, open_teacher, save_student
@@ -19,29 +20,42 @@ from distillery.workbench.sources import Source, only_one, open_live, open_real,
 STEP = "train_student"
 
 
+@dataclass(frozen=True, kw_only=True)
+class Inputs:
+    """What it reads; of `set`, `synthesizer` and `data_uri` exactly one is given.
+
+    Attributes:
+        teacher_uri: the teacher's bundle, a folder or a URI.
+        set: the reference to a set; pipelines give nothing else.
+        synthesizer: makes new images for each step.
+        statistics: the teacher's moments, for a synthesizer whose method needs them.
+        data_uri: labelled images to train on, with their labels.
+        accelerators: how many the cluster was asked for.
+    """
+
+    teacher_uri: str
+    set: SetFolder | None = None
+    synthesizer: SynthesizerFolder | None = None
+    statistics: StatisticsFile | None = None
+    data_uri: str = ""
+    accelerators: str = "0"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outputs:
+    """What it writes: the student of the last epoch, and `best/` below it where images are held out."""
+
+    student: StudentFolder
+
+
 @reporting(STEP)
-def run(
-    section: Mapping[str, Any],
-    teacher_uri: str,
-    set_path: Path | None,
-    student_path: Path,
-    accelerators: str = "0",
-    *,
-    synthesizer_path: Path | None = None,
-    statistics_path: Path | None = None,
-    data_uri: str = "",
-) -> dict[str, float]:
+def run(section: Mapping[str, Any], inputs: Inputs, outputs: Outputs) -> dict[str, float]:
     """Train a student to the end of its plan, on exactly one of a set, a live synthesizer and real data.
 
     Args:
         section: a `StudentSection` as JSON.
-        teacher_uri: the teacher's bundle, a folder or a URI.
-        set_path: folder with the reference to a set; pipelines give nothing else.
-        student_path: folder of the student's bundle to write: the last epoch's, and `best/` below it where images are held out.
-        accelerators: how many the cluster was asked for.
-        synthesizer_path: folder of a trained synthesizer, which makes new images for each step.
-        statistics_path: the teacher's moments, for a synthesizer whose method needs them.
-        data_uri: labelled images to train on, with their labels.
+        inputs: what it reads.
+        outputs: where it writes.
 
     Returns:
         Loss terms and held-out scores of the last epoch, `epochs`, and what `save_student` returns; only a set has
@@ -54,29 +68,28 @@ def run(
         MissingResourceError: an input or a shard that is not there.
         StoreError: damaged bytes, or a store that cannot be written.
     """
-    check_promise(accelerators)
+    check_promise(inputs.accelerators)
     parsed = StudentSection.parse(section, "student")
-    only_one({"set_path": set_path, "synthesizer_path": synthesizer_path, "data_uri": data_uri})
-    if statistics_path is not None and synthesizer_path is None:
-        raise ConfigError(f"The statistics {str(statistics_path)!r} are only read for a synthesizer: leave them out, or give one.")
-    teacher = open_teacher(parsed, teacher_uri)
-    if set_path is not None:
-        source: Source = open_set(set_path, teacher)
-    elif synthesizer_path is not None:
-        source = open_live(synthesizer_path, statistics_path, teacher)
+    only_one({"set": inputs.set, "synthesizer": inputs.synthesizer, "data_uri": inputs.data_uri})
+    if inputs.statistics is not None and inputs.synthesizer is None:
+        raise ConfigError(f"The statistics {str(inputs.statistics)!r} are only read for a synthesizer: leave them out, or give one.")
+    teacher = open_teacher(parsed, inputs.teacher_uri)
+    if inputs.set is not None:
+        source: Source = open_set(inputs.set, teacher)
+    elif inputs.synthesizer is not None:
+        source = open_live(inputs.synthesizer, inputs.statistics, teacher)
     else:
-        source = open_real(data_uri, teacher)
-    outputs = {"student": student_path}
+        source = open_real(inputs.data_uri, teacher)
     with workbench(STEP, parsed, {"teacher": teacher.sha256, **source.inputs}) as bench:
         source.show(bench)
-        return bench.do(outputs, lambda: _train(bench, parsed.student, teacher, source, student_path))
+        return bench.do(vars(outputs), lambda: _train(bench, parsed.student, teacher, source, outputs))
 
 
-def _train(bench: Workbench, config: StudentConfig, teacher: Teacher, source: Source, path: Path) -> dict[str, float]:
+def _train(bench: Workbench, config: StudentConfig, teacher: Teacher, source: Source, outputs: Outputs) -> dict[str, float]:
     fit = prepare(bench, config, teacher, source)
     numbers = fit.run()
     with bench.clock.part("io"):
-        best = save_student(bench, path, fit.trainer.student, fit.selection, config.architecture)
+        best = save_student(bench, outputs.student, fit.trainer.student, fit.selection, config.architecture)
     return {**numbers, **best, "epochs": float(config.epochs)}
 
 

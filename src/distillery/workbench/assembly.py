@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from distillery.engine.selection import Judge, Score, Selection
+from distillery.errors import ConfigError
 from distillery.evaluation.agreement import Agreement
 from distillery.evaluation.predict import predict
 from distillery.evaluation.report import Chosen
@@ -51,31 +52,31 @@ class PlannedMethod:
     Attributes:
         name: of its catalog row.
         config: parsed by the row's config class.
-        statistics_path: the teacher's moments, where the row needs them.
+        statistics_path: the teacher's moments; None where the method, configured so, needs none.
     """
 
     name: str
     config: MethodConfig
-    statistics_path: Path
+    statistics_path: Path | None
 
     @classmethod
-    def parse(cls, method: str, config: Mapping[str, Any], statistics_path: Path) -> "PlannedMethod":
+    def parse(cls, method: str, config: Mapping[str, Any], statistics_path: Path | None) -> "PlannedMethod":
         """Parse a section's method and settings.
 
         Raises:
-            ConfigError: no such method, or settings that it does not have.
+            ConfigError: no such method, settings that it does not have, or no statistics for a method that needs them.
         """
-        return cls(method, find_method(method).load()[1].parse(config, "method_config"), statistics_path)
+        row = find_method(method)
+        parsed = row.load()[1].parse(config, "method_config")
+        needed = not _READ_FROM_STATISTICS.isdisjoint(row.required(parsed))
+        if needed and statistics_path is None:
+            raise ConfigError(f"The method {method} needs the teacher's statistics, and none are given: give their file too.")
+        return cls(method, parsed, statistics_path if needed else None)
 
     @property
     def row(self) -> Method:
         """The method's row of the catalog."""
         return find_method(self.name)
-
-    @property
-    def needs_moments(self) -> bool:
-        """Whether the method, configured so, asks for the teacher's statistics."""
-        return not _READ_FROM_STATISTICS.isdisjoint(self.row.required(self.config))
 
     def inputs(self, teacher: Teacher) -> dict[str, str]:
         """sha256 of what the method is built from, once it has been looked at.
@@ -84,7 +85,7 @@ class PlannedMethod:
             ConfigError: a need of the method that the teacher does not meet, such as BatchNorm2d.
             MissingResourceError: no statistics file.
         """
-        if not self.needs_moments:
+        if self.statistics_path is None:
             return {"teacher": teacher.sha256}
         layers = find_layers(teacher.classifier)
         self.row.check(self.config, Supply(bool(layers.visits), by_class=True, ood=True, left_out=layers.exceptions()))
@@ -105,7 +106,7 @@ class PlannedMethod:
             CheckpointMismatchError: moments of another teacher.
         """
         placed = runtime.place(teacher.classifier)
-        moments = load_moments(self.statistics_path, teacher.sha256).to(runtime.device) if self.needs_moments else None
+        moments = load_moments(self.statistics_path, teacher.sha256).to(runtime.device) if self.statistics_path else None
         synthesizer: Synthesizer = self.row.load()[0](self.config, Ingredients(placed, runtime, seed, moments, turns))
         return synthesizer
 

@@ -193,9 +193,7 @@ def open_live(path: Path, statistics_path: Path | None, teacher: Teacher) -> Liv
         StoreError: damaged tensors.
     """
     made = load_synthesizer(path, teacher.sha256)
-    plan = PlannedMethod.parse(made.method, made.config, statistics_path or Path())
-    if plan.needs_moments and statistics_path is None:
-        raise ConfigError(f"The synthesizer {str(path)!r} is of {made.method}, which needs the teacher's statistics: give their file too.")
+    plan = PlannedMethod.parse(made.method, made.config, statistics_path)
     return LiveSource(plan, made, {**plan.inputs(teacher), "synthesizer": read_synthesizer(path)[1]}, path)
 
 

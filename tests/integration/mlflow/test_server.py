@@ -129,7 +129,8 @@ def again(chain: Chain, name: str, folder: Path) -> None:
     with replace(chain, store=str(folder / "store")).environment():
         sections = chain.sections["registration"]
         registration = {**sections, "registration": {**sections["registration"], "model_name": name}}
-        register.run(registration, chain.student, made / "report.json", folder / "registration.json")
+        inputs = register.Inputs(student=chain.student, report=made / "report.json")
+        register.run(registration, inputs, register.Outputs(registration=folder / "registration.json"))
 
 
 def refused(chain: Chain, folder: Path) -> str:

@@ -16,7 +16,7 @@ from distillery.models.catalog import Architecture, build_network
 from distillery.provenance import Provenance, code_version
 from distillery.seeding import seeded
 from distillery.steps import evaluate as evaluate_module
-from distillery.steps.evaluate import MAX_SHOWN_CLASSES, choose_images, evaluate_bundles, log_confusion, run
+from distillery.steps.evaluate import MAX_SHOWN_CLASSES, Inputs, Outputs, choose_images, evaluate_bundles, log_confusion, run
 from distillery.storage import open_store
 from distillery.types import Classifier, ImageSpec
 from distillery_kfp.pipelines.cli import app as cli
@@ -72,7 +72,8 @@ class Bench:
     def run(self, data: str = "", **changes: Any) -> dict[str, float]:
         common = {"seed": 0.0, "code_version": code_version(), "teacher_sha256": self.teacher_sha256}
         section = {**common, "evaluation": SETTINGS, **changes}
-        return run(section, str(self.root / "teacher"), self.root / "student", self.root / "set", data, self.root / "report.json")
+        inputs = Inputs(teacher_uri=str(self.root / "teacher"), student=self.root / "student", set=self.root / "set", eval_data_uri=data)
+        return run(section, inputs, Outputs(report=self.root / "report.json"))
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from distillery.models.catalog import Architecture, build_network
 from distillery.provenance import Provenance, code_version, sha256_file
 from distillery.statistics.extract import class_moments
 from distillery.statistics.moments import load_moments
-from distillery.steps.extract_statistics import run
+from distillery.steps.extract_statistics import Inputs, Outputs, run
 from distillery.types import Classifier, ImageSpec
 from distillery_kfp.pipelines.cli import app as cli
 
@@ -39,9 +39,13 @@ def make_section(teacher_sha256: str, **changes: Any) -> dict[str, Any]:
     return {"seed": 0.0, "code_version": code_version(), "teacher_sha256": teacher_sha256, "kind": "global", **changes}
 
 
+def ask(section: dict[str, Any], teacher: Path, out: Path, data: str = "") -> dict[str, float]:
+    return run(section, Inputs(teacher_uri=str(teacher), data_uri=data), Outputs(statistics=out))
+
+
 def test_the_file_holds_the_teachers_buffers(tmp_path: Path) -> None:
     sha256 = make_teacher(tmp_path / "teacher")
-    metrics = run(make_section(sha256), str(tmp_path / "teacher"), tmp_path / "out" / "statistics")
+    metrics = ask(make_section(sha256), tmp_path / "teacher", tmp_path / "out" / "statistics")
     moments = load_moments(tmp_path / "out" / "statistics", sha256)
     modules = dict(load_classifier(tmp_path / "teacher").named_modules())
     assert len(moments.mean) == metrics["layers"] > 3
@@ -51,33 +55,33 @@ def test_the_file_holds_the_teachers_buffers(tmp_path: Path) -> None:
 
 def test_equal_work_gives_equal_bytes_and_finished_work_is_taken_as_it_is(tmp_path: Path) -> None:
     sha256 = make_teacher(tmp_path / "teacher")
-    first = run(make_section(sha256), str(tmp_path / "teacher"), tmp_path / "one")
-    assert run(make_section(sha256), str(tmp_path / "teacher"), tmp_path / "two") == first
+    first = ask(make_section(sha256), tmp_path / "teacher", tmp_path / "one")
+    assert ask(make_section(sha256), tmp_path / "teacher", tmp_path / "two") == first
     (tmp_path / "store").rename(tmp_path / "elsewhere")
-    assert run(make_section(sha256), str(tmp_path / "teacher"), tmp_path / "three") == first
+    assert ask(make_section(sha256), tmp_path / "teacher", tmp_path / "three") == first
     assert sha256_file(tmp_path / "one") == sha256_file(tmp_path / "two") == sha256_file(tmp_path / "three")
 
 
 def test_another_teacher_than_planned_is_refused(tmp_path: Path) -> None:
     make_teacher(tmp_path / "teacher")
     with pytest.raises(CheckpointMismatchError):
-        run(make_section("0" * 64), str(tmp_path / "teacher"), tmp_path / "statistics")
+        ask(make_section("0" * 64), tmp_path / "teacher", tmp_path / "statistics")
     assert not (tmp_path / "statistics").exists()
 
 
 def test_no_teacher_is_refused(tmp_path: Path) -> None:
     with pytest.raises(MissingResourceError):
-        run(make_section("0" * 64), str(tmp_path / "nothing"), tmp_path / "statistics")
+        ask(make_section("0" * 64), tmp_path / "nothing", tmp_path / "statistics")
 
 
 def test_an_unknown_key_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="kinds"):
-        run(make_section("0" * 64, kinds="global"), str(tmp_path / "nothing"), tmp_path / "statistics")
+        ask(make_section("0" * 64, kinds="global"), tmp_path / "nothing", tmp_path / "statistics")
 
 
 def test_a_teacher_without_batchnorm_has_moments_of_no_layer(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     sha256 = make_teacher(tmp_path / "teacher", "lenet5", batch_norm=False)
-    assert run(make_section(sha256), str(tmp_path / "teacher"), tmp_path / "statistics") == {"layers": 0.0, "channels": 0.0}
+    assert ask(make_section(sha256), tmp_path / "teacher", tmp_path / "statistics") == {"layers": 0.0, "channels": 0.0}
     assert load_moments(tmp_path / "statistics", sha256).mean == {}
     assert "what works without: fast_dfkd with moments_weight = 0" in caplog.text
 
@@ -92,7 +96,7 @@ def test_moments_of_each_class_are_measured_on_labelled_images(tmp_path: Path) -
     sha256 = make_teacher(tmp_path / "teacher")
     data = make_data(tmp_path / "own.npz", [0, 1, 2, 3, 0, 1, 2, 3, 3])
     section = make_section(sha256, kind="per_class")
-    metrics = run(section, str(tmp_path / "teacher"), tmp_path / "one", data)
+    metrics = ask(section, tmp_path / "teacher", tmp_path / "one", data)
     found = load_moments(tmp_path / "one", sha256)
     with np.load(data) as arrays:
         images, labels = torch.from_numpy(arrays["images"]), torch.from_numpy(arrays["labels"])
@@ -103,7 +107,7 @@ def test_moments_of_each_class_are_measured_on_labelled_images(tmp_path: Path) -
     for path, value in expected.mean.items():
         torch.testing.assert_close(found.mean[path], value, rtol=1e-4, atol=1e-5)  # in channels-last order
         torch.testing.assert_close(found.variance[path], expected.variance[path], rtol=1e-4, atol=1e-5)
-    run(section, str(tmp_path / "teacher"), tmp_path / "two", make_data(tmp_path / "other.npz", [0, 1, 2, 3] * 2, seed=1))
+    ask(section, tmp_path / "teacher", tmp_path / "two", make_data(tmp_path / "other.npz", [0, 1, 2, 3] * 2, seed=1))
     assert load_moments(tmp_path / "two", sha256).counts.tolist() == [2, 2, 2, 2]  # type: ignore[union-attr]
 
 
@@ -121,7 +125,7 @@ def test_images_that_do_not_fit_are_refused(tmp_path: Path, kind: str, data: dic
     sha256 = make_teacher(tmp_path / "teacher")
     uri = make_data(tmp_path / "own.npz", **data) if data else ""
     with pytest.raises(ConfigError, match=sentence):
-        run(make_section(sha256, kind=kind), str(tmp_path / "teacher"), tmp_path / "statistics", uri)
+        ask(make_section(sha256, kind=kind), tmp_path / "teacher", tmp_path / "statistics", uri)
     assert not (tmp_path / "statistics").exists()
 
 

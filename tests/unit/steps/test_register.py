@@ -17,7 +17,7 @@ from distillery.models.bundle import save_classifier
 from distillery.models.catalog import Architecture, build_network
 from distillery.provenance import Provenance, code_version
 from distillery.recipes.sections import RegistrationSection
-from distillery.steps.register import run
+from distillery.steps.register import Inputs, Outputs, run
 from distillery.types import Classifier, ImageSpec
 
 pytestmark = [pytest.mark.filterwarnings("ignore:.*noload.*:DeprecationWarning"), pytest.mark.timeout(120)]
@@ -82,7 +82,12 @@ def report(path: Path, sha256: str, top1: float | None, rate: float = 0.75, data
 def register(tmp_path: Path, top1: float | None = 0.5, seed: int = 0, data: str = "ef" * 32, **registration: Any) -> dict[str, Any]:
     sha256 = student(tmp_path / f"student{seed}", seed)
     report(tmp_path / "report.json", sha256, top1, data=data)
-    return run(section(**registration), tmp_path / f"student{seed}", tmp_path / "report.json", tmp_path / "out" / "registration.json")
+    return ask(section(**registration), tmp_path, f"student{seed}", "out/registration.json")
+
+
+def ask(section: dict[str, Any], folder: Path, bundle: str = "student", out: str = "out.json") -> dict[str, Any]:
+    inputs = Inputs(student=folder / bundle, report=folder / "report.json")
+    return run(section, inputs, Outputs(registration=folder / out))
 
 
 def client_of(uri: str) -> Any:
@@ -188,7 +193,7 @@ def test_a_report_of_another_student_is_refused(tmp_path: Path) -> None:
     student(tmp_path / "student")
     report(tmp_path / "report.json", "00" * 32, 0.5)
     with pytest.raises(CheckpointMismatchError, match="evaluate this student first"):
-        run(section(), tmp_path / "student", tmp_path / "report.json", tmp_path / "out.json")
+        ask(section(), tmp_path)
 
 
 def test_damaged_weights_are_refused(tmp_path: Path) -> None:
@@ -197,15 +202,15 @@ def test_damaged_weights_are_refused(tmp_path: Path) -> None:
     weights = tmp_path / "student/weights.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"x")
     with pytest.raises(StoreError, match="fail their sha256"):
-        run(section(), tmp_path / "student", tmp_path / "report.json", tmp_path / "out.json")
+        ask(section(), tmp_path)
 
 
 def test_missing_inputs_are_named(tmp_path: Path) -> None:
     with pytest.raises(MissingResourceError):
-        run(section(), tmp_path / "student", tmp_path / "report.json", tmp_path / "out.json")
+        ask(section(), tmp_path)
     student(tmp_path / "student")
     with pytest.raises(MissingResourceError, match="report"):
-        run(section(), tmp_path / "student", tmp_path / "report.json", tmp_path / "out.json")
+        ask(section(), tmp_path)
 
 
 def test_a_number_that_is_better_when_lower_cannot_be_the_gate() -> None:

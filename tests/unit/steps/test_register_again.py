@@ -47,7 +47,8 @@ def before_the_end(chain: Chain) -> dict[str, bytes]:
 def end(chain: Chain, out: Path) -> dict[str, Any]:
     """Run the step again in a store of whoever calls."""
     made = chain.folder / chain.run
-    return register.run(chain.sections["registration"], chain.student, made / "report.json", out / "registration.json")
+    inputs = register.Inputs(student=chain.student, report=made / "report.json")
+    return register.run(chain.sections["registration"], inputs, register.Outputs(registration=out / "registration.json"))
 
 
 @contextmanager

@@ -60,9 +60,9 @@ class Desk:
         state = FakeSynthesizer(classifier, 3).state_dict()
         save_synthesizer(self.synthesizer, SynthesizerState("ls_gdfd", config, self.sha256, state), PROVENANCE)
         self.sources: dict[str, dict[str, Any]] = {
-            "set": {"set_path": self.set},
-            "live": {"set_path": None, "synthesizer_path": self.synthesizer, "statistics_path": self.statistics},
-            "real": {"set_path": None, "data_uri": str(self.data)},
+            "set": {"set": self.set},
+            "live": {"synthesizer": self.synthesizer, "statistics": self.statistics},
+            "real": {"data_uri": str(self.data)},
         }
 
     def section(self, steps_per_epoch: int = 2) -> dict[str, Any]:
@@ -72,9 +72,8 @@ class Desk:
 
     def run(self, source: str, out: str = "student", steps_per_epoch: int = 2, **more: Any) -> dict[str, float]:
         chosen = {**self.sources[source], **more} if source else more
-        return train_student.run(
-            self.section(steps_per_epoch), str(self.teacher), chosen.pop("set_path", None), self.folder / out, **chosen
-        )
+        inputs = train_student.Inputs(teacher_uri=str(self.teacher), **chosen)
+        return train_student.run(self.section(steps_per_epoch), inputs, train_student.Outputs(student=self.folder / out))
 
 
 @pytest.fixture
@@ -126,7 +125,8 @@ def test_the_best_epoch_is_told_with_its_scores_and_to_whoever_evaluates_it(desk
     folder = desk.folder / "student"
     report, page = desk.folder / "report.json", desk.folder / "page.html"
     common = {"seed": 1, "code_version": code_version(), "teacher_sha256": desk.sha256, "evaluation": {"latency": False}}
-    evaluate.run(common, str(desk.teacher), folder, desk.set, "", report, page)
+    inputs = evaluate.Inputs(teacher_uri=str(desk.teacher), student=folder, set=desk.set)
+    evaluate.run(common, inputs, evaluate.Outputs(report=report, page=page))
     (best,) = load_report(report).best
     assert (best.epoch, best.chosen_on) == (numbers["best_epoch"], held_out)
     assert f"chosen on {held_out} images kept back" in page.read_text()
@@ -180,11 +180,11 @@ def test_a_live_synthesizer_goes_on_where_its_images_were(desk: Desk, monkeypatc
 @pytest.mark.parametrize(
     ("source", "more", "sentence"),
     [
-        ("", {}, "one source, not none: give exactly one of set_path, synthesizer_path, data_uri"),
-        ("set", {"data_uri": "x.npz"}, "one source, not set_path and data_uri"),
-        ("live", {"data_uri": "x.npz"}, "one source, not synthesizer_path and data_uri"),
-        ("real", {"statistics_path": Path("moments")}, "only read for a synthesizer"),
-        ("live", {"statistics_path": None}, "needs the teacher's statistics"),
+        ("", {}, "one source, not none: give exactly one of set, synthesizer, data_uri"),
+        ("set", {"data_uri": "x.npz"}, "one source, not set and data_uri"),
+        ("live", {"data_uri": "x.npz"}, "one source, not synthesizer and data_uri"),
+        ("real", {"statistics": Path("moments")}, "only read for a synthesizer"),
+        ("live", {"statistics": None}, "needs the teacher's statistics"),
         ("live", {"steps_per_epoch": 0}, "steps_per_epoch = 0"),
     ],
 )

@@ -3,15 +3,18 @@
 from importlib import import_module
 from inspect import signature
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from distillery.errors import ConfigError
+from distillery.step_table import STEPS
 from distillery.workbench.accelerators import check_promise
-from distillery_kfp.pipelines.metadata import STAGES, metadata
+from distillery_kfp.pipelines.metadata import component
 
-STEPS = [name for name in STAGES if metadata(name).gpu != "none"]
+ACCELERATED = [name for name, row in STEPS.items() if row.accelerated]
+PROMISE = r"^k8s_gpu_limit = '1' promises an accelerator, but torch sees none in this container"
 
 
 @pytest.fixture(autouse=True)
@@ -22,17 +25,26 @@ def _workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
 
 
-@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("step", ACCELERATED)
 def test_every_step_on_accelerators_refuses_before_it_reads_anything(step: str, tmp_path: Path) -> None:
-    run = import_module(f"distillery.steps.{step}").run
-    needed = [name for name, parameter in signature(run).parameters.items() if parameter.default is parameter.empty]
-    with pytest.raises(ConfigError, match=r"^k8s_gpu_limit = '1' promises an accelerator, but torch sees none in this container"):
-        run(*[{} if name == "section" else Path("nowhere") for name in needed], accelerators="1")
+    module, nowhere = import_module(f"distillery.steps.{step}"), Path("nowhere")
+    inputs = module.Inputs(teacher_uri="nowhere", **dict.fromkeys(STEPS[step].reads, nowhere), accelerators="1")
+    with pytest.raises(ConfigError, match=PROMISE):
+        module.run({}, inputs, module.Outputs(**dict.fromkeys(STEPS[step].writes, nowhere)))
     assert not (tmp_path / "store").exists()
 
 
+@pytest.mark.parametrize("step", ACCELERATED)
+def test_every_component_hands_its_promise_to_its_step(step: str, tmp_path: Path) -> None:
+    shim = component(step).python_func
+    artifact = SimpleNamespace(path=str(tmp_path / "nowhere"), metadata={})
+    given = {name: artifact if "dsl." in str(parameter) else "nowhere" for name, parameter in signature(shim).parameters.items()}
+    with pytest.raises(ConfigError, match=PROMISE):
+        shim(**{**given, "section": {}, "accelerators": "1"})
+
+
 def test_there_are_such_steps() -> None:
-    assert len(STEPS) == 5
+    assert len(ACCELERATED) == 5
 
 
 @pytest.mark.parametrize("device", ["", "auto", "cpu", "cuda"])

@@ -88,15 +88,17 @@ class Bench:
         name = {"materialize": "ls_gdfd", "distill_online": "fast_dfkd"}[step]
         common = {"seed": 1, "code_version": code_version(), "teacher_sha256": self.sha256, "precision": "float32"}
         section = {**common, "method": name, "method_config": CONFIGS[name], "health": {**HEALTH, **health}}
-        paths = {"statistics_path": self.statistics, "synthesizer_path": self.folder / "synthesizer", "set_path": self.folder / "set"}
+        teacher, synthesizer, made = str(self.teacher), self.folder / "synthesizer", self.folder / "set"
         if step == "distill_online":
             section |= {"rounds": 4, "student": STUDENT, "student_steps_per_turn": 1, "feed": "pool", "holdout": 0.1, "strict": strict}
-            return distill_online.run(section, str(self.teacher), **paths, student_path=self.folder / "student")
+            outputs = distill_online.Outputs(synthesizer=synthesizer, set=made, student=self.folder / "student")
+            return distill_online.run(section, distill_online.Inputs(teacher_uri=teacher, statistics=self.statistics), outputs)
         config = find_method(name).load()[1].parse(CONFIGS[name]).to_json()
         state = kind(load_classifier(self.teacher)).state_dict()
-        save_synthesizer(paths["synthesizer_path"], SynthesizerState(name, config, self.sha256, state), PROVENANCE)
+        save_synthesizer(synthesizer, SynthesizerState(name, config, self.sha256, state), PROVENANCE)
         section["set"] = {"size": 120, "batch": 40, "max_oversampling": 3, "strict": strict, "shard_images": 50}
-        return materialize.run(section, str(self.teacher), **paths)
+        inputs = materialize.Inputs(teacher_uri=teacher, statistics=self.statistics, synthesizer=synthesizer)
+        return materialize.run(section, inputs, materialize.Outputs(set=made))
 
     def tracked(self) -> str:
         return "".join(path.read_text() for path in (self.folder / "work" / "tracking").rglob("*.json"))

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,8 @@ from distillery.provenance import Provenance, code_version, sha256_bytes
 from distillery.seeding import seeded
 from distillery.statistics.extract import global_moments
 from distillery.statistics.moments import Moments, save_moments
-from distillery.steps import distill_online, extract_statistics, materialize, train_generator, train_student
+from distillery.step_table import STEPS
+from distillery.steps import extract_statistics
 from distillery.synthesis.bundle import SynthesizerState, save_synthesizer
 from distillery.types import Classifier
 from distillery.workbench.assembly import PlannedMethod
@@ -64,7 +66,7 @@ class Ground:
     def __post_init__(self) -> None:
         classifier = tiny_teacher(steps=25)
         self.sha256 = save_classifier(self.folder / "teacher", classifier, TINY, PROVENANCE)
-        save_moments(self.folder / "moments", global_moments(load_classifier(self.folder / "teacher"), self.sha256), PROVENANCE)
+        save_moments(self.folder / "statistics", global_moments(load_classifier(self.folder / "teacher"), self.sha256), PROVENANCE)
         images, labels = quadrants(24, torch.Generator().manual_seed(0))
         np.savez(self.folder / "real.npz", images=(images * 255).round().to(torch.uint8).numpy(), labels=labels.numpy())
         config = find_method("ls_gdfd").load()[1].parse(METHOD["method_config"]).to_json()
@@ -74,16 +76,14 @@ class Ground:
     def work(self, step: str, out: Path) -> dict[str, float]:
         """Do a step."""
         common = {"seed": 1, "code_version": code_version(), "teacher_sha256": self.sha256, "precision": "float32"}
-        section, teacher, moments = {**common, **SECTIONS[step]}, str(self.folder / "teacher"), self.folder / "moments"
-        if step == "extract_statistics":
-            return extract_statistics.run(section, teacher, out / "statistics")
-        if step == "train_generator":
-            return train_generator.run(section, teacher, moments, out / "synthesizer")
-        if step == "materialize":
-            return materialize.run(section, teacher, moments, self.folder / "synthesizer", out / "set")
+        module = import_module(f"distillery.steps.{step}")
+        given: dict[str, Any] = {name: self.folder / name for name in ("statistics", "synthesizer") if name in STEPS[step].reads}
         if step == "train_student":
-            return train_student.run(section, teacher, None, out / "student", data_uri=str(self.folder / "real.npz"))
-        return distill_online.run(section, teacher, moments, out / "synthesizer", out / "set", out / "student")
+            given = {"data_uri": str(self.folder / "real.npz")}
+        inputs = module.Inputs(teacher_uri=str(self.folder / "teacher"), **given)
+        outputs = module.Outputs(**{name: out / name for name in STEPS[step].writes})
+        numbers: dict[str, float] = module.run({**common, **SECTIONS[step]}, inputs, outputs)
+        return numbers
 
 
 @pytest.fixture(scope="module")
