@@ -40,7 +40,7 @@ from distillery.steps import register
 from distillery.storage import FolderStore, Store, open_store
 from distillery.storage.locks import holder
 from distillery.synthesis.bundle import load_synthesizer, read_synthesizer
-from distillery.tracking.history import read_history
+from distillery.tracking.history import Entry, read_history, resume_history, write_history
 from distillery.tracking.null import NullTracker
 from distillery.workbench.lineage import read_records
 from distillery.workbench.openings import FORMAT as OPENING
@@ -54,6 +54,7 @@ SAMPLES = 500
 SMALL = 20_000
 PRUNED = 100
 STOPPED = "run-2"
+UNFINISHED = "checkpoints/train_student/unfinished"
 
 Reader = Callable[[Path], Any]
 
@@ -81,7 +82,9 @@ def left(tmp_path_factory: pytest.TempPathFactory) -> Left:
     folder = tmp_path_factory.mktemp("run")
     chain = Chain(folder, "ls_gdfd/digits", str(folder / "store"), more={"student.keep_epochs": 1}).make()
     store = open_store(chain.store)
-    Checkpoints(store.below("checkpoints/train_student/unfinished")).save(3, {"weights": torch.ones(5), "epoch": 3})
+    rounds = [Entry(numbers={"student/kd": 1.0 / number}) for number in range(1, 71)]
+    Checkpoints(store.below(UNFINISHED)).save(3, {"weights": torch.ones(5), "epoch": 3}, {"rounds": rounds})
+    write_history(store.below(UNFINISHED), rounds)
     amend_run(store, chain.run, {"state": RunState.here("finished", folder / "work", store).to_json(), "seconds": 2.5})
     made = read_run(store.read(f"runs/{chain.run}/run.json"), "here")
     stopped = {name: value for name, value in made.fields.items() if name != "results"}
@@ -230,7 +233,7 @@ def readers_of(left: Left) -> dict[str, tuple[str, dict[str, Reader]]]:
         "holdout": lambda path: SyntheticSet.open(str(sets)).load("holdout"),
         "verify": lambda path: SyntheticSet.open(str(sets)).verify(),
     }
-    checkpoint: dict[str, Reader] = {"load": lambda path: Checkpoints(store.below("checkpoints/train_student/unfinished")).load()}
+    checkpoint: dict[str, Reader] = {"load": lambda path: Checkpoints(store.below(UNFINISHED)).load()}
     records: dict[str, Reader] = {"runs": lambda path: shown(left, run), "compare": lambda path: compared(left)}
     return {
         "bundle": (f"store/{chain.key}/bundle.json", {**bundle, "prune": lambda path: wasted(left)}),
@@ -251,12 +254,20 @@ def readers_of(left: Left) -> dict[str, tuple[str, dict[str, Reader]]]:
         ),
         "choice": (f"{run}/student/best/choice.json", {"read": lambda path: read_choice(path.parents[1])}),
         "history": ("store/checkpoints/train_generator/*/history.json", {"read": lambda path: read_history(FolderStore(path.parent))}),
+        "open history": (
+            f"store/{UNFINISHED}/history/*.json",
+            {
+                "read": lambda path: read_history(FolderStore(path.parents[1])),
+                "resume": lambda path: resume_history(store.below(UNFINISHED), 3),
+            },
+        ),
         "result": (
             "store/checkpoints/train_student/*/result.json",
             {"finished": lambda path: finished(left), "prune": lambda path: wasted(left)},
         ),
-        "pointer": ("store/checkpoints/train_student/unfinished/latest.json", checkpoint),
-        "payload": ("store/checkpoints/train_student/unfinished/payloads/*.pt", checkpoint),
+        "pointer": (f"store/{UNFINISHED}/latest.json", checkpoint),
+        "payload": (f"store/{UNFINISHED}/payloads/*.pt", checkpoint),
+        "list": (f"store/{UNFINISHED}/lists/*.json", checkpoint),
         "synthesizer": (f"{run}/synthesizer/synthesizer.json", synthesizer),
         "state": (f"{run}/synthesizer/state.safetensors", {"load": synthesizer["load"]}),
         "statistics": (f"{run}/statistics", {"load": lambda path: load_moments(path, teacher), "origin": moments_origin}),
@@ -273,21 +284,9 @@ def readers_of(left: Left) -> dict[str, tuple[str, dict[str, Reader]]]:
 
 
 KINDS = (
-    *(
-        "bundle",
-        "weights",
-        "run",
-        "stopped run",
-        "evaluation",
-        "step record",
-        "opening",
-        "choice",
-        "history",
-        "result",
-        "pointer",
-        "payload",
-    ),
-    *("synthesizer", "state", "statistics", "manifest", "shard", "reference", "health", "registration", "student export"),
+    *("bundle", "weights", "run", "stopped run", "evaluation", "step record", "opening", "choice"),
+    *("history", "open history", "result", "pointer", "payload", "list", "synthesizer", "state"),
+    *("statistics", "manifest", "shard", "reference", "health", "registration", "student export"),
 )
 HOLD_HASHES = tuple(kind for kind in KINDS if kind not in ("weights", "payload", "state", "shard", "statistics", "choice"))
 """Documents of which there are some of version 1, without a hash."""

@@ -1,31 +1,34 @@
 """Checkpoints of a loop in progress, and the result of a finished one.
 
 The payload is written first, under the hash of its bytes; `latest.json` then points at it, and older payloads go last: whenever
-the process dies, the pointer names a whole payload.
+the process dies, the pointer names a whole payload. What only grows lies in blocks that are written once, see `growing`; none is removed
+before the work is finished, so that no worker of a key takes away what another's pointer names.
 """
 
 import io
 import logging
 import pickle
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 
 from distillery.config import Config
 from distillery.documents import Format
+from distillery.engine.growing import ADVICE, FOLDER, GrowingList
 from distillery.errors import DistilleryError, MissingResourceError, StoreError
 from distillery.provenance import Provenance, code_version, sha256_bytes
 from distillery.storage import Store
 
 logger = logging.getLogger(__name__)
 
-_ADVICE = "delete the folder that it lies in to start this step anew"
-POINTER = Format("distillery-checkpoint", 2, _ADVICE)
-RESULT = Format("distillery-result", 2, _ADVICE)
+POINTER = Format("distillery-checkpoint", 2, ADVICE)
+RESULT = Format("distillery-result", 2, ADVICE)
 _POINTER = "latest.json"
 _RESULT = "result.json"
 _PAYLOADS = "payloads"
 _SNAPSHOTS = "snapshots"  # of `Selection`
+_LISTS = "lists"  # key of a state
 
 
 class _Pointer(Config):
@@ -50,16 +53,20 @@ class Checkpoints:
     def __init__(self, store: Store) -> None:
         self.store = store
         self._known: set[str] = set()  # payloads that this process wrote or read
+        self._lists: dict[str, GrowingList] = {}
 
-    def save(self, round: int, state: dict[str, Any]) -> None:
+    def save(self, round: int, state: dict[str, Any], lists: Mapping[str, Sequence[Config]] | None = None) -> None:
         """Write a checkpoint and drop the older ones.
 
         Args:
             round: how many rounds or epochs are finished.
             state: nested dicts and lists of tensors, numbers, strings and booleans: what `torch.load(weights_only=True)` reads.
+            lists: further parts of the state, by name, that only grow from save to save: of them only what is new is written.
         """
+        for name, items in (lists or {}).items():
+            self._lists.setdefault(name, GrowingList(self.store)).grow(items)
         buffer = io.BytesIO()
-        torch.save(state, buffer)
+        torch.save({**state, _LISTS: {name: found.state_dict() for name, found in self._lists.items()}}, buffer)
         data = buffer.getvalue()
         digest = sha256_bytes(data)
         payload = f"{_PAYLOADS}/{digest}.pt"
@@ -77,10 +84,10 @@ class Checkpoints:
             self.store.write(_POINTER, document)
 
     def load(self) -> tuple[int, dict[str, Any]] | None:
-        """The finished rounds and the state of the newest checkpoint, on the CPU; None where there is none.
+        """The finished rounds and the state of the newest checkpoint, on the CPU, lists as JSON values; None where there is none.
 
         Raises:
-            StoreError: the pointer is damaged, or the payload is missing or fails its hash.
+            StoreError: the pointer is damaged, or the payload or a part of a list is missing or fails its hash.
             CheckpointMismatchError: written by a newer Distillery.
         """
         where = f"The checkpoint {_POINTER} in {self.store.uri!r}"
@@ -90,6 +97,7 @@ class Checkpoints:
             return None
         try:
             state = self._payload(pointer.payload, pointer.sha256)
+            state |= self._grown(state.pop(_LISTS, {}))
         except StoreError:
             if self._named() == pointer.payload:
                 raise
@@ -116,7 +124,7 @@ class Checkpoints:
         standing = self.finished()  # read back: few servers tell truly who came first
         assert standing is not None, "a result was just written"
         self.store.delete(_POINTER)
-        self._drop({*self.store.list(_PAYLOADS), *self.store.list(_SNAPSHOTS)})
+        self._drop({key for folder in (_PAYLOADS, _SNAPSHOTS, FOLDER) for key in self.store.list(folder)})
         return standing
 
     def finished(self) -> dict[str, Any] | None:
@@ -150,6 +158,10 @@ class Checkpoints:
         except (pickle.UnpicklingError, RuntimeError) as error:
             raise StoreError(f"The checkpoint payload {key!r} cannot be read ({type(error).__name__}): {advice}.") from None
         return state
+
+    def _grown(self, states: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+        self._lists = {name: GrowingList(self.store) for name in states}
+        return {name: self._lists[name].load_state_dict(state) for name, state in states.items()}
 
     def _drop(self, keys: set[str]) -> None:
         for key in sorted(keys):

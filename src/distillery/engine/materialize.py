@@ -123,7 +123,7 @@ class Materializer:
             if wrote or self._images_per_turn:
                 numbers = {**terms, "drawn": float(self.drawn), "kept": float(filled)}
                 session.note("materialize: images", self.config.size, numbers, done=filled)
-                session.save({**self.state_dict(), "entries": [entry.to_json() for entry in writer.entries]})
+                session.save(self.state_dict(), {"entries": writer.entries})
         shortfall = self._quota - self._kept
         self._check_shortfall(shortfall)
         with session.clock.part("io"):

@@ -90,7 +90,7 @@ class OnlineDistillation:
         while self.session.done < total:
             self.session.note("online: round", total, self._round())
             if self.session.is_due(total):
-                self.session.save(self._state())
+                self.session.save(self._state(), self.pool.lists())
                 self.selection.sweep()
         self._check_ready()
         self._check_plan()
@@ -173,5 +173,5 @@ class OnlineDistillation:
     def _load(self, state: dict[str, Any]) -> None:
         self.synthesizer.load_state_dict(state["synthesizer"])
         self.trainer.load_state_dict(state["trainer"])
-        self.pool.load_state_dict(state["pool"])
+        self.pool.load_state_dict(state["pool"], state)
         self.selection.load_state_dict(state["selection"])

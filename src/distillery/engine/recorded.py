@@ -1,11 +1,12 @@
 """The pool of an online run, written to its set as it grows: the set is exactly what the student was trained on."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from distillery.config import Config
 from distillery.data.pool import NO_LABEL, ImagePool, quantize
 from distillery.data.shards import Role, ShardEntry, read_shard
 from distillery.data.store import SetHeader, SetWriter, split_holdout
@@ -109,17 +110,25 @@ class RecordedPool:
         return self._writer.manifest()
 
     def state_dict(self) -> dict[str, Any]:
-        """The names of the shards, not their bytes, and the random stream."""
-        return {"entries": [entry.to_json() for entry in self._writer.entries], "draws": self._draws.get_state()}
+        """The random stream."""
+        return {"draws": self._draws.get_state()}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def lists(self) -> dict[str, Sequence[Config]]:
+        """The rest of the state, which only grows: the names of the shards, not their bytes."""
+        return {"entries": self._writer.entries}
+
+    def load_state_dict(self, state: Mapping[str, Any], lists: Mapping[str, Any]) -> None:
         """Read the named shards back, each verified.
+
+        Args:
+            state: as `state_dict` gave it.
+            lists: as `lists` gave them, among others.
 
         Raises:
             MissingResourceError: a shard is gone.
             StoreError: a shard is damaged.
         """
-        entries = [ShardEntry.parse(entry) for entry in state["entries"]]
+        entries = [ShardEntry.parse(entry) for entry in lists["entries"]]
         self._writer = SetWriter(self._writer.store, self._writer.header, entries)
         self._draws.set_state(state["draws"])
         for entry in entries:

@@ -1,17 +1,20 @@
 """What every loop runs in: where it saves, whom it tells, and the history of its numbers."""
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
+from distillery.config import Config
 from distillery.data.shards import ShardEntry
 from distillery.engine.checkpoint import Checkpoints
 from distillery.engine.progress import Progress
 from distillery.engine.stopwatch import Stopwatch
 from distillery.errors import DistilleryError
 from distillery.storage import Store
-from distillery.tracking.history import read_history, write_history
+from distillery.tracking.history import BLOCK, Entry, clear_history, finite, resume_history, write_history
+
+logger = logging.getLogger(__name__)
 
 Review = Callable[[Store, Sequence[ShardEntry]], None]
 """Looks at the shards of a set before it is published, and raises where it must not be."""
@@ -25,6 +28,10 @@ def ignore(values: Mapping[str, float], step: int) -> None:
     """Record nothing."""
 
 
+def lacking_nothing(rounds: Sequence[Mapping[str, float]]) -> None:
+    """Want no round again."""
+
+
 @dataclass
 class Session:
     """Surroundings of one loop.
@@ -33,8 +40,9 @@ class Session:
         checkpoints: of this loop.
         progress: how far it is.
         record: takes the numbers of a round or epoch, counted from 1: a tracker's `metrics`.
+        catch_up: takes the numbers of all rounds that a resumed run finds finished: a tracker's `catch_up`.
         every: rounds between two checkpoints; the last round always has one.
-        history: numbers of every finished round; part of the checkpoint.
+        history: numbers of every finished round; of them the checkpoint holds the last.
         clock: where the time goes.
         seconds: of every finished round by part; observations, kept beside the checkpoint and never in it.
     """
@@ -46,18 +54,21 @@ class Session:
     history: list[dict[str, float]] = field(default_factory=list)
     clock: Stopwatch = field(default_factory=Stopwatch)
     seconds: list[dict[str, float]] = field(default_factory=list)
+    catch_up: Callable[[Sequence[Mapping[str, float]]], None] = lacking_nothing
+    _written: int = 0  # rounds of the history in the store
 
     def resume(self) -> dict[str, Any] | None:
-        """The state of the last checkpoint, its history recorded again so that an observer's curves are whole; None at the start."""
+        """The state of the last checkpoint, and an observer told of the rounds that it lacks; None at the start."""
         found = self.checkpoints.load()
         if found is None:
+            clear_history(self.checkpoints.store)
             return None
         done, state = found
-        self.history = state["history"]
-        assert len(self.history) == done, "a checkpoint's history does not match its round"
-        self.seconds = self._known_seconds()
-        for number, numbers in enumerate(self.history, start=1):
-            self.record(numbers, number)
+        known = self._known_rounds(done)
+        known = [*known, *(Entry() for _ in range(done - len(known)))]
+        self.history, self.seconds = [dict(entry.numbers) for entry in known], [dict(entry.seconds) for entry in known]
+        self.history[-1] = state["last"]
+        self.catch_up(self.history)
         return state
 
     @property
@@ -87,17 +98,26 @@ class Session:
         """Whether the round just noted ends with a checkpoint."""
         return self.done % self.every == 0 or self.done == total
 
-    def save(self, state: dict[str, Any]) -> None:
-        """Write a checkpoint of the finished rounds, and beside it their history for people."""
-        with self.clock.part("io"):
-            self.checkpoints.save(self.done, {**state, "history": self.history})
-        for part, seconds in self.clock.lap().items():
-            self.seconds[-1][part] = self.seconds[-1].get(part, 0.0) + seconds
-        write_history(self.checkpoints.store, self.history, self.seconds)
+    def save(self, state: dict[str, Any], lists: Mapping[str, Sequence[Config]] | None = None) -> None:
+        """Write a checkpoint of the finished rounds, and their history beside it; how many there were costs nothing.
 
-    def _known_seconds(self) -> list[dict[str, float]]:
-        """Seconds of the rounds in the checkpoint; a history that cannot be read costs nothing but them."""
-        known: list[dict[str, float]] = []
-        with suppress(DistilleryError):
-            known = [dict(entry.seconds) for entry in read_history(self.checkpoints.store).rounds]
-        return [*known, *({} for _ in self.history)][: len(self.history)]
+        Args:
+            state: of everything that the next round depends on.
+            lists: further parts of it that only grow, see `Checkpoints.save`.
+        """
+        with self.clock.part("io"):
+            before = self._written // BLOCK * BLOCK
+            new = zip(self.history[before:], self.seconds[before:], strict=True)
+            rounds = [Entry(numbers=finite(numbers), seconds=seconds) for numbers, seconds in new]
+            write_history(self.checkpoints.store, rounds, before)
+            self._written = self.done
+            self.checkpoints.save(self.done, {**state, "last": self.history[-1]}, lists)
+
+    def _known_rounds(self, done: int) -> Sequence[Entry]:
+        """What the history says of the first rounds; where it cannot be read the run goes on, for nothing is computed from it."""
+        try:
+            rounds, self._written = resume_history(self.checkpoints.store, done)
+        except DistilleryError as error:
+            logger.warning("The curves of the rounds before this start are lost: %s", error)
+            return ()
+        return rounds

@@ -22,7 +22,7 @@ from distillery.workbench.openings import Work, lock_of, opened_by_run
 
 _RESULT, _POINTER, _MANIFEST, _BUNDLE = "result.json", "latest.json", "manifest.json", "bundle.json"
 _MAKERS = ("materialize", "distill_online")  # of sets
-_LEFT_OVER = (_POINTER, "payloads/", "snapshots/")
+_LEFT_OVER = (_POINTER, "payloads/", "snapshots/", "lists/", "history/")
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ from distillery.engine.fit import StudentTrainer
 from distillery.engine.online import OnlineConfig, OnlineDistillation
 from distillery.engine.recorded import RecordedPool
 from distillery.engine.selection import Selection
-from distillery.engine.session import Session
 from distillery.recipes.sections import DistillSection
 from distillery.step_table import SetFolder, StatisticsFile, StudentFolder, SynthesizerFolder
 from distillery.synthesis.bundle import SynthesizerState, save_synthesizer
@@ -117,5 +116,5 @@ def prepare(bench: Workbench, section: DistillSection, plan: PlannedMethod, teac
         trainer,
         pool,
         Selection(bench.checkpoints.store, judging(lambda: (pool.held_out.images, pool.held_out_logits())), section.student.keep_epochs),
-        Session(bench.checkpoints, bench.progress, bench.tracker.metrics, section.checkpoint_every, clock=bench.clock),
+        bench.session(section.checkpoint_every),
     )

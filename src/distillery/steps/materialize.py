@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from distillery.engine.materialize import Materializer, check_size
-from distillery.engine.session import Session
 from distillery.errors import CheckpointMismatchError
 from distillery.recipes.sections import MaterializeSection
 from distillery.step_table import SetFolder, StatisticsFile, SynthesizerFolder
@@ -86,7 +85,7 @@ def run(section: Mapping[str, Any], inputs: Inputs, outputs: Outputs) -> dict[st
 
 
 def _fill(bench: Workbench, materializer: Materializer, section: MaterializeSection, teacher: Teacher, path: SetFolder) -> dict[str, float]:
-    session = Session(bench.checkpoints, bench.progress, bench.tracker.metrics, clock=bench.clock)
+    session = bench.session()
     reviewer = Reviewer(bench, teacher, section.health, section.set.strict)
     header = set_header(bench, teacher, bench.inputs["synthesizer"])
     result = materializer.run(open_set_store(bench), header, session, reviewer)

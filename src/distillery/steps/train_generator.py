@@ -6,7 +6,6 @@ from typing import Any
 
 from distillery.data.pool import quantize
 from distillery.engine.offline import train_synthesizer
-from distillery.engine.session import Session
 from distillery.recipes.sections import GeneratorSection
 from distillery.reporting.grid import image_grid
 from distillery.step_table import StatisticsFile, SynthesizerFolder
@@ -70,7 +69,7 @@ def run(section: Mapping[str, Any], inputs: Inputs, outputs: Outputs) -> dict[st
 
 def _train(bench: Workbench, section: GeneratorSection, plan: PlannedMethod, teacher: Teacher, outputs: Outputs) -> dict[str, float]:
     synthesizer = plan.build(teacher, bench.runtime, section.seed, section.rounds * section.turns_per_round)
-    session = Session(bench.checkpoints, bench.progress, bench.tracker.metrics, section.checkpoint_every, clock=bench.clock)
+    session = bench.session(section.checkpoint_every)
     numbers = train_synthesizer(synthesizer, section.rounds, session, section.turns_per_round)
     state = SynthesizerState(plan.name, plan.config.to_json(), teacher.sha256, synthesizer.state_dict())
     save_synthesizer(outputs.synthesizer, state, bench.provenance)

@@ -7,7 +7,6 @@ from typing import Any
 from distillery.engine.fit import StudentTrainer
 from distillery.engine.offline import StudentFit
 from distillery.engine.selection import Selection
-from distillery.engine.session import Session
 from distillery.errors import ConfigError
 from distillery.recipes.sections import StudentSection
 from distillery.step_table import SetFolder, StatisticsFile, StudentFolder, SynthesizerFolder
@@ -102,5 +101,5 @@ def prepare(bench: Workbench, config: StudentConfig, teacher: Teacher, source: S
     stages = tuple(stage.sized(supply.images) for stage in config.stages) if supply.images else config.stages
     trainer = StudentTrainer(stages, runtime.place(teacher.classifier), student, runtime, seed)
     selection = Selection(bench.checkpoints.store, supply.judge, config.keep_epochs)
-    session = Session(bench.checkpoints, bench.progress, bench.tracker.metrics, clock=bench.clock)
+    session = bench.session()
     return StudentFit(trainer, supply.feed, selection, session, supply.synthesizer)

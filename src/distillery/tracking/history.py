@@ -1,5 +1,7 @@
 """What a step did round by round, and where its time went: `history.json` beside its checkpoints, format `distillery-history`.
 
+While the step works, its rounds lie in blocks in `history/` instead, so that a save writes no more the more rounds there were.
+
 Seconds are observations: they differ from run to run, so they stand here and in no bundle, set, checkpoint or key.
 """
 
@@ -15,6 +17,9 @@ from distillery.storage import Store
 
 FORMAT = Format("distillery-history", 2, "delete it to go on without")
 FILE = "history.json"
+FOLDER = "history"
+BLOCK = 64
+"""Rounds of a file of a step that is not over: the last one is written anew with each save, those before it never."""
 
 
 class Entry(Config):
@@ -57,41 +62,83 @@ class History(Config):
         return [(float(number), entry.numbers[name]) for number, entry in enumerate(self.rounds, start=1) if name in entry.numbers]
 
 
-def write_history(store: Store, numbers: Sequence[Mapping[str, float]], seconds: Sequence[Mapping[str, float]]) -> None:
-    """Write what is known after some rounds; numbers that are not finite are left out.
+def write_history(store: Store, rounds: Sequence[Entry], before: int = 0) -> None:
+    """Write what is known after some rounds.
 
     Args:
         store: of the step's checkpoints, below its key.
-        numbers: of every round.
-        seconds: of every round.
+        rounds: those that the store does not hold, and those before them in their block.
+        before: how many come before these, whole blocks.
     """
-    rounds = tuple(
-        Entry(numbers={name: value for name, value in told.items() if math.isfinite(value)}, seconds=dict(took))
-        for told, took in zip(numbers, seconds, strict=True)
-    )
-    _write(store, History(rounds=rounds))
+    assert before % BLOCK == 0, "only whole blocks are left as they are"
+    for start in range(0, len(rounds), BLOCK):
+        _write(store, _block((before + start) // BLOCK), History(rounds=tuple(rounds[start : start + BLOCK])))
 
 
-def close_history(store: Store, after: Mapping[str, float]) -> None:
-    """Add what came after the last round; the step is over."""
-    _write(store, read_history(store).model_copy(update={"after": dict(after)}))
+def resume_history(store: Store, done: int) -> tuple[tuple[Entry, ...], int]:
+    """The rounds of a step that goes on.
 
+    Args:
+        store: of the step's checkpoints, below its key.
+        done: rounds that the checkpoint holds; a killed run may have written more, and a damaged history may hold fewer.
 
-def read_history(store: Store) -> History:
-    """The history in a step's checkpoints, empty where there is none.
+    Returns:
+        The rounds, at most `done`, and how many of them need not be written again.
 
     Raises:
         StoreError: it is damaged.
         CheckpointMismatchError: it is of a newer version than this code reads.
     """
-    if not store.exists(FILE):
-        return History()
-    where = f"The history {FILE} in {store.uri!r}"
-    return FORMAT.read(store.read(FILE), where).parse(History)
+    rounds = read_history(store).rounds[:done]
+    return rounds, done if len(rounds) == done and not store.exists(FILE) else 0
 
 
-def _write(store: Store, history: History) -> None:
-    store.write(FILE, FORMAT.write(Provenance(code_version=code_version()), history.to_json()))
+def clear_history(store: Store) -> None:
+    """Forget what a run left that begins anew."""
+    for key in (FILE, *store.list(FOLDER)):
+        store.delete(key)
+
+
+def close_history(store: Store, after: Mapping[str, float]) -> None:
+    """Add what came after the last round; the step is over, and its history one file."""
+    _write(store, FILE, read_history(store).model_copy(update={"after": dict(after)}))
+    for key in store.list(FOLDER):
+        store.delete(key)
+
+
+def read_history(store: Store) -> History:
+    """The history in a step's checkpoints, empty where there is none; of a step that is not over as far as it has come.
+
+    Raises:
+        StoreError: it is damaged.
+        CheckpointMismatchError: it is of a newer version than this code reads.
+    """
+    blocks: list[History] = []
+    while not blocks or len(blocks[-1].rounds) == BLOCK:  # one that is not full is the last; a killed run may have left others
+        if not store.exists(key := _block(len(blocks))):
+            break
+        blocks.append(_read(store, key))
+    if not blocks:
+        return _read(store, FILE) if store.exists(FILE) else History()
+    return History(rounds=tuple(entry for block in blocks for entry in block.rounds))
+
+
+def finite(numbers: Mapping[str, float]) -> dict[str, float]:
+    """Those that JSON can hold."""
+    return {name: value for name, value in numbers.items() if math.isfinite(value)}
+
+
+def _block(number: int) -> str:
+    return f"{FOLDER}/{number:06d}.json"
+
+
+def _read(store: Store, key: str) -> History:
+    where = f"The history {key} in {store.uri!r}"
+    return FORMAT.read(store.read(key), where).parse(History)
+
+
+def _write(store: Store, key: str, history: History) -> None:
+    store.write(key, FORMAT.write(Provenance(code_version=code_version()), history.to_json()))
 
 
 def _add(total: dict[str, float], part: Mapping[str, float]) -> None:

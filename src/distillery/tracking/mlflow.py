@@ -11,7 +11,7 @@ import shutil
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path, PurePosixPath
@@ -23,6 +23,7 @@ from distillery.redaction import redact
 from distillery.tracking.flatten import flatten, json_bytes, metric_names, relative_name
 from distillery.tracking.guard import Guard, first_line, within
 from distillery.tracking.null import NullTracker
+from distillery.tracking.patience import ARTIFACT_SECONDS, CLOSING_SECONDS, IMPORT_SECONDS, opening_seconds, patience, set_impatience
 from distillery.tracking.protocol import PREFIX, SERVED_FILE, Candidate, Registered, RegistrationConfig, Serve, ServedModel, Status
 from distillery.tracking.registry import MODEL_ID, register_version
 from distillery.tracking.runs import ActiveRun, Runs, end
@@ -30,10 +31,6 @@ from distillery.tracking.versions import Version
 
 log = logging.getLogger(__name__)
 
-IMPATIENT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
-PATIENT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3", "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "120"}
-QUIET = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_LOGGING_LEVEL": "WARNING"}
-IMPORT_SECONDS, ARTIFACT_SECONDS, CLOSING_SECONDS = 300.0, 120.0, 10.0
 LONGEST_PARAM, LONGEST_TAG, LONGEST_DIGEST = 6000, 5000, 36
 PARAMS_PER_BATCH, TAGS_PER_BATCH, METRICS_PER_BATCH = 100, 100, 1000
 
@@ -69,6 +66,11 @@ class MlflowTracker:
         """Record numbers at an epoch or round, in one call."""
         numbers = metric_names(values)
         self._record(lambda link: log_metrics(link, numbers, step), lambda: self._null.metrics(numbers, step))
+
+    def catch_up(self, rounds: Sequence[Mapping[str, float]]) -> None:
+        """Record what the run lacks: it is asked which steps it has of each number."""
+        told = [metric_names(values) for values in rounds]
+        self._record(lambda link: log_missing(link, told), lambda: self._null.catch_up(rounds), ARTIFACT_SECONDS)
 
     def tags(self, values: Mapping[str, Any]) -> None:
         """Record hashes and addresses."""
@@ -116,7 +118,7 @@ class MlflowTracker:
             StoreError: MLflow did not take it.
         """
         try:
-            with environment(_patience()):
+            with environment(patience()):
                 link = self._open()
                 return register_version(link, lambda tags: log_student(link, bundle, serve, tags), config, candidate)
         except DistilleryError:
@@ -198,11 +200,6 @@ class MlflowParent:
             runs.client.set_terminated(run.info.run_id, status)
 
 
-def opening_seconds(uri: str) -> float:
-    """How long a run may take to open: a server must answer, but a fresh sqlite file is migrated first, slowly on a busy machine."""
-    return 300.0 if uri.startswith("sqlite:") else 30.0
-
-
 def connect(uri: str) -> Runs:
     """A client, and the experiment that it writes into."""
     from mlflow import MlflowClient
@@ -225,10 +222,22 @@ def log_params(link: ActiveRun, values: Mapping[str, str]) -> None:
 
 def log_metrics(link: ActiveRun, numbers: Mapping[str, float], step: int) -> None:
     """Write numbers at a step; MLflow keeps nan, and infinity as its largest number."""
+    _log_metrics(link, [(name, value, step) for name, value in numbers.items()])
+
+
+def log_missing(link: ActiveRun, rounds: Sequence[Mapping[str, float]]) -> None:
+    """Write those numbers that the run does not have at their step, the first at step 1."""
+    names = dict.fromkeys(name for numbers in rounds for name in numbers)
+    known = {name: {metric.step for metric in link.client.get_metric_history(link.run_id, name)} for name in names}
+    told = ((name, value, step) for step, numbers in enumerate(rounds, start=1) for name, value in numbers.items())
+    _log_metrics(link, [(name, value, step) for name, value, step in told if step not in known[name]])
+
+
+def _log_metrics(link: ActiveRun, values: Sequence[tuple[str, float, int]]) -> None:
     from mlflow.entities import Metric
 
     now = int(time.time() * 1000)
-    batch = [Metric(name, value, now, step) for name, value in numbers.items()]
+    batch = [Metric(name, value, now, step) for name, value, step in values]
     for start in range(0, len(batch), METRICS_PER_BATCH):
         link.client.log_batch(link.run_id, metrics=batch[start : start + METRICS_PER_BATCH])
 
@@ -371,8 +380,7 @@ def _guard(uri: str, advice: str) -> Guard:
 
 
 def _import() -> None:
-    for name, value in {**IMPATIENT, **QUIET}.items():
-        os.environ.setdefault(name, value)
+    set_impatience()
     import mlflow  # noqa: F401
 
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # it shows the traceback of what it then raises
@@ -384,8 +392,3 @@ def preload(uri: str) -> None:
     if uri.startswith("sqlite:"):
         import mlflow.store.model_registry.sqlalchemy_store
         import mlflow.store.tracking.sqlalchemy_store  # noqa: F401
-
-
-def _patience() -> dict[str, str]:
-    """What a registration waits for, where the user has not said how long."""
-    return {name: value for name, value in PATIENT.items() if os.environ.get(name) in (None, IMPATIENT.get(name))}

@@ -4,7 +4,8 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,13 @@ class NullTracker:
         numbers = {name: finite_or_text(value) for name, value in metric_names(values).items()}
         line = json.dumps({"step": step, **numbers}, sort_keys=True, allow_nan=False)
         self._safely(lambda: self._append("metrics.jsonl", line + "\n"))
+
+    def catch_up(self, rounds: Sequence[Mapping[str, float]]) -> None:
+        """Append the lines that metrics.jsonl does not have."""
+        known = _steps(self.folder / "metrics.jsonl")
+        for step, values in enumerate(rounds, start=1):
+            if values and step not in known:
+                self.metrics(values, step)
 
     def text(self, name: str, content: str) -> None:
         """Write artifacts/NAME."""
@@ -95,6 +103,16 @@ class NullTracker:
         self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / name).open("a") as file:
             file.write(line)
+
+
+def _steps(path: Path) -> set[int]:
+    """The steps that a file of metrics has lines of; a line cut short, by a full disk or a killed writer, is none."""
+    steps = set()
+    with suppress(OSError):
+        for line in path.read_text(errors="replace").splitlines():
+            with suppress(ValueError, TypeError, KeyError):
+                steps.add(int(json.loads(line)["step"]))
+    return steps
 
 
 def _known(path: Path) -> dict[str, Any]:

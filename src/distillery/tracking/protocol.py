@@ -1,7 +1,7 @@
 """What a step may tell an observer, and how it opens one: MLflow where a tracking URI is set, JSON files otherwise."""
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -107,6 +107,14 @@ class Tracker(Protocol):
 
     def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
         """Record numbers at an epoch or round; one that is not finite is recorded as the observer can."""
+        ...
+
+    def catch_up(self, rounds: Sequence[Mapping[str, float]]) -> None:
+        """Record those numbers of a resumed step's rounds that the observer does not have.
+
+        Args:
+            rounds: the numbers of each finished round, the first of them that of step 1.
+        """
         ...
 
     def tags(self, values: Mapping[str, Any]) -> None:

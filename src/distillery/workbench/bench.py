@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 
 from distillery.engine.checkpoint import Checkpoints
 from distillery.engine.progress import Progress
+from distillery.engine.session import Session
 from distillery.engine.stopwatch import Stopwatch
 from distillery.errors import ConfigError, DistilleryError, MissingResourceError, StoreError
 from distillery.foreign_code import guarded
@@ -84,6 +85,15 @@ class Workbench:
     def provenance(self) -> Provenance:
         """The block for every file that this step writes."""
         return _origin(self.step, self.section, self.runtime, self.inputs)
+
+    def session(self, every: int = 1) -> Session:
+        """What this step's loop runs in.
+
+        Args:
+            every: rounds between two checkpoints.
+        """
+        tracker = self.tracker
+        return Session(self.checkpoints, self.progress, tracker.metrics, every, clock=self.clock, catch_up=tracker.catch_up)
 
     def do(
         self, outputs: Mapping[str, Path], make: Callable[[], Mapping[str, float]], commit: Callable[[], None] = nothing

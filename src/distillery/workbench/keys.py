@@ -13,7 +13,7 @@ from distillery.config import canonical_json
 from distillery.provenance import Provenance, sha256_bytes
 from distillery.step_version import step_version
 
-STATE_FORMAT = 3
+STATE_FORMAT = 4
 """Raise it when what a loop saves or how it draws random numbers changes: checkpoints of the old format are then never met."""
 
 SECTIONS = {

@@ -1,7 +1,9 @@
 """Seconds are kept beside the checkpoint, survive a resume, and never enter it."""
 
+import logging
 from pathlib import Path
 
+import pytest
 import torch
 
 from distillery.engine.checkpoint import Checkpoints
@@ -11,7 +13,7 @@ from distillery.engine.stopwatch import Stopwatch
 from distillery.engine.terms import TurnWatch
 from distillery.storage import open_store
 from distillery.synthesis.protocol import Turn
-from distillery.tracking.history import FILE, read_history
+from distillery.tracking.history import FOLDER, History, read_history
 
 
 class Clock:
@@ -23,6 +25,12 @@ class Clock:
 
 def make_session(folder: Path, clock: Clock) -> Session:
     return Session(Checkpoints(open_store(str(folder / "store"))), Progress(folder, "step"), clock=Stopwatch(clock))
+
+
+def make_session_on(folder: Path, clock: Clock) -> Session:
+    session = make_session(folder, clock)
+    session.resume()
+    return session
 
 
 def play(session: Session, clock: Clock, seconds: float) -> None:
@@ -48,16 +56,48 @@ def test_seconds_of_finished_rounds_survive_a_resume(tmp_path: Path) -> None:
     assert history.curve("student/kd") == [(1, 0.5), (2, 0.25)]
 
 
-def test_a_lost_history_costs_only_its_seconds(tmp_path: Path) -> None:
+def test_a_lost_history_costs_curves_and_stops_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     clock = Clock()
     play(make_session(tmp_path, clock), clock, 2.0)
-    (tmp_path / "store" / FILE).write_text("{")
+    play(make_session_on(tmp_path, clock), clock, 5.0)
+    (block,) = (tmp_path / "store" / FOLDER).iterdir()
+    block.write_text("{")
     again = make_session(tmp_path, clock)
-    again.resume()
+    with caplog.at_level(logging.WARNING):
+        again.resume()
+    assert "The curves of the rounds before this start are lost: The history history/000000.json" in caplog.text
+    assert again.history == [{}, {"student/kd": 0.2}], "the checkpoint holds the last round"
     play(again, clock, 4.0)
     history = read_history(again.checkpoints.store)
-    assert [entry.seconds.get("student", 0.0) for entry in history.rounds] == [0.0, 4.0]
-    assert history.curve("student/kd") == [(1, 0.5), (2, 0.25)]
+    assert [entry.seconds.get("student", 0.0) for entry in history.rounds] == [0.0, 0.0, 4.0]
+    assert history.curve("student/kd") == [(2, 0.2), (3, 0.25)]
+
+
+def test_a_run_that_begins_anew_forgets_what_was_left(tmp_path: Path) -> None:
+    clock = Clock()
+    session = make_session(tmp_path, clock)
+    play(session, clock, 2.0)
+    session.checkpoints.store.delete("latest.json")
+    again = make_session(tmp_path, clock)
+    assert again.resume() is None
+    assert read_history(again.checkpoints.store) == History()
+
+
+def test_an_observer_is_told_once_of_all_rounds_before_a_resume(tmp_path: Path) -> None:
+    clock = Clock()
+    session = make_session(tmp_path, clock)
+    for seconds in (2.0, 4.0):
+        play(session, clock, seconds)
+    told: list[list[dict[str, float]]] = []
+    recorded: list[int] = []
+    again = make_session(tmp_path, clock)
+    again.catch_up, again.record = (
+        (lambda rounds: told.append([dict(numbers) for numbers in rounds])),
+        lambda values, step: recorded.append(step),
+    )
+    again.resume()
+    assert told == [[{"student/kd": 0.5}, {"student/kd": 0.25}]]
+    assert recorded == []
 
 
 def test_a_checkpoint_is_the_same_however_long_its_rounds_took(tmp_path: Path) -> None:

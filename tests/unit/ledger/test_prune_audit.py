@@ -59,7 +59,7 @@ def test_every_registered_student_is_audited_as_well_after_as_before(chains: tup
     kept = tree(chains[0].store)
     for step in ("train_generator", "train_student", "distill_online", "materialize"):
         key = store.list(f"checkpoints/{step}")[0].split("/")[2]
-        for name in ("latest.json", "payloads/one.pt", "snapshots/one.pt"):
+        for name in ("latest.json", "payloads/one.pt", "snapshots/one.pt", "lists/one.json", "history/000000.json"):
             store.write(f"checkpoints/{step}/{key}/{name}", b"left over")
         store.write(f"checkpoints/{step}/{'0' * 64}/latest.json", b"of nobody")
     done = CliRunner().invoke(app, ["prune", "--store", store.uri, "--workdir", str(chains[0].folder / "work"), "--yes"])

@@ -79,6 +79,27 @@ def test_metrics_of_every_epoch(client: Any, tmp_path: Path) -> None:
     assert no_fallback(tmp_path)
 
 
+def test_a_resumed_step_sends_only_what_the_run_lacks(client: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rounds = [{"loss": 1.0 / step, **({"holdout": 0.5} if step > 2 else {})} for step in range(1, 6)]
+    with tracker_on(tmp_path) as tracker:
+        for step in (1, 2, 4):
+            tracker.metrics(rounds[step - 1], step)
+        client.log_metric(tracker.run_id, "loss", 1 / 3, step=3)  # half of a record
+        sent: list[tuple[str, int]] = []
+        write = tracker._link.client.log_batch
+        monkeypatch.setattr(
+            tracker._link.client,
+            "log_batch",
+            lambda run, metrics: (sent.extend((metric.key, metric.step) for metric in metrics), write(run, metrics=metrics)),
+        )
+        tracker.catch_up(rounds)
+        assert sent == [("holdout", 3), ("loss", 5), ("holdout", 5)]
+        tracker.catch_up(rounds)
+        assert len(sent) == 3
+    assert sorted(metric.step for metric in client.get_metric_history(tracker.run_id, "loss")) == [1, 2, 3, 4, 5]
+    assert no_fallback(tmp_path)
+
+
 def test_params_do_not_collide_with_those_of_the_plugin_or_of_a_first_attempt(
     client: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -40,6 +40,19 @@ def test_metrics_append_a_line_each_and_survive_nan(tmp_path: Path) -> None:
     assert lines(tmp_path) == [{"step": 1, "loss": 1.5}, {"step": 2, "loss": "nan", "student/top1": 0.5}]
 
 
+def test_catching_up_appends_only_what_is_missing(tmp_path: Path) -> None:
+    tracker = NullTracker(tmp_path)
+    tracker.metrics({"loss": 3.0}, step=1)
+    tracker.metrics({"loss": 1.0}, step=3)
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 4, "lo\n')  # a writer killed within a line
+    NullTracker(tmp_path).catch_up([{"loss": 3.0}, {"loss": 2.0}, {"loss": 1.0}, {"loss": 0.5}, {}])
+    known = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines() if line.endswith("}")]
+    assert known == [{"step": step, "loss": loss} for step, loss in ((1, 3.0), (3, 1.0), (2, 2.0), (4, 0.5))]
+    NullTracker(tmp_path / "new").catch_up([{"loss": 3.0}])
+    assert lines(tmp_path / "new") == [{"step": 1, "loss": 3.0}]
+
+
 def test_artifacts_are_copied(tmp_path: Path) -> None:
     bundle = tmp_path / "bundle"
     bundle.mkdir()
