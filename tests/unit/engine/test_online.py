@@ -142,7 +142,8 @@ def test_turns_change_what_is_booked_and_nothing_that_is_learned(
     numbers = three.run()
     for name, value in one.trainer.student.state_dict().items():
         assert torch.equal(value, three.trainer.student.state_dict()[name])
-    sets = [SyntheticSet.open(loop.pool.publish().uri) for loop in (one, three)]
+    places = ((one, store.below("one")), (three, store.below("three")))
+    sets = [SyntheticSet.open(publish_manifest(place, loop.pool.manifest()).uri) for loop, place in places]
     assert torch.equal(sets[0].load("train").images, sets[1].load("train").images)
     assert torch.equal(sets[0].load("holdout").images, sets[1].load("holdout").images)
     assert (len(sets[1].entries("train")), len(sets[1].entries("holdout")), session.done) == (2, 2, 2)
