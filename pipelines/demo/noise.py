@@ -9,8 +9,8 @@ from distillery.data.pool import ImagePool, quantize
 from distillery.engine.feeds import PoolFeed
 from distillery.engine.fit import StudentTrainer
 from distillery.models.bundle import load_classifier
-from distillery.recipes.cost import estimate_cost
 from distillery.recipes.schema import Recipe
+from distillery.recipes.workload import workload_of
 from distillery.runtime import Runtime
 from distillery.seeding import stream
 from distillery.types import Classifier, ImageSpec
@@ -39,7 +39,7 @@ def train_on_noise(teacher_folder: Path, recipe: Recipe, runtime: Runtime, seed:
         The student after the last epoch.
     """
     teacher = runtime.place(load_classifier(teacher_folder).freeze())
-    images = noise_images(teacher.spec, estimate_cost(recipe).images, seed)
+    images = noise_images(teacher.spec, workload_of(recipe).images, seed)
     pool = ImagePool(teacher.spec, runtime.device, capacity=len(images))
     pool.append(images)
     stages = tuple(stage.sized(len(images)) for stage in recipe.student.stages)

@@ -14,10 +14,10 @@ from distillery.methods.catalog import METHODS
 from distillery.models.bundle import count_parameters, save_classifier
 from distillery.models.catalog import Architecture, build_network
 from distillery.provenance import Provenance
-from distillery.recipes.cost import estimate_cost
 from distillery.recipes.loader import PRESETS, list_recipes, load_recipe, recipe_names
 from distillery.recipes.schema import Recipe
 from distillery.recipes.sections import DistillSection, GeneratorSection, StudentSection
+from distillery.recipes.workload import workload_of
 from distillery.runtime import resolve_runtime
 from distillery.statistics.extract import global_moments
 from distillery.statistics.moments import Moments
@@ -89,8 +89,8 @@ def test_fast_dfkd_is_the_published_row(pair: str, k: int, number: float) -> Non
     assert not stage.optimizer.nesterov
     assert (stage.schedule.name, stage.schedule.length, stage.schedule.minimum) == ("cosine", 200, 2e-4)
     assert recipe.expects.to_json() == {"channels": 3, "height": 32, "width": 32, "classes": int(data.removeprefix("cifar"))}
-    assert estimate_cost(recipe).images == 56_320
-    assert estimate_cost(recipe).student_steps == 80_000
+    assert workload_of(recipe).images == 56_320
+    assert workload_of(recipe).student_steps == 80_000
 
 
 def test_every_published_pair_is_there() -> None:
@@ -149,7 +149,7 @@ def test_every_base_is_used() -> None:
 @pytest.mark.parametrize("name", RECIPES)
 def test_about_is_complete_and_true(name: str) -> None:
     recipe = recipe_of(name)
-    about, cost = recipe.about, estimate_cost(recipe)
+    about, cost = recipe.about, workload_of(recipe)
     assert (about.images, about.student_steps) == (cost.images, cost.student_steps)
     for field in ("title", "paper", "table", "dataset", "teacher", "student", "weights"):
         assert getattr(about, field), field

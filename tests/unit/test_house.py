@@ -16,6 +16,7 @@ from distillery.methods.catalog import METHODS
 ROOT = Path(__file__).parents[2]
 SOURCES = sorted(path for folder in ("src", "components", "pipelines", "images", "benchmarks") for path in (ROOT / folder).rglob("*.py"))
 COMPONENTS = sorted((ROOT / "components").glob("*/*/component.py"))
+OF_EACH_STEP = {("steps", "Inputs"), ("steps", "Outputs")}
 FILE_CAP, TEST_FILE_CAP, FUNCTION_CAP = 400, 500, 60
 
 # Registries by the shape of their hosts, machines by the folders that only one of them has.
@@ -133,6 +134,18 @@ def test_public_functions_and_classes_are_documented() -> None:
         if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_") and not ast.get_docstring(node)
     ]
     assert undocumented == []
+
+
+def test_no_two_public_classes_have_one_name() -> None:
+    """Whoever reads a name must know what it is without looking where it comes from; each step has its own `Inputs` and `Outputs`."""
+    defined: dict[str, list[str]] = {}
+    for path in SOURCES:
+        if {"src", "components", "pipelines"}.isdisjoint(path.relative_to(ROOT).parts[:1]):
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_") and (path.parent.name, node.name) not in OF_EACH_STEP:
+                defined.setdefault(node.name, []).append(f"{name_of(path)}:{node.lineno}")
+    assert {name: places for name, places in defined.items() if len(places) > 1} == {}
 
 
 @pytest.mark.parametrize("name", METHODS)

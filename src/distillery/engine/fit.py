@@ -12,7 +12,7 @@ from distillery.engine.terms import TermWatch, bad_term
 from distillery.errors import ConfigError
 from distillery.numerics import full_precision, is_bad
 from distillery.optim.restore import restore_strides
-from distillery.optim.schedules import Progress, rate_at
+from distillery.optim.schedules import ScheduleProgress, rate_at
 from distillery.runtime import Runtime
 from distillery.seeding import derive_seed, seeded, stream
 from distillery.students.plan import StageConfig, build_optimizer, select_trained
@@ -204,12 +204,12 @@ class StudentTrainer:
         self._optimizer.zero_grad(set_to_none=True)
         return tuple(terms), values.detach()
 
-    def _progress(self) -> Progress:
+    def _progress(self) -> ScheduleProgress:
         """How far the schedule is, in its own unit."""
         stage, position = self.stages[self._stage], self.position
         if stage.schedule.by == "epoch":
-            return Progress(position.epoch, stage.epochs)
-        return Progress(position.epoch * stage.steps_per_epoch + position.step, stage.epochs * stage.steps_per_epoch)
+            return ScheduleProgress(position.epoch, stage.epochs)
+        return ScheduleProgress(position.epoch * stage.steps_per_epoch + position.step, stage.epochs * stage.steps_per_epoch)
 
     def _check_weights(self) -> None:
         """The last step's damage shows in no term: look at the weights and buffers themselves."""

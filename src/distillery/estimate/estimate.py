@@ -1,4 +1,4 @@
-"""What a run would cost on this machine before it is begun: its plan checked, its parts calibrated, the rest multiplied out."""
+"""What a run would cost on this machine before it is begun: its plan checked, its parts profiled, the rest multiplied out."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,12 +9,12 @@ from typing import Any
 from distillery.data.real import load_labelled
 from distillery.engine.selection import CANDIDATES
 from distillery.errors import ConfigError
-from distillery.estimate.trial import Calibration, Timing, calibrate
+from distillery.estimate.profiling import Profile, Timing, profile_run
 from distillery.evaluation.report import MAX_TRAINING_IMAGES
 from distillery.models.bundle import fetch_bundle, load_classifier, read_bundle
-from distillery.recipes.cost import estimate_cost
 from distillery.recipes.parameters import read_parameters
 from distillery.recipes.schema import Recipe
+from distillery.recipes.workload import workload_of
 from distillery.runtime import resolve_runtime
 from distillery.types import ImageSpec
 from distillery.workbench.networks import check_networks
@@ -104,14 +104,12 @@ def estimate(pipeline: str, parameters: Mapping[str, Any], device: str = "auto",
         labelled = load_labelled(data, info.class_names, info.spec)
         labelled.check(info.spec, info.num_classes)
         tested = len(labelled)
-    measured = calibrate(recipe, runtime.place(teacher), sha256, runtime)
+    measured = profile_run(recipe, runtime.place(teacher), sha256, runtime)
     hardware = f"{runtime.device}, {runtime.precision}, {runtime.threads} thread{'s' * (runtime.threads != 1)}"
     return multiply_out(recipe, measured, info.spec, info.num_classes, tested or _unlabelled(recipe), steps, hardware)
 
 
-def multiply_out(
-    recipe: Recipe, measured: Calibration, spec: ImageSpec, num_classes: int, tested: int, steps: int, hardware: str
-) -> Estimate:
+def multiply_out(recipe: Recipe, measured: Profile, spec: ImageSpec, num_classes: int, tested: int, steps: int, hardware: str) -> Estimate:
     """The whole run from its measured parts.
 
     Args:
@@ -123,13 +121,13 @@ def multiply_out(
         steps: of the pipeline.
         hardware: in words.
     """
-    cost = estimate_cost(recipe)
+    work = workload_of(recipe)
     channels, height, width = spec.shape
-    pixels = cost.images * channels * height * width
+    pixels = work.images * channels * height * width
     largest = max(timing.bytes for timing in (measured.turn, measured.draw, *measured.stages))
     online = recipe.method.coupling == "online"
     shards = 2 * recipe.synthesis.rounds if online else -(-recipe.set.size // recipe.set.shard_images) + 1
-    made = pixels + cost.images * (_LOGIT * num_classes + _ASKED) + shards * _HEADER
+    made = pixels + work.images * (_LOGIT * num_classes + _ASKED) + shards * _HEADER
     snapshots = recipe.student.epochs // recipe.student.keep_epochs if recipe.student.keep_epochs else 0
     waiting = (CANDIDATES + 1) * measured.student_bytes * bool(recipe.set.holdout)  # a new one is written before the worst goes
     students = (1 + snapshots + bool(recipe.set.holdout)) * measured.student_bytes
@@ -138,8 +136,8 @@ def multiply_out(
     working = max(measured.trainer_bytes + measured.synthesizer_bytes * online, measured.synthesizer_bytes)
     return Estimate(
         recipe=recipe,
-        images=cost.images,
-        student_steps=cost.student_steps,
+        images=work.images,
+        student_steps=work.student_steps,
         parts=(*_training(recipe, measured, online), *_around(recipe, measured, tested, snapshots, steps)),
         memory=measured.startup_bytes + measured.teacher_bytes + working + waiting + largest + pixels,
         store=kept,
@@ -149,21 +147,21 @@ def multiply_out(
     )
 
 
-def _training(recipe: Recipe, measured: Calibration, online: bool) -> list[Part]:
+def _training(recipe: Recipe, measured: Profile, online: bool) -> list[Part]:
     """What the recipe spends on images and on the student."""
     turns, seconds = recipe.turns, measured.turn.seconds
     oversampling = recipe.set.max_oversampling if recipe.method.inverts else 1.0
     parts = [Part("synthesis", turns, (turns * seconds, turns * seconds * oversampling), _how("a turn", measured.turn))]
-    cost = estimate_cost(recipe)
-    held_out = cost.images * recipe.set.holdout
+    work = workload_of(recipe)
+    held_out = work.images * recipe.set.holdout
     final, again = held_out, 1  # at the end the last student is judged once more
     if online:
-        label = cost.images * measured.teacher_image
-        parts.append(Part("labelling", cost.images, (label, label), "the teacher's forward pass of one image"))
-        stages = [(cost.student_steps, measured.stages[0])]
+        label = work.images * measured.teacher_image
+        parts.append(Part("labelling", work.images, (label, label), "the teacher's forward pass of one image"))
+        stages = [(work.student_steps, measured.stages[0])]
         if recipe.synthesis.feed == "fresh":
-            drawn = cost.student_steps * measured.draw.seconds
-            parts.append(Part("drawing for the student", cost.student_steps, (drawn, drawn), _how("a batch", measured.draw)))
+            drawn = work.student_steps * measured.draw.seconds
+            parts.append(Part("drawing for the student", work.student_steps, (drawn, drawn), _how("a batch", measured.draw)))
             held_out = turns * recipe.settings.images_per_turn * recipe.set.holdout
         final, again = held_out, 1 + 2 * CANDIDATES  # the candidates on what is new, and on all of it in the end
         beside, after = recipe.trained_turns, recipe.synthesis.closing_rounds * recipe.synthesis.turns_per_round
@@ -181,7 +179,7 @@ def _training(recipe: Recipe, measured: Calibration, online: bool) -> list[Part]
     return parts
 
 
-def _drawing(recipe: Recipe, measured: Calibration) -> Part:
+def _drawing(recipe: Recipe, measured: Profile) -> Part:
     """What a set costs beside the synthesizer's turns: batches of a trained one, or the labels of images that the turns made."""
     size, more = recipe.set.size, "; more where quotas stay open"
     if recipe.method.inverts:
@@ -193,7 +191,7 @@ def _drawing(recipe: Recipe, measured: Calibration) -> Part:
     return Part("drawing the set", draws, (drawn, drawn * recipe.set.max_oversampling), _how("a batch", measured.draw) + more)
 
 
-def _around(recipe: Recipe, measured: Calibration, tested: int, snapshots: int, steps: int) -> list[Part]:
+def _around(recipe: Recipe, measured: Profile, tested: int, snapshots: int, steps: int) -> list[Part]:
     """The evaluation, and what every step costs before it begins."""
     looks = tested * (measured.teacher_image + measured.student_image * (2 + snapshots))
     timing = recipe.evaluation.timing
@@ -216,5 +214,5 @@ def _how(what: str, timing: Timing) -> str:
 
 def _unlabelled(recipe: Recipe) -> int:
     """Images that the evaluation looks at where no test images are given."""
-    images = estimate_cost(recipe).images
+    images = workload_of(recipe).images
     return round(images * recipe.set.holdout) or min(images, MAX_TRAINING_IMAGES)

@@ -10,7 +10,7 @@ from distillery.config import Config, refuse_idle
 _READS = {"constant": (), "cosine": ("minimum", "length"), "step": ("milestones", "factor")}
 
 
-class Progress(NamedTuple):
+class ScheduleProgress(NamedTuple):
     """How far a stage is, in the unit of its schedule.
 
     Attributes:
@@ -57,7 +57,7 @@ class ScheduleConfig(Config):
         return self
 
 
-def rate_at(schedule: ScheduleConfig, base: float, progress: Progress) -> float:
+def rate_at(schedule: ScheduleConfig, base: float, progress: ScheduleProgress) -> float:
     """The learning rate of one epoch or step.
 
     Cosine: minimum + (base - minimum) (1 + cos(pi done / length)) / 2.

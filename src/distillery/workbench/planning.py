@@ -13,10 +13,10 @@ from distillery.methods.catalog import Supply
 from distillery.models.allowance import check_allowed
 from distillery.models.bundle import WEIGHTS, BundleInfo, fetch_bundle, read_bundle
 from distillery.provenance import sha256_file
-from distillery.recipes.cost import estimate_cost
 from distillery.recipes.loader import apply_overrides, is_own_file, load_document, recipe_name
 from distillery.recipes.parameters import Value, parameters_of
 from distillery.recipes.schema import Recipe
+from distillery.recipes.workload import workload_of
 from distillery.storage.workspace import workspace
 
 logger = logging.getLogger(__name__)
@@ -130,7 +130,7 @@ def check_room(recipe: Recipe, info: BundleInfo) -> None:
     Raises:
         ConfigError: names the bytes and the bound.
     """
-    images, bound = estimate_cost(recipe).images, recipe.set.max_bytes
+    images, bound = workload_of(recipe).images, recipe.set.max_bytes
     size = images * info.spec.channels * info.spec.height * info.spec.width
     if size > bound:
         raise ConfigError(

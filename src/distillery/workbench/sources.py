@@ -20,7 +20,7 @@ from distillery.workbench.sets import show_set
 
 
 @dataclass(frozen=True)
-class Supply:
+class OpenedSource:
     """A source that has been opened.
 
     Attributes:
@@ -48,7 +48,7 @@ class Source(Protocol):
         """Tell the tracker what is trained on."""
         ...
 
-    def open(self, bench: Workbench, teacher: Teacher, student: Classifier) -> Supply:
+    def open(self, bench: Workbench, teacher: Teacher, student: Classifier) -> OpenedSource:
         """Load it.
 
         Args:
@@ -80,7 +80,7 @@ class SetSource:
         """By its manifest."""
         show_set(bench, self.reference, "training")
 
-    def open(self, bench: Workbench, teacher: Teacher, student: Classifier) -> Supply:
+    def open(self, bench: Workbench, teacher: Teacher, student: Classifier) -> OpenedSource:
         """Load the set, every shard verified.
 
         Raises:
@@ -92,7 +92,7 @@ class SetSource:
             raise ConfigError(f"The set {self.synthetic.store.uri!r} has no images to train on: materialize a larger one.")
         pool = ImagePool(teacher.classifier.spec, bench.runtime.device, capacity=len(images))
         pool.append(images)
-        return Supply(PoolFeed(pool), len(images), judge=self._judge())
+        return OpenedSource(PoolFeed(pool), len(images), judge=self._judge())
 
     def _judge(self) -> Judge | None:
         held_out = self.synthetic.load("holdout")
@@ -121,11 +121,11 @@ class LiveSource:
         """By its bundle."""
         bench.tracker.dataset("live synthesizer", str(self.path), self.inputs["synthesizer"], "training")
 
-    def open(self, bench: Workbench, teacher: Teacher, student: Classifier) -> Supply:
+    def open(self, bench: Workbench, teacher: Teacher, student: Classifier) -> OpenedSource:
         """Build the synthesizer as it was when its training ended."""
         synthesizer = self.plan.build(teacher, bench.runtime, bench.section.seed)
         synthesizer.load_state_dict(self.made.state)
-        return Supply(FreshFeed(synthesizer, student, bench.clock), 0, synthesizer)
+        return OpenedSource(FreshFeed(synthesizer, student, bench.clock), 0, synthesizer)
 
 
 @dataclass(frozen=True)
@@ -146,11 +146,11 @@ class RealSource:
         """By the digest of its pixels and labels."""
         bench.tracker.dataset("real images", self.uri, self.inputs["data"], "training")
 
-    def open(self, bench: Workbench, teacher: Teacher, student: Classifier) -> Supply:
+    def open(self, bench: Workbench, teacher: Teacher, student: Classifier) -> OpenedSource:
         """Move the images to the device."""
         pool = ImagePool(teacher.classifier.spec, bench.runtime.device, capacity=len(self.labelled))
         pool.append(self.labelled.images, self.labelled.labels)
-        return Supply(LabelledFeed(pool), len(pool))
+        return OpenedSource(LabelledFeed(pool), len(pool))
 
 
 def only_one(given: Mapping[str, object]) -> None:

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from distillery.errors import CheckpointMismatchError, ConfigError
-from distillery.estimate import trial as calibration
+from distillery.estimate import profiling
 from distillery.estimate.estimate import Estimate, estimate, multiply_out
-from distillery.estimate.trial import Calibration, Timing, calibrate
+from distillery.estimate.profiling import Profile, Timing, profile_run
 from distillery.methods.catalog import METHODS
 from distillery.models.bundle import save_classifier
 from distillery.provenance import Provenance
@@ -31,7 +31,7 @@ SMALL = {
     },
 }
 TIMING = Timing(0.5, 64, 64, 1000)
-MEASURED = Calibration(
+MEASURED = Profile(
     turn=Timing(2.0, 32, 64, 5000),
     stages=(TIMING,),
     draw=Timing(0.25, 256, 256, 100),
@@ -126,16 +126,16 @@ def test_snapshots_cost_room_and_evaluation() -> None:
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(calibration, "_start", lambda: (1.0, 1000))
+    monkeypatch.setattr(profiling, "_start", lambda: (1.0, 1000))
     for name in ("SYNTHESIS_SECONDS", "STUDENT_SECONDS", "FORWARD_SECONDS"):
-        monkeypatch.setattr(calibration, name, 0.3)
+        monkeypatch.setattr(profiling, name, 0.3)
 
 
 @pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize(("recipe", "feed"), [("fast_dfkd/digits", "pool"), ("fast_dfkd/digits", "fresh"), ("ls_gdfd/digits", "pool")])
 def test_real_steps_are_timed(recipe: str, feed: str) -> None:
     chosen = load_recipe(recipe, {**SMALL[recipe], "synthesis.feed": feed})
-    found = calibrate(chosen, CPU.place(tiny_teacher(steps=1)), "t" * 64, CPU)
+    found = profile_run(chosen, CPU.place(tiny_teacher(steps=1)), "t" * 64, CPU)
     drawn = recipe.startswith("ls") or feed == "fresh"
     timings = [found.turn, *found.stages, *([found.draw] if drawn else [])]
     assert all(timing.seconds > 0 for timing in timings)
@@ -157,9 +157,9 @@ def test_a_turn_of_many_steps_is_told_from_two_short_ones(steps: int, seconds: f
             clock[0] += self.takes
 
     recipe = load_recipe("ls_gdfd/digits", {**SMALL["ls_gdfd/digits"], "synthesis.config.steps_per_round": steps})
-    monkeypatch.setattr(calibration.time, "perf_counter", lambda: clock[0])
-    monkeypatch.setattr(calibration._Bench, "synthesizer", lambda self, images, steps: Slow(images, steps))
-    found = calibration._Bench(recipe, CPU.place(tiny_teacher(steps=1)), "t" * 64, CPU, 0).time_turn()
+    monkeypatch.setattr(profiling.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(profiling._Bench, "synthesizer", lambda self, images, steps: Slow(images, steps))
+    found = profiling._Bench(recipe, CPU.place(tiny_teacher(steps=1)), "t" * 64, CPU, 0).time_turn()
     assert (found.seconds, found.measured, found.full) == (pytest.approx(seconds), 8, 16)
 
 
@@ -169,10 +169,10 @@ def test_a_slow_call_is_timed_at_a_smaller_batch(monkeypatch: pytest.MonkeyPatch
     def call(n: int) -> None:
         clock[0] += n
 
-    monkeypatch.setattr(calibration.time, "perf_counter", lambda: clock[0])
-    timing = calibration._timed(lambda n: lambda: call(n), 512, 200.0, Runtime(torch.device("cpu"), "float32", 1))
+    monkeypatch.setattr(profiling.time, "perf_counter", lambda: clock[0])
+    timing = profiling._timed(lambda n: lambda: call(n), 512, 200.0, Runtime(torch.device("cpu"), "float32", 1))
     assert (timing.measured, timing.full, timing.seconds) == (32, 512, 512.0)
-    timing = calibration._timed(lambda n: lambda: call(n), 4, 200.0, Runtime(torch.device("cpu"), "float32", 1))
+    timing = profiling._timed(lambda n: lambda: call(n), 4, 200.0, Runtime(torch.device("cpu"), "float32", 1))
     assert (timing.measured, timing.seconds) == (4, 4.0)
 
 

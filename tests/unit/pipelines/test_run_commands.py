@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from distillery.estimate import trial as calibration
+from distillery.estimate import profiling
 from distillery.ledger.runs import find_run
 from distillery.models.bundle import save_classifier
 from distillery.provenance import Provenance, code_version
@@ -168,7 +168,7 @@ def test_a_recipe_that_changed_is_taken_from_the_record(change: str, desk: Desk,
 
 
 def test_a_dry_run_says_what_a_run_would_cost_and_writes_nothing(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(calibration, "_start", lambda: (1.0, 1000))
+    monkeypatch.setattr(profiling, "_start", lambda: (1.0, 1000))
     monkeypatch.chdir(desk.folder)
     save_classifier(desk.folder / "teacher", tiny_teacher(steps=1), TINY, Provenance(code_version=code_version()))
     small = {"expects": {"height": 8, "width": 8, "classes": 4}, "synthesis": {"rounds": 11, "config": {"batch": 8, "steps": 1}}}

@@ -5,9 +5,9 @@ import pytest
 from distillery.config import Config
 from distillery.errors import ConfigError
 from distillery.provenance import code_version
-from distillery.recipes.cost import Cost, estimate_cost
 from distillery.recipes.loader import load_recipe
 from distillery.recipes.sections import SECTIONS, Section
+from distillery.recipes.workload import Workload, workload_of
 
 COMMON = {"seed": 3.0, "code_version": code_version(), "teacher_sha256": "t"}
 
@@ -81,14 +81,14 @@ def _field_names(cls: type[Config]) -> set[str]:
 
 def test_cost_online_leaves_out_the_warm_up() -> None:
     overrides = {"synthesis.rounds": 12, "synthesis.config.warmup": 4, "synthesis.config.batch": 10, "synthesis.student_steps_per_turn": 7}
-    assert estimate_cost(load_recipe("fast_dfkd/digits", overrides)) == Cost(images=120, student_steps=56)
+    assert workload_of(load_recipe("fast_dfkd/digits", overrides)) == Workload(images=120, student_steps=56)
 
 
 def test_warm_up_and_cost_count_turns() -> None:
     overrides = {"synthesis.rounds": 3, "synthesis.config.warmup": 4, "synthesis.config.batch": 10, "synthesis.student_steps_per_turn": 7}
     overrides |= {"synthesis.turns_per_round": 4, "synthesis.closing_rounds": 2, "student.stages.0.steps_per_epoch": 0}
     recipe = load_recipe("fast_dfkd/digits", overrides)
-    assert estimate_cost(recipe) == Cost(images=120, student_steps=7 * (8 + 8))
+    assert workload_of(recipe) == Workload(images=120, student_steps=7 * (8 + 8))
     assert recipe.student.stages[0].steps_per_epoch == 28
     with pytest.raises(ConfigError, match="FastDFKD warms up for 12 turns without training the student, so give more rounds"):
         load_recipe("fast_dfkd/digits", {**overrides, "synthesis.config.warmup": 12})
@@ -102,7 +102,7 @@ def test_the_old_name_of_the_students_steps_is_refused_with_the_new_one() -> Non
 def test_closing_rounds_cost_steps_and_no_images() -> None:
     overrides = {"synthesis.rounds": 12, "synthesis.config.warmup": 4, "synthesis.config.batch": 10, "synthesis.student_steps_per_turn": 7}
     overrides["synthesis.closing_rounds"] = 3
-    assert estimate_cost(load_recipe("fast_dfkd/digits", overrides)) == Cost(images=120, student_steps=77)
+    assert workload_of(load_recipe("fast_dfkd/digits", overrides)) == Workload(images=120, student_steps=77)
 
 
 @pytest.mark.parametrize(("feed", "images"), [("round", 80 + 4), ("fresh", 12 + 6 * 20 + 50 * 30)])
@@ -111,15 +111,15 @@ def test_cost_online_counts_what_the_student_is_shown_and_what_is_held_out(feed:
     stage = load_recipe("fast_dfkd/digits").student.stages[0].to_json()
     stages = [{**stage, "epochs": 2, "steps_per_epoch": 3, "batch": 20}, {**stage, "epochs": 1, "steps_per_epoch": 1, "batch": 30}]
     fed = {"synthesis.feed": feed, "set.holdout": 0.1, "student.stages": stages}
-    assert estimate_cost(load_recipe("fast_dfkd/digits", {**overrides, **fed})) == Cost(images, student_steps=56)
+    assert workload_of(load_recipe("fast_dfkd/digits", {**overrides, **fed})) == Workload(images, student_steps=56)
 
 
 def test_cost_offline_counts_passes_over_the_training_part() -> None:
     stage = {"student.stages.0.epochs": 3, "student.stages.0.batch": 100, "student.stages.0.steps_per_epoch": 0}
     overrides = {"set.size": 1000, "set.holdout": 0.1, **stage}
-    assert estimate_cost(load_recipe("ls_gdfd/digits", overrides)) == Cost(images=1000, student_steps=27)
+    assert workload_of(load_recipe("ls_gdfd/digits", overrides)) == Workload(images=1000, student_steps=27)
     overrides["student.stages.0.steps_per_epoch"] = 5
-    assert estimate_cost(load_recipe("ls_gdfd/digits", overrides)) == Cost(images=1000, student_steps=15)
+    assert workload_of(load_recipe("ls_gdfd/digits", overrides)) == Workload(images=1000, student_steps=15)
 
 
 def test_an_online_epoch_without_a_length_is_a_rounds_steps() -> None:

@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from distillery.config import Config
 from distillery.errors import ConfigError
-from distillery.optim.schedules import Progress, ScheduleConfig, rate_at
+from distillery.optim.schedules import ScheduleConfig, ScheduleProgress, rate_at
 from distillery.seeding import stream
 from distillery.students.kd import KD, KDConfig
 from distillery.students.objective import Seen
@@ -74,18 +74,18 @@ def test_cosine_follows_its_formula_and_torch() -> None:
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.2)
     theirs = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=200, eta_min=2e-4)
     for epoch in range(200):
-        assert rate_at(schedule, 0.2, Progress(epoch, 200)) == pytest.approx(theirs.get_last_lr()[0], rel=1e-9)
+        assert rate_at(schedule, 0.2, ScheduleProgress(epoch, 200)) == pytest.approx(theirs.get_last_lr()[0], rel=1e-9)
         optimizer.step()
         theirs.step()
-    assert rate_at(schedule, 0.2, Progress(100, 200)) == pytest.approx((0.2 + 2e-4) / 2)
-    assert rate_at(schedule, 0.2, Progress(500, 200)) == pytest.approx(2e-4)
-    assert rate_at(ScheduleConfig(length=10), 1.0, Progress(5, 200)) == pytest.approx(0.5 * (1 + math.cos(math.pi / 2)))
+    assert rate_at(schedule, 0.2, ScheduleProgress(100, 200)) == pytest.approx((0.2 + 2e-4) / 2)
+    assert rate_at(schedule, 0.2, ScheduleProgress(500, 200)) == pytest.approx(2e-4)
+    assert rate_at(ScheduleConfig(length=10), 1.0, ScheduleProgress(5, 200)) == pytest.approx(0.5 * (1 + math.cos(math.pi / 2)))
 
 
 def test_step_and_constant() -> None:
     schedule = ScheduleConfig(name="step", milestones=(2, 4), factor=0.1)
-    assert [rate_at(schedule, 1.0, Progress(epoch, 6)) for epoch in range(6)] == pytest.approx([1, 1, 0.1, 0.1, 0.01, 0.01])
-    assert rate_at(ScheduleConfig(name="constant"), 0.3, Progress(99, 100)) == 0.3
+    assert [rate_at(schedule, 1.0, ScheduleProgress(epoch, 6)) for epoch in range(6)] == pytest.approx([1, 1, 0.1, 0.1, 0.01, 0.01])
+    assert rate_at(ScheduleConfig(name="constant"), 0.3, ScheduleProgress(99, 100)) == 0.3
     with pytest.raises(ConfigError, match="ascending"):
         ScheduleConfig.parse({"milestones": [4, 2]})
 

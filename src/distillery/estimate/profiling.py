@@ -55,7 +55,7 @@ class Timing:
 
 
 @dataclass(frozen=True)
-class Calibration:
+class Profile:
     """What the parts of a run cost on this machine.
 
     Attributes:
@@ -85,7 +85,7 @@ class Calibration:
     trainer_bytes: int
 
 
-def calibrate(recipe: Recipe, teacher: Classifier, teacher_sha256: str, runtime: Runtime, seed: int = 0) -> Calibration:
+def profile_run(recipe: Recipe, teacher: Classifier, teacher_sha256: str, runtime: Runtime, seed: int = 0) -> Profile:
     """Time the parts of a run: some ten seconds, more where a single step on eight images takes longer.
 
     Args:
@@ -104,7 +104,7 @@ def calibrate(recipe: Recipe, teacher: Classifier, teacher_sha256: str, runtime:
     )
     forward = [_timed(partial(_look, look, images), len(images), FORWARD_SECONDS, runtime).seconds / len(images) for look in looks]
     startup, startup_bytes = _start()
-    return Calibration(
+    return Profile(
         turn=bench.time_turn(),
         stages=tuple(bench.time_stage(stage, images) for stage in recipe.student.stages),
         draw=bench.time_draw(forward[0]),

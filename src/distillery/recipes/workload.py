@@ -1,4 +1,4 @@
-"""What a recipe costs, in numbers that no hardware changes: images and student steps."""
+"""The work that a recipe asks for, in numbers that no hardware changes: images and student steps."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from distillery.students.plan import StageConfig
 
 
 @dataclass(frozen=True)
-class Cost:
+class Workload:
     """What a recipe makes and trains.
 
     Attributes:
@@ -20,7 +20,7 @@ class Cost:
     student_steps: int
 
 
-def estimate_cost(recipe: Recipe) -> Cost:
+def workload_of(recipe: Recipe) -> Workload:
     """Images and student steps of a resolved recipe.
 
     Online, a turn makes one batch of images, and the student rests during the method's warm-up. Of images that it is never shown, those
@@ -33,10 +33,10 @@ def estimate_cost(recipe: Recipe) -> Cost:
         batch, steps = recipe.settings.images_per_turn, recipe.online_steps
         shown = {"pool": recipe.turns, "round": recipe.trained_turns}.get(synthesis.feed, 0)
         drawn = _drawn(recipe.student.stages, steps) if synthesis.feed == "fresh" else 0
-        return Cost(shown * batch + round((recipe.turns - shown) * batch * recipe.set.holdout) + drawn, steps)
+        return Workload(shown * batch + round((recipe.turns - shown) * batch * recipe.set.holdout) + drawn, steps)
     training = recipe.set.size - round(recipe.set.size * recipe.set.holdout)
     stages = [stage.sized(training) for stage in recipe.student.stages]
-    return Cost(recipe.set.size, sum(stage.epochs * stage.steps_per_epoch for stage in stages))
+    return Workload(recipe.set.size, sum(stage.epochs * stage.steps_per_epoch for stage in stages))
 
 
 def _drawn(stages: Sequence[StageConfig], steps: int) -> int:
