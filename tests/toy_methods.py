@@ -1,14 +1,25 @@
 """Methods that no paper has, one of each kind that the seams must carry; the contract tests run over them as over the catalog's rows."""
 
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Self
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from distillery.errors import ConfigError
+from distillery.losses.priors import total_variation_l2
+from distillery.methods.catalog import METHODS, Method
 from distillery.numerics import full_precision
-from distillery.seeding import seeded
+from distillery.seeding import seeded, stream
+from distillery.synthesis.common import check_labels, draw_labels, needed_ood
 from distillery.synthesis.conditional import ConditionalConfig, ConditionalSynthesizer, Generated
-from distillery.synthesis.protocol import Ingredients
-from distillery.types import Classifier
+from distillery.synthesis.config import MethodConfig
+from distillery.synthesis.protocol import SAMPLING, Ingredients, Turn
+from distillery.synthesis.recorder import TermRecorder, is_diagnosed
+from distillery.types import Batch, Classifier
 
 
 class ToyDecoderConfig(ConditionalConfig):
@@ -35,9 +46,209 @@ class ToyDecoder(ConditionalSynthesizer[ToyDecoderConfig]):
     def terms(self, made: Generated, student: Classifier | None) -> dict[str, Tensor]:
         """Cross-entropy and reconstruction."""
         config, terms = self.config, dict[str, Tensor]()
+        logits = self.teacher(made.images)
         if config.label_weight:
-            terms["label"] = config.label_weight * functional.cross_entropy(full_precision(self.teacher(made.images)), made.labels)
+            terms["label"] = config.label_weight * functional.cross_entropy(full_precision(logits), made.labels)
         if config.decoder_weight:
             guess = self.beside["decoder"](made.images)
             terms["decoder"] = config.decoder_weight * torch.mean((guess - made.latent) ** 2)
         return terms
+
+
+class ToyInversionConfig(MethodConfig):
+    """Settings of `ToyInversion`.
+
+    Attributes:
+        batch: images made at once.
+        steps: of Adam on their pixels.
+        label_weight: of CE(T(x), y).
+        smooth_weight: of TV(x).
+    """
+
+    batch: int = 64
+    steps: int = 100
+    label_weight: float = 1.0
+    smooth_weight: float = 1e-3
+
+    @property
+    def images_per_turn(self) -> int:
+        """A batch."""
+        return self.batch
+
+    @property
+    def steps_per_turn(self) -> int:
+        """Of Adam."""
+        return self.steps
+
+    def cut(self, images: int, steps: int) -> Self:
+        """Fewer steps on fewer pixels."""
+        return self.model_copy(update={"batch": images, "steps": steps})
+
+
+class ToyInversion:
+    """Images made from noise by gradients on their pixels: nothing is learned but the images themselves."""
+
+    def __init__(self, config: ToyInversionConfig, ingredients: Ingredients) -> None:
+        self._config, self._teacher, self._runtime = config, ingredients.teacher, ingredients.runtime
+        self._learning = stream(ingredients.seed, "toy_inversion", "learning")
+        self._sampling = stream(ingredients.seed, "toy_inversion", "sampling")
+        self._diagnose, self._turns = ingredients.diagnose, 0
+
+    def advance(self, student: Classifier | None, labels: Tensor | None = None) -> Turn:
+        """One batch, of the classes that are asked for."""
+        self._turns += 1
+        if labels is None:
+            labels = draw_labels(self._config.batch, self._teacher.num_classes, "uniform", self._learning)
+        recorder = TermRecorder(self._diagnose and is_diagnosed(self._turns))
+        made = self._invert(labels, self._learning, recorder)
+        return recorder.turn(recorder.last(), made)
+
+    def synthesize(self, n: int, labels: Tensor | None = None, student: Classifier | None = None) -> Batch:
+        """As many inversions as give n images."""
+        if labels is None:
+            labels = draw_labels(n, self._teacher.num_classes, "uniform", self._sampling)
+        check_labels(labels, n, self._teacher.num_classes)
+        parts = labels.split(self._config.batch) if n else ()
+        made = [self._invert(part, self._sampling, TermRecorder()).images for part in parts]
+        return Batch(torch.cat([torch.empty(0, *self._teacher.spec.shape), *made]), labels)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The random streams and the count of turns."""
+        return {"learning": self._learning.get_state(), SAMPLING: self._sampling.get_state(), "turns": self._turns}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from `state_dict()`."""
+        self._learning.set_state(state["learning"])
+        self._sampling.set_state(state[SAMPLING])
+        self._turns = int(state["turns"])
+
+    def _invert(self, labels: Tensor, draws: torch.Generator, recorder: TermRecorder) -> Batch:
+        config, device = self._config, self._runtime.device
+        labels = labels.to(device)
+        pixels = torch.rand(len(labels), *self._teacher.spec.shape, generator=draws).to(device).requires_grad_()
+        optimizer = torch.optim.Adam([pixels], lr=0.05)
+        for _ in range(config.steps):
+            images = pixels.clamp(0, 1)
+            terms, logits = dict[str, Tensor](), self._teacher(images)
+            if config.label_weight:
+                terms["label"] = config.label_weight * functional.cross_entropy(full_precision(logits), labels)
+            if config.smooth_weight:
+                terms["smooth"] = config.smooth_weight * total_variation_l2(images)
+            optimizer.zero_grad()
+            recorder.add(terms, images).backward()
+            optimizer.step()
+        return Batch(pixels.detach().clamp(0, 1), labels)
+
+
+class ToyCriticConfig(ConditionalConfig):
+    """Settings of `ToyCritic`.
+
+    Attributes:
+        label_weight: of CE(T(x), y).
+        realism_weight: of -log D(x), D told images of another domain from generated ones.
+    """
+
+    label_weight: float = 1.0
+    realism_weight: float = 1.0
+
+
+class ToyCritic(ConditionalSynthesizer[ToyCriticConfig]):
+    """A generator against a discriminator that sees images of another domain; it matches no moments."""
+
+    def __init__(self, config: ToyCriticConfig, ingredients: Ingredients) -> None:
+        super().__init__("toy_critic", config, ingredients)
+        self._ood = needed_ood("toy_critic", config.realism_weight, ingredients)
+        with seeded(ingredients.seed, "toy_critic", "discriminator"):
+            discriminator = nn.Sequential(nn.Conv2d(self.teacher.spec.channels, 4, 3, padding=1), nn.LeakyReLU(0.2), nn.Conv2d(4, 1, 1))
+        self._discriminator = self.runtime.place(discriminator)
+        self._critic_optimizer = torch.optim.Adam(discriminator.parameters(), lr=1e-3)
+
+    def terms(self, made: Generated, student: Classifier | None) -> dict[str, Tensor]:
+        """The discriminator takes its own step, then judges."""
+        config, terms = self.config, dict[str, Tensor]()
+        logits = self.teacher(made.images)
+        if config.label_weight:
+            terms["label"] = config.label_weight * functional.cross_entropy(full_precision(logits), made.labels)
+        if self._ood is not None:
+            (real,) = self._ood.draw(config.batch, 1, self.learning)
+            wrong = functional.softplus(-self._discriminator(real)) + functional.softplus(self._discriminator(made.images.detach()))
+            self._critic_optimizer.zero_grad()
+            wrong.mean().backward()
+            self._critic_optimizer.step()
+            terms["realism"] = config.realism_weight * functional.softplus(-self._discriminator(made.images)).mean()
+        return terms
+
+    def state_dict(self) -> dict[str, Any]:
+        """The generator's and the discriminator's."""
+        critic = {"critic": self._discriminator.state_dict(), "critic_optimizer": self._critic_optimizer.state_dict()}
+        return super().state_dict() | critic
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from `state_dict()`."""
+        super().load_state_dict(state)
+        self._discriminator.load_state_dict(state["critic"])
+        self._critic_optimizer.load_state_dict(state["critic_optimizer"])
+
+
+class ToyOpponentConfig(ConditionalConfig):
+    """Settings of `ToyOpponent`.
+
+    Attributes:
+        disagreement_weight: of -|T(x) - S(x)|.
+    """
+
+    disagreement_weight: float = 1.0
+
+
+class ToyOpponent(ConditionalSynthesizer[ToyOpponentConfig]):
+    """A generator of what teacher and student disagree on: without a student there is nothing to learn."""
+
+    def __init__(self, config: ToyOpponentConfig, ingredients: Ingredients) -> None:
+        super().__init__("toy_opponent", config, ingredients)
+
+    def terms(self, made: Generated, student: Classifier | None) -> dict[str, Tensor]:
+        """The disagreement alone."""
+        if student is None:
+            raise ConfigError("toy_opponent plays against a student and got none: run it online.")
+        apart = (self.teacher(made.images) - student(made.images)).abs().mean()
+        return {"disagreement": -self.config.disagreement_weight * apart}
+
+
+@dataclass(frozen=True)
+class Toy:
+    """A row that is in the catalog while a test has registered it, and settings under which a turn takes a fraction of a second."""
+
+    row: Method
+    tiny: dict[str, Any]
+
+
+_GENERATOR = {"name": "conditional", "latent": 6, "width": 4, "condition": "one_hot"}
+_CONDITIONAL = {"generator": _GENERATOR, "batch": 8, "steps_per_round": 2}
+
+
+def _row(name: str, summary: str, **fields: Any) -> Method:
+    implementation = f"{__name__}:{name.title().replace('_', '')}"
+    kind = {"target": "generator", "coupling": "offline", "feed": "pool", **fields}
+    return Method(name=name, title=name.title().replace("_", " "), paper="nobody's", summary=summary, implementation=implementation, **kind)
+
+
+TOYS: dict[str, Toy] = {
+    toy.row.name: toy
+    for toy in (
+        Toy(_row("toy_decoder", "A network beside the generator."), _CONDITIONAL),
+        Toy(_row("toy_inversion", "Images as the target.", target="images"), {"batch": 8, "steps": 2}),
+        Toy(_row("toy_critic", "A discriminator and images of another domain.", needs={"ood": "realism_weight"}), _CONDITIONAL),
+        Toy(_row("toy_opponent", "No terms without a student.", coupling="online", feed="round"), _CONDITIONAL),
+    )
+}
+
+
+@contextmanager
+def registered() -> Iterator[None]:
+    """Have the toys in the catalog for a while."""
+    METHODS.update({name: toy.row for name, toy in TOYS.items()})
+    try:
+        yield
+    finally:
+        for name in TOYS:
+            del METHODS[name]

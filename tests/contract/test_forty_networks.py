@@ -16,7 +16,6 @@ from torch.nn import functional
 
 import forty_networks
 import toy_networks
-from contract.tiny import TINY
 from distillery.data.pool import ImagePool, dequantize
 from distillery.engine.feeds import PoolFeed
 from distillery.engine.fit import StudentTrainer
@@ -35,6 +34,7 @@ from distillery.synthesis.protocol import Ingredients
 from distillery.types import Classifier, ImageSpec
 from distillery.workbench.assembly import build_student
 from fakes import CPU
+from methods import tiny
 
 SPEC = ImageSpec(channels=3, height=8, width=8, mean=(0.4, 0.5, 0.6), std=(0.25, 0.3, 0.2))
 NAMES = ("a", "b", "c")
@@ -241,8 +241,9 @@ def _has_its_statistics(toy: Toy, teacher: Classifier, bundle: Path, state: dict
 def _serves_a_method(toy: Toy, teacher: Classifier, method: str) -> None:
     """One round: terms that are finite, images in [0, 1], a teacher that stays as it was."""
     before = copy.deepcopy(teacher.state_dict())
-    cls, config = METHODS[method].load()
-    settings = TINY[method] | ({} if toy.visits else {"moments_weight": 0.0})
+    row = METHODS[method]
+    cls, config = row.load()
+    settings = tiny(method) | ({} if toy.visits else dict.fromkeys(row.needs.values(), 0.0))
     moments = global_moments(teacher, "") if toy.visits else None
     synthesizer = cls(config.parse(settings), Ingredients(teacher, CPU, 0, moments))
     opponent = Classifier(nn.Sequential(nn.Conv2d(3, 3, 8), nn.Flatten()), SPEC, NAMES)

@@ -24,6 +24,7 @@ from distillery.statistics.moments import Moments
 from distillery.steps.plan import run as plan
 from distillery.synthesis.protocol import Ingredients, Synthesizer
 from distillery.types import Classifier, ImageSpec
+from methods import shortened
 
 TEACHERS = {"ResNet-34": "resnet34", "VGG-11-BN": "vgg11_bn", "WRN-40-2": "wrn_40_2", "WRN-16-2": "wrn_16_2", "WRN-10-2": "wrn_10_2"}
 BATCH = 8
@@ -171,16 +172,20 @@ class Teachers:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._known: dict[str, tuple[Path, Classifier, Moments]] = {}
+        self._known: dict[str, tuple[Path, Classifier, str]] = {}
 
-    def get(self, recipe: Recipe) -> tuple[Path, Classifier, Moments]:
+    def get(self, recipe: Recipe) -> tuple[Path, Classifier, Moments | None]:
+        """Bundle, teacher, and its moments where the method needs them."""
         architecture = Architecture(name=TEACHERS[recipe.about.teacher.split(" (")[0]])
         key = "-".join([architecture.name, *(str(value) for value in recipe.expects.to_json().values())])
         if key not in self._known:
             classifier = build(architecture, recipe)
             sha256 = save_classifier(self._folder / key, classifier, architecture, Provenance(code_version="test"))
-            self._known[key] = (self._folder / key, classifier.freeze(), global_moments(classifier, sha256))
-        return self._known[key]
+            self._known[key] = (self._folder / key, classifier.freeze(), sha256)
+        uri, teacher, sha256 = self._known[key]
+        needs = recipe.method.required(recipe.settings)
+        assert set(needs) <= {"moments"}, f"no recipe needed {needs} yet: give them here"
+        return uri, teacher, global_moments(teacher, sha256) if needs else None
 
 
 @pytest.fixture(scope="module")
@@ -203,15 +208,16 @@ def build(architecture: Architecture, recipe: Recipe) -> Classifier:
 
 def one_round(recipe: Recipe) -> dict[str, Any]:
     """Overrides to one round at batch 8; networks, losses and weights stay the recipe's."""
-    changes: dict[str, Any] = {"synthesis.rounds": 1, "synthesis.config.batch": BATCH, "set.size": BATCH, "set.batch": BATCH}
+    changes: dict[str, Any] = {"synthesis.rounds": 1, "synthesis.turns_per_round": 1}
     changes |= {"student.stages.0.batch": BATCH, "student.stages.0.epochs": 1, "student.stages.0.steps_per_epoch": 1}
+    steps = 2 if recipe.settings.steps_per_turn == 2 or recipe.expects.height < 32 else 1
+    changes |= {f"synthesis.config.{name}": value for name, value in shortened(recipe.settings, BATCH, steps).items()}
     if recipe.method.coupling == "online":
-        steps = 2 if recipe.synthesis.config["steps"] == 2 or recipe.expects.height < 32 else 1
-        return {**changes, "synthesis.config.warmup": 0, "synthesis.config.steps": steps, "synthesis.student_steps_per_turn": 1}
-    return {**changes, "synthesis.config.steps_per_round": 1}
+        return {**changes, "synthesis.student_steps_per_turn": 1}
+    return {**changes, "set.size": BATCH, "set.batch": BATCH}
 
 
-def synthesizer_of(section: DistillSection | GeneratorSection, teacher: Classifier, moments: Moments) -> Synthesizer:
+def synthesizer_of(section: DistillSection | GeneratorSection, teacher: Classifier, moments: Moments | None) -> Synthesizer:
     cls, config = METHODS[section.method].load()
     built: Synthesizer = cls(
         config.parse(section.method_config), Ingredients(teacher, resolve_runtime("cpu", "float32"), section.seed, moments)

@@ -1,37 +1,39 @@
-"""A configuration of each method that runs in a fraction of a second, and what it is built from."""
+"""Each method, toys included, built in its tiny configuration from what it asks for and nothing else."""
 
 from typing import Any
 
 import torch
 
+from distillery.data.pool import ImagePool
 from distillery.methods.catalog import METHODS
 from distillery.runtime import resolve_runtime
+from distillery.synthesis.config import MethodConfig
 from distillery.synthesis.protocol import Ingredients, Synthesizer
-from equivalence.plain import moments_of, tiny_classifier
-
-TINY: dict[str, dict[str, Any]] = {
-    "fast_dfkd": {
-        "generator": {"name": "generator", "latent": 6, "width": 4},
-        "batch": 8,
-        "steps": 2,
-        "warmup": 1,
-        "reset_after": 1,
-        "augment": {"crop_padding": 1, "flip": True},
-    },
-    "ls_gdfd": {
-        "generator": {"name": "conditional", "latent": 6, "width": 4, "condition": "one_hot"},
-        "batch": 8,
-        "steps_per_round": 2,
-    },
-}
+from distillery.types import Classifier
+from equivalence.plain import SPEC, moments_of, tiny_classifier
+from methods import tiny
 
 
-def build(name: str, seed: int = 0, diagnose: bool = True) -> Synthesizer:
-    """The method with its tiny configuration, on a teacher of three classes."""
-    teacher = tiny_classifier(6, seed=1).freeze()
-    cls, config = METHODS[name].load()
-    ingredients = Ingredients(teacher, resolve_runtime("cpu", "float32"), seed, moments_of(teacher), diagnose=diagnose)
-    made: Synthesizer = cls(config.parse(TINY[name]), ingredients)
+def tiny_settings(name: str, **changes: Any) -> MethodConfig:
+    """The method's tiny configuration with some values replaced."""
+    parsed: MethodConfig = METHODS[name].load()[1].parse(tiny(name) | changes)
+    return parsed
+
+
+def build(
+    name: str, seed: int = 0, diagnose: bool = True, settings: MethodConfig | None = None, teacher: Classifier | None = None
+) -> Synthesizer:
+    """The method on a teacher of three classes, with what it needs under its settings and nothing else."""
+    settings = settings or tiny_settings(name)
+    teacher = teacher or tiny_classifier(6, seed=1).freeze()
+    needs = METHODS[name].required(settings)
+    moments = moments_of(teacher) if "moments" in needs else None
+    ood = ImagePool(SPEC) if "ood" in needs else None
+    if ood is not None:
+        ood.append(torch.rand(20, *SPEC.shape, generator=torch.Generator().manual_seed(9)))
+    made: Synthesizer = METHODS[name].load()[0](
+        settings, Ingredients(teacher, resolve_runtime("cpu", "float32"), seed, moments, ood=ood, diagnose=diagnose)
+    )
     return made
 
 

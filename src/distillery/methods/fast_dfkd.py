@@ -25,7 +25,7 @@ from distillery.seeding import seeded, stream
 from distillery.synthesis.common import check_labels, draw_labels, only_looked_at
 from distillery.synthesis.config import MethodConfig
 from distillery.synthesis.matching import build_matcher
-from distillery.synthesis.protocol import Ingredients, Turn
+from distillery.synthesis.protocol import SAMPLING, Ingredients, Turn
 from distillery.synthesis.recorder import TermRecorder, is_diagnosed
 from distillery.types import Batch, Classifier
 
@@ -205,7 +205,7 @@ class FastDFKD:
             "meta_optimizer": self._meta_optimizer.state_dict(),
             "moments": self._matcher.state_dict(),
             "learning": self._learning.get_state(),
-            "sampling": self._sampling.get_state(),
+            SAMPLING: self._sampling.get_state(),
             "rounds": self._rounds,
         }
 
@@ -216,7 +216,7 @@ class FastDFKD:
         restore_strides(self._meta_optimizer)
         self._matcher.load_state_dict(state["moments"])
         self._learning.set_state(state["learning"])
-        self._sampling.set_state(state["sampling"])
+        self._sampling.set_state(state[SAMPLING])
         self._rounds = int(state["rounds"])
 
     def _new_generator(self, *names: str | int) -> Any:

@@ -1,4 +1,4 @@
-"""What several methods share: a student that is only looked at, and labels."""
+"""What several methods share: a student that is only looked at, images of another domain, and labels."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -6,7 +6,9 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from distillery.data.pool import ImagePool
 from distillery.errors import ConfigError
+from distillery.synthesis.protocol import Ingredients
 from distillery.types import Classifier
 
 
@@ -26,6 +28,22 @@ def only_looked_at(student: Classifier | None) -> Iterator[None]:
             module.training = training
         for parameter, flag in flags:
             parameter.requires_grad_(flag)
+
+
+def needed_ood(method: str, weight: float, ingredients: Ingredients) -> ImagePool | None:
+    """Images of another domain for a term; None where its weight is 0.
+
+    Args:
+        method: name for the message.
+        weight: of the term.
+        ingredients: that hold them.
+
+    Raises:
+        ConfigError: a weight above 0 and no such images.
+    """
+    if weight and ingredients.ood is None:
+        raise ConfigError(f"{method} needs images of another domain and got none: give some, or set the weight of their term to 0.")
+    return ingredients.ood if weight else None
 
 
 def draw_labels(count: int, num_classes: int, how: str, generator: torch.Generator) -> Tensor:

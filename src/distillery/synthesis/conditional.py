@@ -17,7 +17,7 @@ from distillery.optim.restore import restore_strides
 from distillery.seeding import seeded, stream
 from distillery.synthesis.common import check_labels, draw_labels, only_looked_at
 from distillery.synthesis.config import MethodConfig
-from distillery.synthesis.protocol import Ingredients, Turn
+from distillery.synthesis.protocol import SAMPLING, Ingredients, Turn
 from distillery.synthesis.recorder import TermRecorder, is_diagnosed
 from distillery.types import Batch, Classifier
 
@@ -158,7 +158,7 @@ class ConditionalSynthesizer(ABC, Generic[Settings]):
             **{name: module.state_dict() for name, module in self.beside.items()},
             "optimizer": self._optimizer.state_dict(),
             "learning": self.learning.get_state(),
-            "sampling": self._sampling.get_state(),
+            SAMPLING: self._sampling.get_state(),
             "rounds": self._rounds,
         }
 
@@ -170,7 +170,7 @@ class ConditionalSynthesizer(ABC, Generic[Settings]):
         self._optimizer.load_state_dict(state["optimizer"])
         restore_strides(self._optimizer)
         self.learning.set_state(state["learning"])
-        self._sampling.set_state(state["sampling"])
+        self._sampling.set_state(state[SAMPLING])
         self._rounds = int(state["rounds"])
 
     def _draw_labels(self, n: int, draws: torch.Generator) -> Tensor:

@@ -11,6 +11,9 @@ from distillery.runtime import Runtime
 from distillery.statistics.moments import Moments
 from distillery.types import Batch, Classifier
 
+SAMPLING = "sampling"
+"""Where the state of a synthesizer holds the random stream that `synthesize` draws from: all of the state that `synthesize` changes."""
+
 
 @dataclass(frozen=True)
 class Ingredients:
@@ -41,9 +44,10 @@ class Turn:
 
     Attributes:
         terms: weighted loss terms by name, 0-d tensors left on the device; the engine reads them once a round, which may hold many turns.
+            The term that the setting `x_weight` weighs is called `x`.
         batch: images the method made as it learned, if it makes any; float32 in [0, 1], detached.
         ready: False while the student must not train yet (warm-up).
-        gradient_norms: norm of each weighted term's gradient on the images, given in the first rounds and in few later ones.
+        gradient_norms: norm of each weighted term's gradient on the images, given in the first turns and in few later ones.
         first_bad: the turn's step, counted from 1, at which each term was first not finite or far too large; 0 where it never was.
             It names a term that the turn's own value only shows as bad.
     """
@@ -67,6 +71,9 @@ class Synthesizer(Protocol):
         Args:
             student: the opponent, for methods that play against one.
             labels: (n,) int64 classes to make images of, for methods whose target is images; None leaves them to the method.
+
+        Raises:
+            ConfigError: an online method whose terms all need a student got none.
         """
         ...
 
