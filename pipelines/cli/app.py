@@ -111,6 +111,14 @@ def methods() -> None:
 
 
 @app.command()
+def objectives() -> None:
+    """List what a student can minimise: each by its paper, with what it needs beside images and a teacher."""
+    from distillery_kfp.pipelines.cli.listing import show_objectives
+
+    show_objectives(_console())
+
+
+@app.command()
 def import_teacher(
     checkpoint: Annotated[Path, typer.Argument(help="safetensors, or a file of torch.save that holds a state dict.")],
     architecture: Annotated[str, typer.Option(help="resnet34, wrn_40_2, torchvision:resnet50, timm:NAME or your.module:factory.")],

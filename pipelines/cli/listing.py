@@ -1,4 +1,4 @@
-"""What `distillery recipes` and `distillery methods` show, read from plain data: neither torch nor kfp nor mlflow is imported."""
+"""What `distillery recipes`, `methods` and `objectives` show, read from plain data: neither torch nor kfp nor mlflow is imported."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,6 +10,7 @@ from distillery.methods.catalog import METHODS, NEEDS
 from distillery.plain_yaml import write_yaml
 from distillery.recipes.loader import list_recipes, load_document, recipe_name
 from distillery.recipes.parameters import PIPELINES
+from distillery.students.catalog import OBJECTIVES
 
 
 def show_recipes(console: Console) -> None:
@@ -62,3 +63,15 @@ def show_methods(console: Console) -> None:
         table.add_row(method.name, method.paper, f"the {method.target}", method.coupling, needs, method.summary)
     console.print(table)
     console.print("\nstudent: offline methods never look at it, online ones play against it.", highlight=False)
+
+
+def show_objectives(console: Console) -> None:
+    """One line an objective of a student."""
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for heading in ("objective", "paper", "needs", "what the student learns"):
+        table.add_column(heading, no_wrap=heading == "objective", overflow="fold")
+    words = {"labels": "true labels", "features": "layers of both networks"}
+    for row in OBJECTIVES.values():
+        table.add_row(row.name, row.paper, ", ".join(words[need] for need in row.needs) or "nothing", row.summary)
+    console.print(table)
+    console.print("\nA stage of a recipe's student names one or several: objectives: [{name: kd, temperature: 4}].", highlight=False)

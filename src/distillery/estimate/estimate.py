@@ -16,6 +16,7 @@ from distillery.recipes.parameters import read_parameters
 from distillery.recipes.schema import Recipe
 from distillery.recipes.workload import workload_of
 from distillery.runtime import resolve_runtime
+from distillery.students.check import check_labels
 from distillery.types import ImageSpec
 from distillery.workbench.networks import check_networks
 from distillery.workbench.planning import check_expected, check_pipeline, check_teacher, recipe_source, resolve_recipe
@@ -97,6 +98,7 @@ def estimate(pipeline: str, parameters: Mapping[str, Any], device: str = "auto",
         info, sha256 = read_bundle(bundle)
         check_expected(recipe, info)
         runtime = resolve_runtime(device, recipe.precision, threads)
+        check_labels(recipe.student.stages)
         check_networks(recipe, bundle, info, runtime)
         check_teacher(recipe, info)
     tested = 0

@@ -15,6 +15,7 @@ from distillery.recipes.parameters import Value, read_parameters
 from distillery.recipes.placement import check_placement
 from distillery.recipes.schema import Recipe
 from distillery.recipes.sections import SECTIONS
+from distillery.students.check import check_labels
 from distillery.tracking.open import open_parent
 from distillery.workbench.bench import open_run_store, reporting, runtime_here, workspace
 from distillery.workbench.keys import step_versions
@@ -62,6 +63,7 @@ def run(pipeline: str, parameters: Mapping[str, Any]) -> dict[str, dict[str, Any
     check_room(recipe, teacher.info)
     if values["eval_data_uri"]:
         check_data(str(values["eval_data_uri"]), teacher.info)
+    check_labels(recipe.student.stages)
     check_networks(recipe, teacher.folder, teacher.info, runtime_here(recipe.precision))
     check_teacher(recipe, teacher.info)
     warn_schedule(recipe)

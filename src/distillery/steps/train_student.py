@@ -10,6 +10,7 @@ from distillery.engine.selection import Selection
 from distillery.errors import ConfigError
 from distillery.recipes.sections import StudentSection
 from distillery.step_table import SetFolder, StatisticsFile, StudentFolder, SynthesizerFolder
+from distillery.students.check import check_labels
 from distillery.students.plan import StudentConfig
 from distillery.workbench.accelerators import check_promise
 from distillery.workbench.assembly import Teacher, build_student, open_teacher, save_student
@@ -72,6 +73,8 @@ def run(section: Mapping[str, Any], inputs: Inputs, outputs: Outputs) -> dict[st
     only_one({"set": inputs.set, "synthesizer": inputs.synthesizer, "data_uri": inputs.data_uri})
     if inputs.statistics is not None and inputs.synthesizer is None:
         raise ConfigError(f"The statistics {str(inputs.statistics)!r} are only read for a synthesizer: leave them out, or give one.")
+    if not inputs.data_uri:
+        check_labels(parsed.student.stages)
     teacher = open_teacher(parsed, inputs.teacher_uri)
     if inputs.set is not None:
         source: Source = open_set(inputs.set, teacher)

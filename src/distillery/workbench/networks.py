@@ -2,12 +2,18 @@
 
 from pathlib import Path
 
+import torch
+
 from distillery.errors import ConfigError
 from distillery.models.bundle import BundleInfo, load_classifier
+from distillery.models.catalog import Architecture, build_network
 from distillery.models.findings import judge
 from distillery.models.trial import confirm, try_architecture
 from distillery.recipes.schema import Recipe
 from distillery.runtime import Runtime
+from distillery.seeding import seeded
+from distillery.students.check import check_stages, looks_inside
+from distillery.types import Classifier, MemoryFormat
 
 
 def check_networks(recipe: Recipe, folder: Path, info: BundleInfo, runtime: Runtime, makes_images: bool = True) -> None:
@@ -23,9 +29,12 @@ def check_networks(recipe: Recipe, folder: Path, info: BundleInfo, runtime: Runt
         makes_images: whether the recipe's method will be run, which needs gradients of the teacher on its images.
 
     Raises:
-        ConfigError: one of the networks fails, in one sentence.
+        ConfigError: one of the networks fails, or a stage of the student's plan names layers that are not there or do not fit, in one
+            sentence.
     """
-    try_architecture(recipe.student.architecture, info.spec, info.num_classes, runtime)
+    order = try_architecture(recipe.student.architecture, info.spec, info.num_classes, runtime)
+    if looks_inside(recipe.student.stages):
+        _check_stages(recipe, info, runtime, order)
     name = info.architecture.name
     if ":" not in name:
         return
@@ -38,3 +47,17 @@ def check_networks(recipe: Recipe, folder: Path, info: BundleInfo, runtime: Runt
         )
     if found.bfloat16:
         raise ConfigError(found.bfloat16)
+
+
+def _check_stages(recipe: Recipe, info: BundleInfo, runtime: Runtime, order: MemoryFormat) -> None:
+    """Try the plan on networks of ours without memory; where one is foreign, whose factory may not know that, on both as they are."""
+    networks = (info.architecture, info.memory_format), (recipe.student.architecture, order)
+    ours = not any(":" in architecture.name for architecture, _ in networks)
+
+    def build(architecture: Architecture, order: MemoryFormat) -> Classifier:
+        with seeded(0, "trial"), torch.device("meta" if ours else "cpu"):
+            classifier = Classifier(build_network(architecture, info.spec, info.num_classes), info.spec, info.class_names, order)
+        return classifier if ours else runtime.place(classifier)
+
+    teacher, student = (build(*network) for network in networks)
+    check_stages(recipe.student.stages, teacher.freeze(), student)

@@ -9,6 +9,7 @@ import pytest
 from rich.console import Console
 
 from distillery.recipes.loader import load_document, recipe_names
+from distillery.students.catalog import OBJECTIVES
 from distillery_kfp.pipelines.cli import app as cli
 from distillery_kfp.pipelines.cli import listing
 from distillery_kfp.pipelines.runner import display
@@ -27,7 +28,15 @@ print(json.dumps([heavy, used.ru_utime + used.ru_stime]), file=sys.stderr)
 """
 
 
-ANSWERED_AT_ONCE = (["--help"], ["run", "--help"], ["prune", "--help"], ["recipes"], ["recipes", "fast_dfkd/digits"], ["methods"])
+ANSWERED_AT_ONCE = (
+    ["--help"],
+    ["run", "--help"],
+    ["prune", "--help"],
+    ["recipes"],
+    ["recipes", "fast_dfkd/digits"],
+    ["methods"],
+    ["objectives"],
+)
 
 
 @pytest.mark.parametrize("words", ANSWERED_AT_ONCE, ids=" ".join)
@@ -63,6 +72,12 @@ def test_methods_lists_all() -> None:
     text = shown(listing.show_methods)
     assert "fast_dfkd" in text
     assert "BatchNorm2d" in text
+
+
+def test_objectives_lists_all_with_what_they_need() -> None:
+    text = shown(listing.show_objectives)
+    assert all(row.name in text and row.paper in text for row in OBJECTIVES.values())
+    assert "nothing" in text
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,7 @@ from distillery.types import Classifier, ImageSpec, MemoryFormat
 from distillery.workbench.assembly import build_student
 from distillery.workbench.networks import check_networks
 from fakes import CPU
+from toy_objectives import register
 
 SPEC = ImageSpec(channels=3, height=8, width=8, mean=(0.5,) * 3, std=(0.25,) * 3)
 OVERRIDES = {
@@ -104,6 +105,28 @@ def test_a_teacher_without_gradients_still_teaches_on_a_set_that_exists(tmp_path
     check_networks(recipe, folder, read_bundle(folder)[0], CPU, makes_images=False)
     with pytest.raises(ConfigError, match="makes images"):
         check_networks(recipe, folder, read_bundle(folder)[0], CPU)
+
+
+@pytest.mark.parametrize(("teacher", "student"), [("toy_networks:Pooled", "toy_networks:Viewed"), ("resnet8", "resnet8")])
+def test_a_plan_that_names_layers_is_tried_on_networks_of_ours_and_of_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, teacher: str, student: str
+) -> None:
+    register(monkeypatch)
+    foreign = ":" in teacher
+    architecture = Architecture(name=teacher, arguments={} if foreign else {"base_width": 8})
+    classifier = Classifier(build_network(architecture, SPEC, 3), SPEC, ("a", "b", "c"))
+    save_classifier(tmp_path / "teacher", classifier, architecture, Provenance(code_version="t"))
+    layer = "network.conv" if foreign else "network.blocks.1"
+
+    def check(path: str) -> None:
+        stages = [{"objectives": [{"name": "kd"}, {"name": "hint", "teacher": layer, "student": path}]}]
+        settings = {**OVERRIDES, "student": {"architecture": {"name": student}, "stages": stages}}
+        recipe = load_recipe("fast_dfkd/digits", settings)
+        check_networks(recipe, tmp_path / "teacher", read_bundle(tmp_path / "teacher")[0], CPU, makes_images=False)
+
+    check(layer)
+    with pytest.raises(ConfigError, match=rf"^student.stages.0 cannot be trained: The objective hint reads '{layer}x' of the student"):
+        check(f"{layer}x")
 
 
 @pytest.mark.parametrize(("teacher", "student"), [("Float32Only", "Pooled"), ("Pooled", "Float32Only")])
