@@ -195,7 +195,7 @@ class StudentTrainer:
         images = self.student.arrange(images)
         with self.runtime.autocast():
             seen = self._objectives.see(images, batch.labels)
-            terms = self._objectives.terms(seen)
+        terms = self._objectives.terms(seen)  # not under autocast: products of features lose what they compare in bfloat16
         values = torch.stack([full_precision(term) for term in terms.values()])
         values.sum().backward()
         if stage.clip:

@@ -24,6 +24,9 @@ ALL = "all"
 """In the place of paths: the whole student."""
 
 
+_Beta = Annotated[float, Field(ge=0, lt=1)]
+
+
 class OptimizerConfig(Config):
     """The student's optimizer.
 
@@ -40,11 +43,13 @@ class OptimizerConfig(Config):
     rate: float = Field(default=0.1, gt=0)
     momentum: float = Field(default=0.9, ge=0, lt=1)
     nesterov: bool = False
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[_Beta, _Beta] = (0.9, 0.999)
     weight_decay: float = Field(default=1e-4, ge=0)
 
     @model_validator(mode="after")
     def _read(self) -> Self:
+        if self.nesterov and not self.momentum:
+            raise ValueError("nesterov needs a momentum above 0")
         refuse_idle(self, ("betas",) if self.name == "sgd" else ("momentum", "nesterov"), f"with {self.name}")
         return self
 

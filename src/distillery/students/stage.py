@@ -98,11 +98,11 @@ class StageObjectives:
     @torch.no_grad()
     def _probe(self) -> Seen:
         """What two images show, in eval mode; without features to read, answers of the right size that nobody gave."""
-        device, count = self.student.mean.device, self.student.num_classes
+        device = self.student.mean.device
         labels = torch.zeros(_PROBED, dtype=torch.int64, device=device)
         if not (self._teacher_taps or self._student_taps):
-            empty = torch.zeros(_PROBED, count, device=device)
-            return Seen(empty, empty, labels)
+            answers = [torch.zeros(_PROBED, network.num_classes, device=device) for network in (self.teacher, self.student)]
+            return Seen(answers[0], answers[1], labels)
         with seeded(0, "probe"), eval_mode(self.teacher, self.student), _kept_buffers(self.teacher, self.student):
             return self.see(self.student.arrange(probe_images(self.student.spec.shape, _PROBED).to(device)), labels)
 

@@ -14,12 +14,14 @@ from distillery.errors import ConfigError
 from distillery.models.bundle import load_classifier, save_classifier
 from distillery.models.catalog import build_network
 from distillery.provenance import Provenance
+from distillery.runtime import Runtime
 from distillery.seeding import stream
 from distillery.storage import FolderStore
+from distillery.students.objective import Seen
 from distillery.students.plan import OptimizerConfig, StageConfig
 from distillery.types import Classifier
 from fakes import CPU, SPEC, TINY, plain_student, quadrants
-from toy_objectives import register
+from toy_objectives import Hint, register
 
 HINT = {"name": "hint", "teacher": "network.blocks.1", "student": "network.3"}
 OTHER = {"name": "hint", "teacher": "network.stem", "student": "network.0"}
@@ -113,6 +115,21 @@ def test_every_term_is_told_and_the_student_is_left_alone_between_trainings(teac
     assert set(numbers) == {"kd", "ce", "hint1.hint", "hint2.hint", "rate"}
     assert not any(module.training for module in trainer.student.modules())
     assert all(parameter.grad is None for parameter in trainer._trained)
+
+
+def test_terms_are_made_in_full_precision_of_what_was_seen_in_bfloat16(teacher: Classifier, monkeypatch: pytest.MonkeyPatch) -> None:
+    found: list[object] = []
+    terms = Hint.terms
+
+    def look(self: Hint, seen: Seen) -> dict[str, torch.Tensor]:
+        found.append((torch.is_autocast_enabled("cpu"), seen.student_logits.dtype, *(part.dtype for part in seen.student.values())))
+        found.append(bool((seen.student_logits == seen.student_logits.bfloat16()).all()))
+        return terms(self, seen)
+
+    monkeypatch.setattr(Hint, "terms", look)
+    runtime = Runtime(torch.device("cpu"), "bfloat16", 1)
+    StudentTrainer((stage(HINT),), teacher, plain_student(), runtime, 0).train(1, feed())
+    assert found == [(False, torch.float32, torch.float32), True]
 
 
 def test_a_regressor_that_breaks_is_seen(teacher: Classifier) -> None:

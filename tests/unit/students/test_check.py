@@ -9,7 +9,7 @@ from torch.utils.checkpoint import checkpoint
 
 from distillery.errors import ConfigError
 from distillery.models.catalog import Architecture, build_network
-from distillery.students.catalog import OBJECTIVES
+from distillery.students.catalog import OBJECTIVES, ObjectiveRow
 from distillery.students.check import check_labels, check_stages, looks_inside
 from distillery.students.objective import Objective
 from distillery.students.plan import StageConfig
@@ -107,6 +107,12 @@ def test_true_labels_are_asked_for_by_name() -> None:
     check_labels((stage(KD),))
     with pytest.raises(ConfigError, match="objective true_labels of student.stages.1 needs true labels, which synthetic images do not"):
         check_labels((stage(KD), stage(KD, {"name": "true_labels"})))
+
+
+def test_a_need_is_lifted_by_its_weight_or_by_nothing() -> None:
+    row = ObjectiveRow("x", "X", "none", "A toy.", "x:X", {"labels": "hard", "features": ""})
+    assert row.required({"hard": 0.5}) == ("labels", "features")
+    assert row.required({"hard": 0.0}) == ("features",)
 
 
 def test_a_plan_that_names_no_part_needs_no_networks() -> None:

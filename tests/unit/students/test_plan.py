@@ -116,6 +116,8 @@ def test_optimizers_are_what_the_config_says_and_not_fused_on_the_cpu() -> None:
         (ScheduleConfig, {"name": "step"}, "step needs milestones, such as [100, 150]"),
         (OptimizerConfig, {"name": "adam", "momentum": 0.5}, "momentum = 0.5 has no effect with adam: leave it out"),
         (OptimizerConfig, {"betas": [0.5, 0.9]}, "betas = [0.5, 0.9] has no effect with sgd: leave it out"),
+        (OptimizerConfig, {"nesterov": True, "momentum": 0}, "nesterov needs a momentum above 0"),
+        (OptimizerConfig, {"name": "adam", "betas": [0.5, 1]}, "betas.1 = 1 is not allowed"),
         (StageConfig, {"clip": -1}, "clip = -1 is not allowed"),
     ],
 )

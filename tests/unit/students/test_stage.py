@@ -5,10 +5,11 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from distillery.errors import ConfigError
 from distillery.models.catalog import Architecture, build_network
-from distillery.seeding import stream
+from distillery.seeding import seeded, stream
 from distillery.students.objective import Tap
 from distillery.students.plan import StageConfig
 from distillery.students.stage import StageObjectives
@@ -189,6 +190,28 @@ def test_features_of_inference_mode_serve_a_loss(teacher: Classifier) -> None:
     work = at_work(teacher, plain_student(), HINT)
     work.terms(work.see(images()))["hint"].backward()
     assert work.modules["hint"]["regressor"][0].weight.grad is not None
+
+
+def test_features_within_a_checkpointed_part_have_the_gradients_of_a_plain_one(teacher: Classifier) -> None:
+    class Parts(nn.Module):
+        def __init__(self, saves: bool) -> None:
+            super().__init__()
+            self.saves, self.head = saves, nn.Linear(4, 4)
+            self.part = nn.Sequential(nn.Conv2d(1, 8, 3, 2, 1), nn.ReLU(), nn.Conv2d(8, 4, 3, 1, 1))
+
+        def forward(self, value: Tensor) -> Tensor:
+            value = checkpoint(self.part, value, use_reentrant=False) if self.saves else self.part(value)
+            return self.head(value.mean((2, 3)))
+
+    gradients = []
+    for saves in (False, True):
+        with seeded(0, "parts"):
+            student = Classifier(Parts(saves), SPEC, CLASSES)
+        work = at_work(teacher, student, {"name": "kd"}, {**HINT, "student": "network.part.0"})
+        sum(work.terms(work.see(images())).values(), torch.zeros(())).backward()
+        gradients.append([parameter.grad for parameter in (*student.parameters(), *work.modules.parameters())])
+    torch.testing.assert_close(gradients[0], gradients[1])
+    assert gradients[0][2].any(), "the first layer learns from both"
 
 
 def test_networks_that_an_objective_cannot_compare_are_refused(teacher: Classifier) -> None:
