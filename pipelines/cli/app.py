@@ -115,7 +115,7 @@ def objectives() -> None:
     """List what a student can minimise: each by its paper, with what it needs beside images and a teacher."""
     from distillery_kfp.pipelines.cli.listing import show_objectives
 
-    show_objectives(_console())
+    show_objectives(console())
 
 
 @app.command()

@@ -231,7 +231,7 @@ MUTANTS = (
         "src/distillery/students/plan.py",
         "    student.eval().requires_grad_(False)\n",
         "    student.requires_grad_(False)\n",
-        "tests/unit/engine/test_fit.py",
+        "tests/unit/students/test_plan.py",
     ),
     Mutant(
         "an objective of weight 0 allowed",
