@@ -27,6 +27,7 @@ from distillery.synthesis.bundle import SynthesizerState, save_synthesizer
 from distillery.workbench.assembly import PlannedMethod
 from fakes import CLASSES, TINY, FakeSynthesizer, quadrants, tiny_teacher
 from sets import publish_set
+from toy_objectives import register
 
 PROVENANCE = Provenance(code_version="1")
 CONFIG = {"generator": {"name": "conditional", "condition": "one_hot", "latent": 8, "width": 4}}
@@ -206,3 +207,22 @@ def test_data_and_synthesizers_of_something_else_are_refused(desk: Desk) -> None
     save_synthesizer(desk.synthesizer, state, PROVENANCE)
     with pytest.raises(CheckpointMismatchError, match="trained against teacher"):
         desk.run("live")
+
+
+def test_features_then_labels_train_a_plain_student_on_real_images_and_are_refused_on_synthetic_ones(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    register(monkeypatch)
+    hint = {"name": "hint", "teacher": "network.blocks.1", "student": "network.blocks.1"}
+    common = {"epochs": 1, "batch": 8, "steps_per_epoch": 2, "clip": 1.0}
+    first = {**common, "objectives": [{"name": "matrix"}, hint], "trains": ["network.stem", "network.blocks"]}
+    second = {**common, "objectives": [{"name": "true_labels"}, {"name": "kd"}]}
+    section = {**desk.section(), "student": {"architecture": TINY.to_json(), "stages": [first, second]}}
+    monkeypatch.setattr(desk, "section", lambda steps: section)
+    numbers = desk.run("real")
+    assert {name for name in numbers if name.startswith("student/")} == {"student/ce", "student/kd", "student/rate"}
+    student = load_classifier(desk.folder / "student")
+    assert set(student.state_dict()) == set(load_classifier(desk.teacher).state_dict())
+    with pytest.raises(ConfigError, match="objective true_labels of student.stages.1 needs true labels"):
+        desk.run("set", "other")
+    assert not (desk.folder / "other").exists()

@@ -224,6 +224,15 @@ def test_networks_that_an_objective_cannot_compare_are_refused(teacher: Classifi
         at_work(teacher, plain_student(), {**HINT, "teacher": "network.blocks.0"})
 
 
+def test_a_teacher_of_other_classes_serves_where_only_features_are_compared(student: Classifier) -> None:
+    other = build_network(Architecture(name="wrn_10_1", arguments={"base_width": 8}), SPEC, 7)
+    teacher = Classifier(other, SPEC, tuple("abcdefg")).freeze()
+    work = at_work(teacher, student, {"name": "matrix"})
+    seen = work.see(images())
+    assert (seen.teacher_logits.shape, seen.student_logits.shape) == ((6, 7), (6, 4))
+    assert list(work.terms(seen)) == ["matrix"]
+
+
 def test_a_tap_is_written_as_it_is_read() -> None:
     assert Tap.parse("network.stem") == Tap("network.stem", "output")
     assert Tap.parse("network.stem..2:input") == Tap("network.stem..2", "input")
