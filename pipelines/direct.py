@@ -80,7 +80,7 @@ class DirectRun:
         self.folder.mkdir(parents=True, exist_ok=True)
         store = self.store or str(self.folder / "store")
         with environment({"DISTILLERY_STORE": store, "DISTILLERY_FOLDER_STORE": "1", "DISTILLERY_WORKDIR": str(self.folder / "work")}):
-            for step in PIPELINES[self._plan()][1:]:
+            for step in PIPELINES[self._plan()].steps[1:]:
                 if step != LAST:
                     self._step(step)
         return self

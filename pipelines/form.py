@@ -9,18 +9,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from distillery.errors import ConfigError
-from distillery.methods.catalog import METHODS
 from distillery.recipes.loader import list_recipes
-from distillery.recipes.parameters import PIPELINES, Parameter, parameters_of, read_parameters
+from distillery.recipes.parameters import Parameter, parameters_of, read_parameters
 from distillery.recipes.placement import check_placement
+from distillery.step_table import PIPELINES
 
-ALL = tuple(PIPELINES.values())
-"""Names of the pipelines."""
-STEPS = {
-    "generative_distillation": ("plan", "extract_statistics", "train_generator", "materialize", "train_student", "evaluate", "register"),
-    "online_distillation": ("plan", "extract_statistics", "distill_online", "evaluate", "register"),
-}
-"""Steps of each pipeline, in the order of a run."""
+ALL = tuple(row.name for row in PIPELINES.values() if row.recipe)
+"""Names of the pipelines that are offered: those that a preset asks for."""
 GROUPS = ("run_", "teacher_", "gen_", "synth_", "student_", "eval_", "mlflow_", "k8s_")
 """Prefixes of the fields: the form sorts by the alphabet, so that a group stays together."""
 CLUSTER = {
@@ -86,7 +81,7 @@ def check_name(field: str, kind: str, name: Any) -> None:
 
 def fields(pipeline: str) -> dict[str, Parameter]:
     """Fields of the pipeline's form that the plan step reads."""
-    return {row.name: row for row in parameters_of(pipeline).values() if row.pipeline in ("", pipeline)}
+    return {row.name: row for row in parameters_of(pipeline).values() if row.means_something(pipeline)}
 
 
 def summaries(pipeline: str) -> dict[str, str]:
@@ -96,4 +91,4 @@ def summaries(pipeline: str) -> dict[str, str]:
 
 def literals(pipeline: str) -> dict[str, tuple[str, ...]]:
     """Fields of the pipeline's form that are a choice, with the values they offer."""
-    return {"run_recipe": tuple(recipe.name for recipe in list_recipes() if PIPELINES[METHODS[recipe.method].coupling] == pipeline)}
+    return {"run_recipe": tuple(recipe.name for recipe in list_recipes() if recipe.pipeline == pipeline)}

@@ -8,18 +8,9 @@ from typing import Any, Literal
 
 import yaml
 
+from distillery.step_table import STEPS
+
 COMPONENTS = "distillery_kfp.components"
-STAGES = {
-    "plan": "ops",
-    "extract_statistics": "teacher",
-    "train_generator": "generator",
-    "materialize": "synthesis",
-    "train_student": "student",
-    "distill_online": "student",
-    "evaluate": "evaluation",
-    "register": "ops",
-}
-"""Stage of every component, in the order of a run."""
 
 
 @dataclass(frozen=True)
@@ -66,17 +57,17 @@ def component_of(name: str) -> str:
         name: such as `evaluate`, `evaluate-2`, `exec-train-student` or `comp-train-student-3`.
 
     Returns:
-        A key of `STAGES`; "" for a stranger.
+        The name of its step; "" for a stranger.
     """
     bare = re.sub(r"^(comp|exec)-", "", name)
     candidates = (found.replace("-", "_") for found in (bare, re.sub(r"-\d+$", "", bare)))
-    return next((found for found in candidates if found in STAGES), "")
+    return next((found for found in candidates if found in STEPS), "")
 
 
 @cache
 def metadata(name: str) -> Metadata:
     """The metadata of the component `name`."""
-    text = resources.files(COMPONENTS).joinpath(STAGES[name], name, "metadata.yaml").read_text()
+    text = resources.files(COMPONENTS).joinpath(STEPS[name].stage, name, "metadata.yaml").read_text()
     return Metadata(**yaml.safe_load(text))
 
 
@@ -89,4 +80,4 @@ def images() -> dict[str, str]:
 
 def component(name: str) -> Any:
     """The component `name` itself (imports kfp)."""
-    return getattr(import_module(f"{COMPONENTS}.{STAGES[name]}.{name}.component"), name)
+    return getattr(import_module(f"{COMPONENTS}.{STEPS[name].stage}.{name}.component"), name)

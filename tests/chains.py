@@ -105,7 +105,7 @@ class Chain:
             self.sections = sections = plan.run(CHAINS[self.recipe], {**values, "run_overrides": overrides})
             names = ("statistics", "synthesizer", "set", "student", "report.json", "report.html", "registration.json")
             places = {"page" if name == "report.html" else name.partition(".")[0]: out / name for name in names}
-            for step in PIPELINES[CHAINS[self.recipe]][1:]:
+            for step in PIPELINES[CHAINS[self.recipe]].steps[1:]:
                 answer = run_step(step, sections[STEPS[step].section], places, {"teacher_uri": str(self.teacher)})
             self.registered = answer
         return self

@@ -9,7 +9,6 @@ from rich.table import Table
 from distillery.methods.catalog import METHODS, NEEDS
 from distillery.plain_yaml import write_yaml
 from distillery.recipes.loader import list_recipes, load_document, recipe_name
-from distillery.recipes.parameters import PIPELINES
 from distillery.students.catalog import OBJECTIVES
 
 
@@ -46,7 +45,7 @@ def show_recipe(console: Console, name: str) -> None:
     }
     facts |= {"images": f"{about.get('images', 0):,} synthetic", "student steps": f"{about.get('student_steps', 0):,}"}
     if method:
-        facts["pipeline"] = f"{PIPELINES[method.coupling]} ({method.title}, {method.coupling})"
+        facts["pipeline"] = f"{method.pipeline} ({method.title}, {method.coupling})"
     for key, value in facts.items():
         console.print(f"  {key:<14}{value}", highlight=False, soft_wrap=True, markup=False)
     console.print("\nIts values; any of them can be replaced by --set section.key=value:\n", highlight=False)

@@ -21,7 +21,7 @@ from typing import Any
 import yaml
 
 from distillery.redaction import redact_output
-from distillery_kfp.pipelines.form import STEPS
+from distillery.step_table import PIPELINES
 from distillery_kfp.pipelines.metadata import component_of
 from distillery_kfp.pipelines.runner import forkserver
 from distillery_kfp.pipelines.runner.forkserver import ForkServer
@@ -90,7 +90,7 @@ def main() -> None:
 
 def imported(pipeline: str) -> list[str]:
     """What the steps of a pipeline import sooner or later, as a `ForkServer` takes it."""
-    steps = [f"distillery.steps.{step}" for step in STEPS[pipeline]]
+    steps = [f"distillery.steps.{step}" for step in PIPELINES[pipeline].steps]
     return ["torch._dynamo", "kfp.dsl", "distillery.tracking.open:preload", *steps]  # torch._dynamo: by the first optimizer of a process
 
 

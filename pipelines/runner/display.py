@@ -9,18 +9,8 @@ from typing import Any, Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from distillery.step_table import STEPS
 from distillery.workbench.warned import read_warnings
-
-TITLES = {
-    "plan": "plan the run",
-    "extract_statistics": "read the teacher's statistics",
-    "train_generator": "train the generator",
-    "materialize": "draw the synthetic set",
-    "train_student": "train the student",
-    "distill_online": "distil: generator against student",
-    "evaluate": "evaluate the student",
-    "register": "register the student",
-}
 
 
 class Display:
@@ -95,7 +85,7 @@ class Display:
 
     def _title(self, step: str) -> str:
         place = self.steps.index(step) + 1 if step in self.steps else 0
-        return f"{place}/{len(self.steps)} {TITLES.get(step, step)}"
+        return f"{place}/{len(self.steps)} {STEPS[step].title if step in STEPS else step}"
 
     def _read(self, step: str) -> dict[str, Any]:
         """What a step says of itself; nothing where its file is not there or no such thing, for it is only looked at."""

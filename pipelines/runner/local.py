@@ -25,9 +25,10 @@ from distillery import errors
 from distillery.errors import DistilleryError, StoreError
 from distillery.ledger.runs import RunState, amend_run, set_place
 from distillery.provenance import dump_json
+from distillery.step_table import PIPELINES
 from distillery.storage import Store, join_uri, open_store
 from distillery.storage.locks import lock
-from distillery_kfp.pipelines.form import NO_PROMISE, STEPS, check_form
+from distillery_kfp.pipelines.form import NO_PROMISE, check_form
 from distillery_kfp.pipelines.runner.display import Display
 from distillery_kfp.pipelines.runner.request import RunRequest as RunRequest
 from distillery_kfp.pipelines.runner.rollback import Rollback
@@ -93,7 +94,7 @@ def execute(request: RunRequest, console: Console) -> RunResult:
     run = _Run(request, pipeline, store)
     with lock(request.workdir / "locks" / "run.lock", f"The workspace {str(request.workdir)!r}"):
         run.prepare()
-        with Display(console, STEPS[pipeline], request.workdir / "progress", request.workdir / "warnings") as display:
+        with Display(console, PIPELINES[pipeline].steps, request.workdir / "progress", request.workdir / "warnings") as display:
             code = run.watch(display)
         if code:
             run.fail(code)

@@ -7,9 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from distillery.errors import ConfigError
-from distillery.methods.catalog import find_method
-from distillery.recipes.loader import apply_overrides, is_own_file, load_document
-from distillery.recipes.parameters import PIPELINES
+from distillery.recipes.loader import apply_overrides, is_own_file, load_document, pipeline_of
 from distillery.reporting.command import as_typed, resume_again, run_again, surroundings_of
 
 _DEVICE = re.compile(r"|auto|cpu|cuda(:[0-9]+)?")  # "" leaves what the environment says
@@ -54,15 +52,12 @@ class RunRequest:
             raise ConfigError(f"--device {self.device!r} is not allowed: choose auto, cpu, cuda or cuda:N.")
 
     def pipeline(self) -> str:
-        """The pipeline that the recipe's method needs.
+        """The pipeline that runs the recipe.
 
         Raises:
             DistilleryError: an unknown recipe or method, or overrides that do not fit it.
         """
-        document = apply_overrides(load_document(self.recipe), self.overrides)
-        synthesis = document.get("synthesis")
-        method = synthesis.get("method", "") if isinstance(synthesis, dict) else ""
-        return PIPELINES[find_method(str(method)).coupling]
+        return pipeline_of(apply_overrides(load_document(self.recipe), self.overrides))
 
     def arguments(self) -> dict[str, Any]:
         """The pipeline's parameters; what is left out keeps its default."""

@@ -11,8 +11,9 @@ from distillery.ledger.runs import Run
 from distillery.plain_yaml import write_yaml
 from distillery.recipes.loader import is_own_file
 from distillery.recipes.parameters import parameters_of, read_parameters
+from distillery.step_table import STEPS, keepers
 from distillery.storage import Store
-from distillery.workbench.keys import SECTIONS, step_versions
+from distillery.workbench.keys import step_versions
 from distillery.workbench.planning import recipe_source, resolve_recipe
 from distillery_kfp.pipelines.runner.local import RunRequest
 
@@ -65,7 +66,7 @@ def request_of(run: Run, store: str, workdir: Path, teacher: str = "", data: str
 def _other_code(run: Run) -> list[str]:
     """The steps whose code is another than when the run was planned; all of them where torch is."""
     planned, now = run.document.get("step_versions", {}), step_versions()
-    steps = [step for step, section in SECTIONS.items() if section in run.document.get("sections", {})]
+    steps = [step for step in keepers() if STEPS[step].section in run.document.get("sections", {})]
     return [step for step in steps if planned.get("torch") != now["torch"] or planned.get(step) != now[step]]
 
 

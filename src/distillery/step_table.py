@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NewType
 
+from distillery.errors import ConfigError
+
 StatisticsFile = NewType("StatisticsFile", Path)
 """The teacher's moments."""
 SynthesizerFolder = NewType("SynthesizerFolder", Path)
@@ -140,11 +142,91 @@ STEPS: dict[str, Step] = {
 LAST = "register"
 """The step whose record tells that a run ended, where no runner writes that into the store."""
 
-PIPELINES: dict[str, tuple[str, ...]] = {
-    "generative_distillation": ("plan", "extract_statistics", "train_generator", "materialize", "train_student", "evaluate", "register"),
-    "online_distillation": ("plan", "extract_statistics", "distill_online", "evaluate", "register"),
+
+@dataclass(frozen=True)
+class Pipeline:
+    """One row: what it runs, and the steps that it is made of.
+
+    Attributes:
+        name: of its module in `pipelines`.
+        steps: names of its steps, in the order of a run.
+        kind: of the recipes that it runs.
+        coupling: of the methods that it runs; "" where its recipes have none.
+        targets: what these methods may optimise.
+        several: it runs more than one generator at a time; else exactly one, or none.
+        recipe: the preset that its run form opens with; "" where no preset asks for this pipeline yet, and then nobody is offered it.
+    """
+
+    name: str
+    steps: tuple[str, ...]
+    kind: str = "distillation"
+    coupling: Literal["", "offline", "online"] = ""
+    targets: tuple[Literal["generator", "images"], ...] = ()
+    several: bool = False
+    recipe: str = ""
+
+    @property
+    def sections(self) -> tuple[str, ...]:
+        """Names of the sections that its plan hands out."""
+        return tuple(STEPS[step].section for step in self.steps if STEPS[step].section)
+
+
+_SCORED = ("evaluate", LAST)
+PIPELINES: dict[str, Pipeline] = {
+    row.name: row
+    for row in (
+        Pipeline(
+            "generative_distillation",
+            ("plan", "extract_statistics", "train_generator", "materialize", "train_student", *_SCORED),
+            coupling="offline",
+            targets=("generator",),
+            recipe="ls_gdfd/digits",
+        ),
+        Pipeline(
+            "inversion_distillation",
+            ("plan", "extract_statistics", "materialize", "train_student", *_SCORED),
+            coupling="offline",
+            targets=("images",),
+        ),
+        Pipeline(
+            "online_distillation",
+            ("plan", "extract_statistics", "distill_online", *_SCORED),
+            coupling="online",
+            targets=("generator", "images"),
+            recipe="fast_dfkd/digits",
+        ),
+    )
 }
-"""Names of the steps of each pipeline, in the order of a run."""
+"""The pipelines by name."""
+DEFAULT_KIND = "distillation"
+"""The kind of a recipe that names none."""
+
+
+def find_pipeline(kind: str = DEFAULT_KIND, coupling: str = "", target: str = "", generators: int = 1) -> str:
+    """The pipeline that runs a recipe.
+
+    Args:
+        kind: of the recipe.
+        coupling: of its method; "" where it has none.
+        target: what its method optimises; "" likewise.
+        generators: how many of them are trained; of a method that inverts, 1.
+
+    Raises:
+        ConfigError: no such kind, or no pipeline for it.
+    """
+    rows = [row for row in PIPELINES.values() if row.kind == kind]
+    if not rows:
+        from distillery.config import nearest  # here, because listings that need the table only would wait for pydantic
+
+        known = sorted({row.kind for row in PIPELINES.values()})
+        raise ConfigError(f"There is no kind of recipe {kind!r}; known: {', '.join(known)}{nearest(kind, known) or '.'}")
+    for row in rows:
+        if row.coupling == coupling and target in (row.targets or ("",)) and row.several == (generators > 1):
+            return row.name
+    asked = f"an {coupling} method that optimises {'images' if target == 'images' else f'{generators} generators'}" if coupling else "it"
+    raise ConfigError(
+        f"No pipeline runs {asked}: {kind} has {', '.join(row.name for row in rows)}; choose another method, or one generator."
+    )
 
 
 def makers_of(artifact: Artifact) -> tuple[str, ...]:
@@ -152,6 +234,6 @@ def makers_of(artifact: Artifact) -> tuple[str, ...]:
     return tuple(name for name, row in STEPS.items() if artifact in row.writes)
 
 
-def keepers() -> dict[str, str]:
-    """Of each step that keeps its outputs, the name of its section in a plan."""
-    return {name: row.section for name, row in STEPS.items() if row.keeps}
+def keepers() -> tuple[str, ...]:
+    """Names of the steps that keep their outputs."""
+    return tuple(name for name, row in STEPS.items() if row.keeps)

@@ -13,9 +13,10 @@ import pytest
 import yaml
 
 from distillery.recipes.parameters import parameters_of
+from distillery.step_table import PIPELINES
 from distillery_kfp.pipelines.compile import compile_all, compile_text
 from distillery_kfp.pipelines.compiled import Compiled
-from distillery_kfp.pipelines.form import ALL, CLUSTER, STEPS, fields, literals
+from distillery_kfp.pipelines.form import ALL, CLUSTER, fields, literals
 from distillery_kfp.pipelines.lint import broken_rules, lint
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -68,7 +69,7 @@ def test_every_recipe_belongs_to_one_pipeline() -> None:
 @pytest.mark.parametrize("pipeline", ALL)
 def test_steps_are_those_shown(pipeline: str, texts: dict[str, str]) -> None:
     tasks = next(iter(yaml.safe_load_all(texts[pipeline])))["root"]["dag"]["tasks"]
-    assert sorted(name.replace("-", "_") for name in tasks) == sorted(STEPS[pipeline])
+    assert sorted(name.replace("-", "_") for name in tasks) == sorted(PIPELINES[pipeline].steps)
 
 
 def root_tasks(spec: dict[str, Any]) -> dict[str, Any]:

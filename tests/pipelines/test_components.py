@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from distillery_kfp.pipelines.metadata import STAGES, images, metadata
+from distillery.step_table import STEPS
+from distillery_kfp.pipelines.metadata import images, metadata
 from distillery_kfp.pipelines.readme import readme_path, render
 
 ROOT = Path(__file__).parents[2]
@@ -22,7 +23,7 @@ def imports(node: ast.AST) -> list[str]:
 
 
 def test_every_folder_is_in_the_table() -> None:
-    assert {f"{path.parent.parent.name}/{path.parent.name}" for path in FILES} == {f"{stage}/{name}" for name, stage in STAGES.items()}
+    assert {f"{path.parent.parent.name}/{path.parent.name}" for path in FILES} == {f"{row.stage}/{name}" for name, row in STEPS.items()}
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.parent.name)
@@ -51,7 +52,7 @@ def test_images_never_move() -> None:
     assert all(re.search(r":\d+\.\d+\.\d+$|@sha256:[0-9a-f]{64}$", image) and "python" in image for image in images().values())
 
 
-@pytest.mark.parametrize("name", STAGES)
+@pytest.mark.parametrize("name", STEPS)
 def test_metadata(name: str) -> None:
     about = metadata(name)
     assert about.name == name
@@ -59,11 +60,12 @@ def test_metadata(name: str) -> None:
     assert about.gpu in ("none", "optional", "required")
     assert about.stability in ("alpha", "beta", "stable")
     assert (about.image == "gpu") == (about.gpu != "none")
-    assert about.caching == (name not in ("plan", "evaluate", "register"))
+    assert about.caching == STEPS[name].keeps
+    assert (about.gpu != "none") == STEPS[name].accelerated
     assert {text.startswith("k8s_") for text in about.amounts().values()} == {about.gpu != "none"}
-    assert set(yaml.safe_load((ROOT / "components" / STAGES[name] / name / "metadata.yaml").read_text())) == set(vars(about))
+    assert set(yaml.safe_load((ROOT / "components" / STEPS[name].stage / name / "metadata.yaml").read_text())) == set(vars(about))
 
 
-@pytest.mark.parametrize("name", STAGES)
+@pytest.mark.parametrize("name", STEPS)
 def test_readme_is_as_generated(name: str) -> None:
     assert readme_path(name).read_text() == render(name), "run `python -m distillery_kfp.pipelines.readme`"

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from distillery.step_table import STEPS
 from distillery.storage.cache import DEFAULT_BYTES
-from distillery_kfp.pipelines.metadata import STAGES, metadata
+from distillery_kfp.pipelines.metadata import metadata
 from distillery_kfp.pipelines.variables import SCRATCH_MOUNT, VARIABLES, keys_of, render
 
 ROOT = Path(__file__).parents[2]
@@ -118,7 +119,7 @@ def test_nothing_secret_comes_by_the_config_map() -> None:
     assert named == set(keys_of("secret").values())
 
 
-@pytest.mark.parametrize("step", STAGES)
+@pytest.mark.parametrize("step", STEPS)
 def test_the_read_cache_fits_into_the_scratch_volume(step: str) -> None:
     assert VARIABLES["DISTILLERY_WORKDIR"].value.startswith(f"{SCRATCH_MOUNT}/")
     scratch = metadata(step).scratch
@@ -135,7 +136,7 @@ def test_the_guides_limit_range_has_room_for_every_scratch_volume() -> None:
     manifests = [yaml.safe_load(block.partition("```")[0]) for block in text.split("```yaml\n")[1:]]
     (limits,) = [manifest for manifest in manifests if manifest.get("kind") == "LimitRange"]
     most = limits["spec"]["limits"][0]["default"]["ephemeral-storage"]
-    assert int(most.removesuffix("Gi")) > max(int(metadata(step).scratch.removesuffix("Gi")) for step in STAGES)
+    assert int(most.removesuffix("Gi")) > max(int(metadata(step).scratch.removesuffix("Gi")) for step in STEPS)
 
 
 def test_the_guides_config_map_and_secret_have_only_known_keys() -> None:

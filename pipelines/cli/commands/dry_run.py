@@ -19,15 +19,15 @@ def show_estimate(request: "RunRequest") -> None:
     import os
 
     from distillery.estimate.estimate import estimate
+    from distillery.step_table import PIPELINES
     from distillery.storage import open_store
-    from distillery_kfp.pipelines.form import STEPS
     from distillery_kfp.pipelines.runner.local import check_writable
 
     pipeline = request.pipeline()
     check_writable(open_store(request.store).local_path("runs"), "--store")
     check_writable(request.workdir, "--workdir")
     device = request.device or os.environ.get("DISTILLERY_DEVICE") or "auto"
-    found = estimate(pipeline, request.arguments(), device, request.threads, len(STEPS[pipeline]))
+    found = estimate(pipeline, request.arguments(), device, request.threads, len(PIPELINES[pipeline].steps))
     _show(request, pipeline, found)
 
 

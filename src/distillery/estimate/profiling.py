@@ -23,6 +23,7 @@ from distillery.evaluation.predict import predict
 from distillery.recipes.schema import Recipe
 from distillery.runtime import Runtime
 from distillery.statistics.extract import global_moments
+from distillery.step_table import STEPS
 from distillery.students.plan import StageConfig
 from distillery.synthesis.protocol import Ingredients, Synthesizer
 from distillery.types import Classifier
@@ -30,9 +31,9 @@ from distillery.workbench.assembly import build_student
 
 SYNTHESIS_SECONDS, STUDENT_SECONDS, FORWARD_SECONDS = 4.0, 2.5, 0.5
 _FIRST_SIZE, _GROWTH, _REPEATS = 8, 4, 5
-_IMPORTS = """
+_IMPORTS = f"""
 import kfp.dsl, mlflow, resource
-import distillery.steps.distill_online, distillery.steps.evaluate, distillery.steps.materialize, distillery.steps.train_generator
+import {", ".join(f"distillery.steps.{name}" for name, row in STEPS.items() if row.accelerated)}
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
 """
 

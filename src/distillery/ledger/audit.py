@@ -20,12 +20,13 @@ from distillery.models.bundle import DOCUMENT, WEIGHTS, read_bundle, read_origin
 from distillery.provenance import Provenance, sha256_bytes, sha256_file
 from distillery.statistics.moments import load_moments
 from distillery.statistics.moments import read_origin as origin_of_moments
+from distillery.step_table import STEPS
 from distillery.storage import Store, open_store
 from distillery.synthesis.bundle import DOCUMENT as SYNTHESIZER
 from distillery.synthesis.bundle import load_synthesizer, read_synthesizer
 from distillery.tracking.protocol import SERVED_FILE
 from distillery.tracking.versions import Version, fetch_files, find_version, parse_reference
-from distillery.workbench.keys import SECTIONS, is_planned, key_of
+from distillery.workbench.keys import is_planned, key_of
 from distillery.workbench.lineage import StepRecord, evaluation_of, find_record, parse_record, records_of, set_of, student_of
 
 _SHA256 = re.compile("[0-9a-f]{64}")
@@ -348,7 +349,7 @@ class _Walk:
         if made is not None:
             if key_of(record.step, made) != record.key:
                 raise StoreError(f"its provenance is not that of {record.step} in the run {self.run_id!r}")
-            if not is_planned(made, self.run["sections"].get(SECTIONS[record.step], {})):
+            if not is_planned(made, self.run["sections"].get(STEPS[record.step].section, {})):
                 raise StoreError(f"it was made with other settings than the run {self.run_id!r} planned for {record.step}")
         return record
 

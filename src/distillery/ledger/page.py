@@ -22,6 +22,7 @@ from distillery.recipes.sections import Section
 from distillery.reporting.page import LineageEntry, PageData, RunRecord, SetFacts
 from distillery.reporting.pictures import ClassPicture, sample_classes
 from distillery.reporting.words import count
+from distillery.step_table import STEPS, Artifact, makers_of
 from distillery.step_version import step_version
 from distillery.storage import Store
 from distillery.tracking.history import History, read_history
@@ -133,19 +134,21 @@ class PageCollector:
 
     def _training(self) -> dict[str, float]:
         """The numbers of the step that trained the student; empty where that was in another store."""
-        done = _checkpoints(self.store, _maker(self._student), self._student).finished() or {}
+        done = self._work("student", self._student)[1].finished() or {}
         return dict(done.get("metrics", {}))
 
     def _histories(self, run: RunRecord, found: SyntheticSet | None) -> dict[str, History]:
         """Of every step that trained or drew something, in the order of the run."""
         made = found.manifest.provenance if found else None
-        steps: dict[str, Provenance] = {}
+        steps: dict[str, Checkpoints] = {}
         if made is not None:
-            if generator := run.sections.get("generator"):
-                steps["train_generator"] = _generator(generator, made)
-            steps[_maker(made)] = made
-        steps[_maker(self._student)] = self._student
-        read = {step: read_history(_checkpoints(self.store, step, provenance).store) for step, provenance in steps.items()}
+            for step in makers_of("synthesizer"):
+                section = run.sections.get(STEPS[step].section)
+                if section and "synthesizer" in made.inputs:
+                    steps[step] = _checkpoints(self.store, step, _before(step, section, made))
+            steps |= [self._work("set", made)]
+        steps |= [self._work("student", self._student)]
+        read = {step: read_history(checkpoints.store) for step, checkpoints in steps.items()}
         histories = {step: history for step, history in read.items() if history.rounds or history.after}
         if not histories:
             raise MissingResourceError("The histories of the training steps are not in this store.")
@@ -181,26 +184,24 @@ class PageCollector:
     def _synthesizer(self, found: SyntheticSet | None, made: Provenance) -> str:
         if found and found.manifest.synthesizer_sha256:
             return found.manifest.synthesizer_sha256
-        done = _checkpoints(self.store, _maker(made), made).finished() or {}
+        done = self._work("set" if found else "student", made)[1].finished() or {}
         return str(done.get("outputs", {}).get("synthesizer", {}).get("synthesizer.json", ""))
+
+    def _work(self, artifact: Artifact, made: Provenance) -> tuple[str, Checkpoints]:
+        """Of the steps that can write an artifact the one that did: whose work under its key is in the store; the first where none is."""
+        works = [(step, _checkpoints(self.store, step, made)) for step in makers_of(artifact)]
+        return next(((step, checkpoints) for step, checkpoints in works if checkpoints.store.list("")), works[0])
 
 
 def _checkpoints(store: Store, step: str, provenance: Provenance) -> Checkpoints:
     return Checkpoints(store.below(f"checkpoints/{step}/{key_of(step, provenance)}"))
 
 
-def _maker(provenance: Provenance) -> str:
-    """The step that wrote something: its section tells."""
-    if "feed" in provenance.config:
-        return "distill_online"
-    return "materialize" if "set" in provenance.config else "train_student"
-
-
-def _generator(section: Mapping[str, Any], made: Provenance) -> Provenance:
-    """The provenance that the generator's step must have had, from its section and the set that was drawn with it."""
+def _before(step: str, section: Mapping[str, Any], made: Provenance) -> Provenance:
+    """The provenance that a synthesizer's step must have had, from its section and the set that was drawn with it."""
     inputs = {name: sha256 for name, sha256 in made.inputs.items() if name != "synthesizer"}
     config = {**section, "resolved": made.config.get("resolved", {})}
-    return made.model_copy(update={"inputs": inputs, "config": config, "step_version": step_version("train_generator")})
+    return made.model_copy(update={"inputs": inputs, "config": config, "step_version": step_version(step)})
 
 
 def _facts(found: SyntheticSet) -> SetFacts:

@@ -15,13 +15,13 @@ from distillery.documents import read_any
 from distillery.errors import ConfigError, StoreError
 from distillery.ledger.runs import LOCK, Run, list_runs
 from distillery.provenance import sha256_bytes
+from distillery.step_table import makers_of
 from distillery.storage import Store
 from distillery.storage.locks import holder, try_lock
 from distillery.workbench.lineage import LAYOUTS, StepRecord
 from distillery.workbench.openings import Work, lock_of, opened_by_run
 
 _RESULT, _POINTER, _MANIFEST, _BUNDLE = "result.json", "latest.json", "manifest.json", "bundle.json"
-_MAKERS = ("materialize", "distill_online")  # of sets
 _LEFT_OVER = (_POINTER, "payloads/", "snapshots/", "lists/", "history/")
 
 
@@ -138,7 +138,7 @@ class Inventory:
 
     def _sets(self) -> Iterator[Garbage]:
         for (name,), keys in _group(self.sizes, "sets", 1).items():
-            place, works = f"sets/{name}", tuple(Work(step, name) for step in _MAKERS)
+            place, works = f"sets/{name}", tuple(Work(step, name) for step in makers_of("set"))
             if f"{place}/{_MANIFEST}" in keys:
                 named = self._shards_of(place)
                 stray = [key for key in keys if key.startswith(f"{place}/shards/") and key not in named]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from distillery.config import nearest
 from distillery.errors import ConfigError
+from distillery.step_table import find_pipeline
 
 if TYPE_CHECKING:
     from distillery.synthesis.config import MethodConfig
@@ -93,6 +94,11 @@ class Method:
     def inverts(self) -> bool:
         """Whether a set is drawn from its turns, each a batch made from nothing: no generator is trained, and no student is played."""
         return self.target == "images" and self.coupling == "offline"
+
+    @property
+    def pipeline(self) -> str:
+        """The pipeline that runs the method, with one generator where it trains any."""
+        return find_pipeline(coupling=self.coupling, target=self.target)
 
     def required(self, config: "MethodConfig") -> tuple[Need, ...]:
         """What the method needs under its settings: a term of weight 0 needs nothing."""

@@ -10,6 +10,7 @@ import yaml
 
 from distillery.errors import ConfigError, MissingResourceError
 from distillery.plain_yaml import read_yaml
+from distillery.step_table import DEFAULT_KIND, PIPELINES, find_pipeline
 
 if TYPE_CHECKING:
     from distillery.recipes.schema import Recipe
@@ -24,13 +25,20 @@ class Preset:
 
     Attributes:
         name: "<method>/<name>".
-        method: name of its row in the method catalog.
+        method: name of its row in the method catalog; "" where its kind has none.
         about: the recipe's `about:` block.
+        kind: of the recipe.
     """
 
     name: str
     method: str
     about: Mapping[str, Any]
+    kind: str = DEFAULT_KIND
+
+    @property
+    def pipeline(self) -> str:
+        """The pipeline that runs it."""
+        return _pipeline_for(self.kind, self.method)
 
 
 def recipe_names() -> list[str]:
@@ -45,8 +53,30 @@ def list_recipes() -> list[Preset]:
     presets = []
     for name in recipe_names():
         document = _follow(name, texts, ())
-        presets.append(Preset(name, document["synthesis"]["method"], document["about"]))
+        presets.append(
+            Preset(name, document.get("synthesis", {}).get("method", ""), document["about"], str(document.get("kind", DEFAULT_KIND)))
+        )
     return presets
+
+
+def pipeline_of(document: Mapping[str, Any]) -> str:
+    """The pipeline that runs a recipe, from its raw mapping.
+
+    Raises:
+        ConfigError: an unknown kind or method, or no pipeline for them.
+    """
+    synthesis = document.get("synthesis")
+    method = synthesis.get("method", "") if isinstance(synthesis, Mapping) else ""
+    return _pipeline_for(str(document.get("kind", DEFAULT_KIND)), str(method))
+
+
+def _pipeline_for(kind: str, method: str) -> str:
+    from distillery.methods.catalog import find_method
+
+    if not any(row.coupling for row in PIPELINES.values() if row.kind == kind):
+        return find_pipeline(kind)
+    row = find_method(method)
+    return find_pipeline(kind, row.coupling, row.target)
 
 
 def recipe_name(source: str) -> str:

@@ -7,10 +7,9 @@ from typing import Any
 
 from distillery.config import nearest
 from distillery.errors import ConfigError
+from distillery.step_table import PIPELINES, makers_of
 
 LARGEST_SEED = 2**53 - 1  # larger integers do not survive the float that Kubeflow makes of them
-PIPELINES = {"offline": "generative_distillation", "online": "online_distillation"}
-"""Which pipeline runs the methods of a coupling."""
 
 Value = str | int | dict[str, Any]
 
@@ -25,18 +24,21 @@ class Parameter:
         summary: one line for the form's documentation.
         path: dotted place in the recipe that the value replaces; empty where the plan step itself reads it.
         required: no default makes sense, so the form must be given a value; `default` then only says the type.
-        pipeline: the only pipeline for which another value than the default has a meaning; empty for both.
+        steps: another value than the default has a meaning only for pipelines with one of these steps; empty for all.
     """
 
     name: str
     default: Value
     summary: str
     path: str = ""
-    pipeline: str = ""
+    steps: tuple[str, ...] = ()
     required: bool = False
 
+    def means_something(self, pipeline: str) -> bool:
+        """Whether a pipeline reads it."""
+        return not self.steps or not set(self.steps).isdisjoint(PIPELINES[pipeline].steps)
 
-_OFFLINE, _ONLINE = PIPELINES["offline"], PIPELINES["online"]
+
 _TABLE = (
     Parameter("run_recipe_uri", "", "Path or URI of a recipe file of your own; it wins over run_recipe."),
     Parameter("run_overrides", {}, 'Recipe values to replace, by dotted path: {"synthesis.rounds": 40}.'),
@@ -45,12 +47,11 @@ _TABLE = (
     Parameter("teacher_uri", "", "Folder or URI of the teacher's bundle, as written by `distillery import-teacher`.", required=True),
     Parameter("teacher_sha256", "", "Digest that the teacher must have; empty takes any."),
     Parameter("eval_data_uri", "", "Labelled test images; empty measures agreement on held-out synthetic images."),
-    Parameter("gen_rounds", 0, "Rounds of the method.", "synthesis.rounds"),
-    Parameter("synth_size", 0, "Images of the synthetic set.", "set.size", pipeline=_OFFLINE),
+    Parameter("gen_rounds", 0, "Rounds of the method.", "synthesis.rounds", steps=makers_of("synthesizer")),
+    Parameter("synth_size", 0, "Images of the synthetic set.", "set.size", steps=("materialize",)),
     Parameter("student_architecture", "", "Student network, such as resnet18 or wrn_16_1.", "student.architecture.name"),
     Parameter("mlflow_model_name", "", "Name in the model registry.", "registration.model_name"),
 )
-_FIRST_RECIPE = {_OFFLINE: "ls_gdfd/digits", _ONLINE: "fast_dfkd/digits"}
 
 
 def parameters_of(pipeline: str) -> dict[str, Parameter]:
@@ -59,10 +60,10 @@ def parameters_of(pipeline: str) -> dict[str, Parameter]:
     Raises:
         ConfigError: no such pipeline.
     """
-    if pipeline not in _FIRST_RECIPE:
-        known = sorted(_FIRST_RECIPE)
+    if pipeline not in PIPELINES:
+        known = sorted(PIPELINES)
         raise ConfigError(f"There is no pipeline {pipeline!r}; known: {', '.join(known)}{nearest(pipeline, known) or '.'}")
-    recipe = Parameter("run_recipe", _FIRST_RECIPE[pipeline], "Preset to run, one of a method that the pipeline runs.")
+    recipe = Parameter("run_recipe", PIPELINES[pipeline].recipe, "Preset to run, one of a method that the pipeline runs.")
     return {row.name: row for row in (recipe, *_TABLE)}
 
 
@@ -79,8 +80,11 @@ def read_parameters(pipeline: str, given: Mapping[str, Any]) -> dict[str, Value]
             raise ConfigError(f"Pipeline {pipeline} has no parameter {name!r}; it has: {', '.join(names)}{nearest(name, names) or '.'}")
     values = {name: _read(row, given.get(name, row.default)) for name, row in known.items()}
     for name, row in known.items():
-        if row.pipeline not in ("", pipeline) and values[name] != row.default:
-            raise ConfigError(f"{name} = {values[name]!r} means nothing to {pipeline}: leave it {row.default!r}, or run {row.pipeline}.")
+        if values[name] != row.default and not row.means_something(pipeline):
+            others = [other for other in PIPELINES if row.means_something(other)]
+            raise ConfigError(
+                f"{name} = {values[name]!r} means nothing to {pipeline}: leave it {row.default!r}, or run {' or '.join(others)}."
+            )
     return values
 
 

@@ -12,7 +12,6 @@ from distillery.evaluation.health import HealthConfig
 from distillery.evaluation.report import EvaluationConfig
 from distillery.methods.catalog import Method, find_method
 from distillery.models.catalog import check_architecture
-from distillery.recipes.parameters import PIPELINES
 from distillery.runtime import Precision
 from distillery.students.plan import StudentConfig
 from distillery.synthesis.config import MethodConfig
@@ -152,7 +151,7 @@ class Recipe(Config):
     @property
     def pipeline(self) -> str:
         """The pipeline that runs this recipe."""
-        return PIPELINES[self.method.coupling]
+        return self.method.pipeline
 
 
 def _resolve_online(recipe: Recipe) -> Recipe:

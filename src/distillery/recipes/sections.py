@@ -65,7 +65,7 @@ class Section(Config):
 
 
 class StatisticsSection(Section):
-    """For extract_statistics; per-class moments need labelled images, which no pipeline sees."""
+    """Which moments are read; those of each class need labelled images, which no pipeline sees."""
 
     kind: Kind = "global"
 
@@ -85,7 +85,7 @@ class MethodSection(Section):
 
 
 class GeneratorSection(MethodSection):
-    """For train_generator."""
+    """How long a generator is trained."""
 
     rounds: int = Field(ge=1)
     turns_per_round: int = Field(default=1, ge=1)
@@ -93,20 +93,20 @@ class GeneratorSection(MethodSection):
 
 
 class MaterializeSection(MethodSection):
-    """For materialize."""
+    """What a set is to hold, and when it counts as collapsed."""
 
     set: SetConfig
     health: HealthConfig = HealthConfig()
 
 
 class StudentSection(Section):
-    """For train_student."""
+    """How a student is trained."""
 
     student: StudentConfig
 
 
 class DistillSection(MethodSection):
-    """For distill_online.
+    """How a synthesizer and a student train each other.
 
     Attributes:
         holdout: share of each turn's images that no student trains on.
@@ -127,13 +127,13 @@ class DistillSection(MethodSection):
 
 
 class EvaluationSection(Section):
-    """For evaluate."""
+    """What is measured."""
 
     evaluation: EvaluationConfig
 
 
 class RegistrationSection(Section):
-    """For register.
+    """Under which name a student is registered.
 
     Attributes:
         recipe: its name, for people; no other section holds it, so that a renamed recipe makes no new work.
@@ -163,20 +163,13 @@ def check_code(of: str, planned: str) -> None:
     )
 
 
-SECTIONS: dict[str, dict[str, type[Section]]] = {
-    "generative_distillation": {
-        "statistics": StatisticsSection,
-        "generator": GeneratorSection,
-        "materialize": MaterializeSection,
-        "student": StudentSection,
-        "evaluation": EvaluationSection,
-        "registration": RegistrationSection,
-    },
-    "online_distillation": {
-        "statistics": StatisticsSection,
-        "distill": DistillSection,
-        "evaluation": EvaluationSection,
-        "registration": RegistrationSection,
-    },
+SECTIONS: dict[str, type[Section]] = {
+    "statistics": StatisticsSection,
+    "generator": GeneratorSection,
+    "materialize": MaterializeSection,
+    "student": StudentSection,
+    "distill": DistillSection,
+    "evaluation": EvaluationSection,
+    "registration": RegistrationSection,
 }
-"""The sections that each pipeline's plan hands out, by name."""
+"""The sections that plans hand out, by the name that the step's row in the table has for it."""

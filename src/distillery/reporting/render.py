@@ -13,6 +13,7 @@ from distillery.reporting import words
 from distillery.reporting.charts import Scale, Series, column_chart, key, line_chart, reliability_chart, share_bar
 from distillery.reporting.page import PageData
 from distillery.reporting.pictures import heat_map
+from distillery.step_table import STEPS
 from distillery.tracking.history import History
 
 LARGEST = 3_000_000
@@ -73,7 +74,6 @@ _WORDS = (
     "compared",
     "PARTS",
     "SOURCES",
-    "STEPS",
     "HARDWARE",
     "TERMS",
 )
@@ -123,12 +123,12 @@ def learning_curves(data: PageData) -> list[dict[str, Any]]:
         points = history.curve("holdout/agreement")
         if points:
             first, last = words.percent(points[0][1]), words.percent(points[-1][1])
-            unit = "round" if step == "distill_online" else "epoch"
+            unit = STEPS[step].unit
             alt = f"Agreement with the teacher on held-out synthetic images: from {first} to {last} in {unit} {points[-1][0]:.0f}."
             series = [Series("agreement", points)]
             chart = line_chart(series, alt, unit, words.axis_percent, _share_scale(series))
             # points of an online run are on ever more images, so the highest of them is not the best student
-            grown = " They grew with the rounds, so two rounds are not measured on the same ones." if step == "distill_online" else ""
+            grown = " They grew with the rounds, so two rounds are not measured on the same ones." if STEPS[step].grows_its_set else ""
             note = f"{last} at the end, on synthetic images that were held back; they are often harder than real ones.{grown}"
             charts.append({"title": "Agreement with the teacher", "chart": chart, "note": note, "key": []})
     snapshots = [score for score in data.report.snapshots if _epoch(score)]
@@ -146,7 +146,7 @@ def term_charts(data: PageData, prefix: str) -> list[dict[str, Any]]:
             points = history.curve(name)
             if term not in words.TERMS and term in _NO_TERMS or len(points) < 2:
                 continue
-            unit = "epoch" if step == "train_student" else "round"
+            unit = STEPS[step].unit
             ends = f"{words.axis_number(points[0][1])} at first, {words.axis_number(points[-1][1])} at the end"
             chart = line_chart([Series(term, points)], f"The term {term} over the training: {ends}.", unit)
             title, note = words.TITLES.get(term, term.replace("_", " ")), words.TERMS.get(term, "")
@@ -181,7 +181,7 @@ def cost(data: PageData) -> dict[str, Any]:
         return {}
     parts = {name: sum(step.get(name, 0.0) for step in steps.values()) for name in words.PARTS}
     alt = ", ".join(f"{words.PARTS[name]} {words.percent(seconds / total, 0)}" for name, seconds in parts.items())
-    rows = [{"name": words.STEPS.get(step, step), "seconds": seconds, "total": sum(seconds.values())} for step, seconds in steps.items()]
+    rows = [{"name": STEPS[step].heading, "seconds": seconds, "total": sum(seconds.values())} for step, seconds in steps.items()]
     return {"bar": share_bar(list(parts.items()), alt), "parts": parts, "rows": rows, "total": total}
 
 

@@ -37,12 +37,6 @@ PARTS = {
     "check": "checking on held-out images",
     "other": "starting up and the rest",
 }
-STEPS = {
-    "train_generator": "Training the generator",
-    "materialize": "Drawing the synthetic set",
-    "train_student": "Training the student",
-    "distill_online": "Generator against student",
-}
 SOURCES = {
     "test set": "labelled test images that the student never saw",
     "held-out synthetic": "synthetic images that were kept back from the student's training",

@@ -15,6 +15,7 @@ from distillery.recipes.parameters import Value, read_parameters
 from distillery.recipes.placement import check_placement
 from distillery.recipes.schema import Recipe
 from distillery.recipes.sections import SECTIONS
+from distillery.step_table import PIPELINES
 from distillery.students.check import check_labels
 from distillery.tracking.open import open_parent
 from distillery.workbench.bench import open_run_store, reporting, runtime_here, workspace
@@ -41,7 +42,7 @@ def run(pipeline: str, parameters: Mapping[str, Any]) -> dict[str, dict[str, Any
     """Plan a run.
 
     Args:
-        pipeline: generative_distillation or online_distillation.
+        pipeline: its name in the table.
         parameters: the run form's values by name; a missing one, "" or 0 means the default, which may be the recipe's own.
 
     Returns:
@@ -106,7 +107,8 @@ def build_sections(pipeline: str, recipe: Recipe, values: Mapping[str, Value], t
         "evaluation": {**both, "evaluation": recipe.evaluation},
         "registration": {**both, "recipe": recipe_name(recipe_source(values)), "registration": recipe.registration},
     }
-    return {name: cls.parse({**common, **parts[name]}, name).to_json() for name, cls in SECTIONS[pipeline].items()}
+    wanted = {name: SECTIONS[name] for name in PIPELINES[pipeline].sections}
+    return {name: cls.parse({**common, **parts[name]}, name).to_json() for name, cls in wanted.items()}
 
 
 def _record(

@@ -11,19 +11,11 @@ import torch
 
 from distillery.config import canonical_json
 from distillery.provenance import Provenance, sha256_bytes
+from distillery.step_table import keepers
 from distillery.step_version import step_version
 
 STATE_FORMAT = 4
 """Raise it when what a loop saves or how it draws random numbers changes: checkpoints of the old format are then never met."""
-
-SECTIONS = {
-    "extract_statistics": "statistics",
-    "train_generator": "generator",
-    "materialize": "materialize",
-    "train_student": "student",
-    "distill_online": "distill",
-}
-"""Of each step that keeps its result, the name of its section in a plan."""
 
 _FIRST_STATE_FORMAT = 1
 
@@ -60,7 +52,7 @@ def is_planned(made: Provenance, section: Mapping[str, Any]) -> bool:
 
 def step_versions() -> dict[str, str]:
     """The version of each step that keeps its result, and under `torch` the version that all of them run on."""
-    return {**{step: step_version(step) for step in SECTIONS}, **package_versions(())}
+    return {**{step: step_version(step) for step in keepers()}, **package_versions(())}
 
 
 def package_versions(names: Iterable[str]) -> dict[str, str]:

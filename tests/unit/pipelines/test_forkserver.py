@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from distillery_kfp.pipelines.form import STEPS
+from distillery.step_table import PIPELINES
 from distillery_kfp.pipelines.runner import forkserver
 from distillery_kfp.pipelines.runner.child import imported
 from distillery_kfp.pipelines.runner.forkserver import ForkServer
@@ -123,7 +123,7 @@ def test_another_user_is_not_served(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_what_runs_import_leaves_nothing_that_a_fork_would_break(folder: Path, tmp_path: Path) -> None:
-    modules = [module for pipeline in STEPS for module in imported(pipeline)]
+    modules = [module for pipeline in PIPELINES for module in imported(pipeline)]
     variables = {"PYTHONPATH": str(folder), "_KFP_RUNTIME": "true", "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path / 'mlflow.db'}"}
     with ForkServer(["watched:watch", *modules], variables) as server:
         done = subprocess.run([*server.command, "-m", "watched"], capture_output=True, text=True)

@@ -13,6 +13,7 @@ from distillery.models.catalog import Architecture, build_network
 from distillery.provenance import Provenance, code_version
 from distillery.recipes.loader import load_document
 from distillery.recipes.sections import SECTIONS, DistillSection, MaterializeSection
+from distillery.step_table import PIPELINES
 from distillery.steps.plan import run
 from distillery.types import Classifier, ImageSpec
 
@@ -41,8 +42,9 @@ def plan(pipeline: str, teacher: dict[str, str], **parameters: Any) -> dict[str,
 @pytest.mark.parametrize("pipeline", [ONLINE, OFFLINE])
 def test_every_step_gets_its_section(teacher: dict[str, str], pipeline: str) -> None:
     sections = plan(pipeline, teacher, run_seed=5.0, run_salt="again")
-    assert list(sections) == list(SECTIONS[pipeline])
-    for name, cls in SECTIONS[pipeline].items():
+    assert tuple(sections) == PIPELINES[pipeline].sections
+    for name in sections:
+        cls = SECTIONS[name]
         parsed = cls.parse(sections[name])
         assert parsed.to_json() == sections[name]
         assert (parsed.seed, parsed.salt, parsed.teacher_sha256) == (5, "again", teacher["sha256"])

@@ -12,10 +12,11 @@ from distillery.errors import CheckpointMismatchError, ConfigError
 from distillery.models.catalog import Architecture, code_of_others
 from distillery.provenance import Provenance, code_version, dump_json, sha256_bytes, stamp
 from distillery.recipes.sections import Section, StudentSection
+from distillery.step_table import keepers
 from distillery.steps import plan
 from distillery.storage import MemoryStore
 from distillery.workbench.bench import open_run_store, workbench
-from distillery.workbench.keys import SECTIONS, is_planned, key_of, step_versions
+from distillery.workbench.keys import is_planned, key_of, step_versions
 from distillery.workbench.lineage import StepRecord, kept_in, parse_record, read_records, write_record
 
 SECTION = Section(seed=1, code_version=code_version(), teacher_sha256="t", precision="float32")
@@ -87,7 +88,7 @@ def _version(name: str) -> str:
         return ""
 
 
-@pytest.mark.parametrize("step", SECTIONS)
+@pytest.mark.parametrize("step", keepers())
 def test_provenance_as_it_lies_in_a_file_gives_the_key_again(step: str) -> None:
     key, made = opened(step=step)
     assert key_of(step, Provenance.parse(made.to_json())) == key
@@ -113,7 +114,7 @@ def test_settings_are_compared_and_the_code_is_not() -> None:
 
 def test_documents_that_no_step_wrote_are_as_they_were() -> None:
     assert set(Provenance(code_version="c").to_json()) == {"inputs", "config", "seeds", "code_version"}
-    assert set(step_versions()) == {*SECTIONS, "torch"}
+    assert set(step_versions()) == {*keepers(), "torch"}
 
 
 @pytest.mark.parametrize("image", ["", "example/distillery:2"])
