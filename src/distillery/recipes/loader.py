@@ -168,7 +168,7 @@ def merge(base: dict[str, Any], changes: Mapping[Any, Any]) -> None:
     """Merge `changes` into `base` in place: mappings deeply, a mapping with numbers as keys into a list's elements, all else replaced.
 
     Where they name another student architecture or another method, the old one's arguments or settings are dropped first: they would
-    not fit it.
+    not fit it. So is what the other method never reads, see `recipes/effects.py`.
 
     Raises:
         ConfigError: see `apply_overrides`.
@@ -177,7 +177,17 @@ def merge(base: dict[str, Any], changes: Mapping[Any, Any]) -> None:
         old, new = _find(base, place), _find(changes, place)
         if isinstance(old, dict) and isinstance(new, Mapping) and name in old and new.get(name, old[name]) != old[name]:
             old.pop(owned, None)
+            if name == "method":
+                _drop_idle(base, new[name])
     _merge(base, changes)
+
+
+def _drop_idle(base: dict[str, Any], method: object) -> None:
+    from distillery.methods.catalog import METHODS  # here, because it imports pydantic, and a listing does without
+    from distillery.recipes.effects import drop_idle
+
+    if method in METHODS:
+        drop_idle(base, METHODS[str(method)])
 
 
 def _find(document: Any, place: str) -> Any:

@@ -12,6 +12,7 @@ from distillery.evaluation.health import HealthConfig
 from distillery.evaluation.report import EvaluationConfig
 from distillery.methods.catalog import Method, find_method
 from distillery.models.catalog import check_architecture
+from distillery.recipes.effects import check_effects, drop_idle
 from distillery.runtime import Precision
 from distillery.students.plan import StudentConfig
 from distillery.synthesis.config import MethodConfig
@@ -113,11 +114,18 @@ class Recipe(Config):
         """
         recipe: Recipe = cls.parse(document)
         method = find_method(recipe.synthesis.method)
+        check_effects(document, method)
         settings = method.load()[1].parse(recipe.synthesis.config, "synthesis.config")
         check_architecture(recipe.student.architecture)
         update = {"config": settings.to_json(), "feed": recipe.synthesis.feed or method.feed}
         recipe = recipe.model_copy(update={"synthesis": recipe.synthesis.model_copy(update=update)})
         return _resolve_online(recipe) if method.coupling == "online" else recipe
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values, without those that the method never reads: a record says what counted, and can be given as a recipe again."""
+        document = super().to_json()
+        drop_idle(document, self.method)
+        return document
 
     @property
     def turns(self) -> int:

@@ -13,7 +13,8 @@ from distillery.estimate.profiling import Profile, Timing, profile_run
 from distillery.methods.catalog import METHODS
 from distillery.models.bundle import save_classifier
 from distillery.provenance import Provenance
-from distillery.recipes.loader import load_recipe
+from distillery.recipes.effects import drop_idle
+from distillery.recipes.loader import load_document, load_recipe
 from distillery.runtime import Runtime
 from fakes import CPU, SPEC, TINY, tiny_teacher
 
@@ -108,7 +109,10 @@ def test_an_offline_run_multiplied_out() -> None:
 
 
 def test_a_set_whose_turns_make_it_is_paid_by_the_turn_and_by_no_draw(monkeypatch: pytest.MonkeyPatch) -> None:
+    document = load_document("ls_gdfd/digits")
     monkeypatch.setitem(METHODS, "ls_gdfd", replace(METHODS["ls_gdfd"], target="images"))
+    drop_idle(document, METHODS["ls_gdfd"])
+    monkeypatch.setattr("distillery.recipes.loader.load_document", lambda source: document)
     found = of("ls_gdfd/digits", **{"set.size": 1000, "set.max_oversampling": 3})
     assert found.recipe.turns == 16  # of 64 images
     assert parts(found)["synthesis"] == (16, (32.0, 96.0))
@@ -132,9 +136,9 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("quick")
-@pytest.mark.parametrize(("recipe", "feed"), [("fast_dfkd/digits", "pool"), ("fast_dfkd/digits", "fresh"), ("ls_gdfd/digits", "pool")])
+@pytest.mark.parametrize(("recipe", "feed"), [("fast_dfkd/digits", "pool"), ("fast_dfkd/digits", "fresh"), ("ls_gdfd/digits", "")])
 def test_real_steps_are_timed(recipe: str, feed: str) -> None:
-    chosen = load_recipe(recipe, {**SMALL[recipe], "synthesis.feed": feed})
+    chosen = load_recipe(recipe, {**SMALL[recipe], **({"synthesis.feed": feed} if feed else {})})
     found = profile_run(chosen, CPU.place(tiny_teacher(steps=1)), "t" * 64, CPU)
     drawn = recipe.startswith("ls") or feed == "fresh"
     timings = [found.turn, *found.stages, *([found.draw] if drawn else [])]

@@ -271,9 +271,8 @@ def test_planning_draws_nothing_from_the_global_stream(teacher: dict[str, str]) 
 
 @pytest.mark.parametrize("pipeline", [ONLINE, OFFLINE])
 def test_more_images_than_the_cap_are_refused_before_any_work(teacher: dict[str, str], pipeline: str) -> None:
-    size = {"set.size": 100, "synthesis.rounds": 10, "synthesis.config.batch": 10, "synthesis.config.warmup": 1}
-    if pipeline == OFFLINE:
-        del size["synthesis.config.warmup"]
+    size = {"set.size": 100} if pipeline == OFFLINE else {"synthesis.config.batch": 10, "synthesis.config.warmup": 1}
+    size["synthesis.rounds"] = 10
     assert plan(pipeline, teacher, run_overrides={**size, "set.max_bytes": 25_600})
     with pytest.raises(ConfigError, match=r"100 images, 25600 bytes, but set\.max_bytes = 25599"):
         plan(pipeline, teacher, run_overrides={**size, "set.max_bytes": 25_599})
