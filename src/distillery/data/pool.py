@@ -75,6 +75,18 @@ class ImagePool:
         self._labels[self._size : end] = NO_LABEL if labels is None else labels
         self._size = end
 
+    def replace(self, places: Tensor, images: Tensor, labels: Tensor) -> None:
+        """Put other images in some places.
+
+        Args:
+            places: (n,) int64, each below the size and none twice.
+            images: (n, C, H, W) uint8.
+            labels: (n,) int64.
+        """
+        here = places.to(self.device)
+        self._images[here] = images.to(self.device)
+        self._labels[here] = labels.to(self.device)
+
     @overload
     def draw(self, batch: int, steps: int, generator: torch.Generator) -> Iterator[Tensor]: ...
     @overload

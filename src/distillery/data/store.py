@@ -26,7 +26,7 @@ from distillery.errors import CheckpointMismatchError, ConfigError, MissingResou
 from distillery.provenance import Provenance, sha256_bytes
 from distillery.storage import FolderStore, Store, open_store
 
-FORMAT = Format("distillery-set", 3, "materialize the set again")
+FORMAT = Format("distillery-set", 4, "materialize the set again")
 MANIFEST = "manifest.json"
 REFERENCE_FORMAT = Format("distillery-set-reference", 2, "run the step that made the set again")
 REFERENCE = "reference.json"
@@ -62,6 +62,7 @@ class SetManifest(SetHeader):
         counts: training images by the teacher's argmax, one number a class.
         asked: training images by the class they were asked for.
         agreed: training images that the teacher puts in the class they were asked for.
+        seen: images that passed by the student only once and of which the training ones are a uniform sample; 0 where all are kept.
         shortfall: images that the quotas wanted and the synthesizer did not give, one number a class.
         shards: all shards, in the order they were written.
     """
@@ -72,6 +73,7 @@ class SetManifest(SetHeader):
     counts: tuple[int, ...]
     asked: tuple[int, ...]
     agreed: int = Field(ge=0)
+    seen: int = Field(default=0, ge=0)
     shortfall: tuple[int, ...]
     shards: tuple[ShardEntry, ...]
     _file_sha256: str = PrivateAttr(default="")
@@ -166,24 +168,24 @@ class SetWriter:
         self._entries.append(entry)
         return entry
 
-    def manifest(self, shortfall: Sequence[int] = ()) -> bytes:
+    def manifest(self, shortfall: Sequence[int] = (), seen: int = 0) -> bytes:
         """The file that makes the shards so far a set, for `publish_manifest` to write once the step's result is decided.
 
         Args:
-            shortfall: as in `publish`.
+            shortfall: (K,) images that the quotas wanted and did not get; empty where nothing is short.
+            seen: images of which the training ones are a sample; 0 where they are all.
         """
-        return self._manifest(shortfall).to_bytes()
-
-    def _manifest(self, shortfall: Sequence[int]) -> SetManifest:
         num_classes = self.header.num_classes
         assert len(shortfall) in (0, num_classes), "one shortfall a class"
-        return SetManifest(
+        made = SetManifest(
             **dict(self.header),
             config_sha256=_config_sha256(self.header.provenance),
             **_totals(self._entries, num_classes),
+            seen=seen,
             shortfall=tuple(shortfall) or (0,) * num_classes,
             shards=tuple(self._entries),
         )
+        return made.to_bytes()
 
 
 class SyntheticSet:

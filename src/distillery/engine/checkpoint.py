@@ -28,6 +28,7 @@ _POINTER = "latest.json"
 _RESULT = "result.json"
 _PAYLOADS = "payloads"
 _SNAPSHOTS = "snapshots"  # of `Selection`
+_SAMPLE = "sample"  # of `SampledPool`
 _LISTS = "lists"  # key of a state
 
 
@@ -124,7 +125,7 @@ class Checkpoints:
         standing = self.finished()  # read back: few servers tell truly who came first
         assert standing is not None, "a result was just written"
         self.store.delete(_POINTER)
-        self._drop({key for folder in (_PAYLOADS, _SNAPSHOTS, FOLDER) for key in self.store.list(folder)})
+        self._drop({key for folder in (_PAYLOADS, _SNAPSHOTS, FOLDER, _SAMPLE) for key in self.store.list(folder)})
         return standing
 
     def finished(self) -> dict[str, Any] | None:

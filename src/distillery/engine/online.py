@@ -2,7 +2,7 @@
 
 import logging
 from dataclasses import dataclass
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -33,6 +33,8 @@ class OnlineConfig(Config):
         closing_rounds: rounds after the synthesizer's last, in which the student alone trains, on all images; `feed: pool` only.
         feed: what the student sees: all images so far, this turn's, or new ones each step. The set holds these and no others; of
             images that the student is not shown only the share that is held out is kept.
+        record: what the set keeps of images that pass by only once, which are those of every feed but the pool: all, or a uniform sample of
+            so many, the held-out share included.
     """
 
     rounds: int = Field(ge=1)
@@ -40,9 +42,12 @@ class OnlineConfig(Config):
     student_steps_per_turn: int = Field(ge=1)
     closing_rounds: int = Field(default=0, ge=0)
     feed: Literal["pool", "round", "fresh"] = "pool"
+    record: Literal["all"] | Annotated[int, Field(ge=2)] = "all"
 
     @model_validator(mode="after")
     def _images_to_close_with(self) -> Self:
+        if self.record != "all" and self.feed == "pool":
+            raise ValueError(f"record = {self.record} keeps a sample, but feed: pool shows all images again and again, so record all")
         if self.closing_rounds and self.feed != "pool":
             raise ValueError(f"{self.closing_rounds} closing rounds bring no images, so feed the pool and not {self.feed!r}, or give 0")
         return self
@@ -94,7 +99,10 @@ class OnlineDistillation:
                 self.selection.sweep()
         self._check_ready()
         self._check_plan()
+        self.pool.conclude()
         with self.session.clock.part("check"):
+            if self.pool.replaces:
+                self.selection.forget_scores()
             self.selection.conclude(self.trainer.epochs, self.trainer.student)
         made = self.session.history[self.config.rounds - 1]
         return {name: value for name, value in made.items() if name.startswith("synthesis/")} | self.session.history[-1]
@@ -150,6 +158,8 @@ class OnlineDistillation:
     def _look(self) -> dict[str, float]:
         """The student's scores on what is held out, after a round in which an epoch ended."""
         with self.session.clock.part("check"):
+            if self.pool.replaces:
+                self.selection.forget_scores()
             scores = self.selection.look(self.trainer.epochs, self.trainer.student)
         return {f"holdout/{name}": value for name, value in scores.items()}
 

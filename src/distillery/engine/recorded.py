@@ -1,6 +1,7 @@
 """The pool of an online run, written to its set as it grows: the set is exactly what the student was trained on."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -27,10 +28,11 @@ class _Turn(NamedTuple):
     logits: Tensor
 
 
-class RecordedPool:
-    """Images in memory, each of them also in a shard once its round is booked.
+@dataclass(frozen=True)
+class Ground:
+    """What a pool grows on.
 
-    Args:
+    Attributes:
         store: the store below the set's prefix.
         header: what is known of the set.
         teacher: frozen, on its device; the pool lives there too.
@@ -38,17 +40,32 @@ class RecordedPool:
         seed: the run's.
     """
 
-    def __init__(self, store: Store, header: SetHeader, teacher: Classifier, holdout: float, seed: int) -> None:
+    store: Store
+    header: SetHeader
+    teacher: Classifier
+    holdout: float
+    seed: int
+
+
+class RecordedPool:
+    """Images in memory, each of them also in a shard once its round is booked.
+
+    Args:
+        ground: what it grows on.
+    """
+
+    def __init__(self, ground: Ground) -> None:
+        teacher = ground.teacher
         self.train = ImagePool(teacher.spec, teacher.mean.device)
         self.last_turn = ImagePool(teacher.spec, teacher.mean.device)
         self.held_out = ImagePool(teacher.spec, teacher.mean.device)
         self.clock = Stopwatch()
         self._held_out_logits: list[Tensor] = []
         self._turns: list[_Turn] = []  # of the round that is not booked
-        self._writer = SetWriter(store, header)
+        self._writer = SetWriter(ground.store, ground.header)
         self._teacher = teacher
-        self._holdout = holdout
-        self._draws = stream(seed, "holdout")
+        self._holdout = ground.holdout
+        self._draws = stream(ground.seed, "holdout")
 
     def add(self, batch: Batch, shown: bool = True) -> None:
         """Add one turn's images; `book` writes them.
@@ -61,7 +78,7 @@ class RecordedPool:
         asked = torch.full((len(images),), NO_LABEL) if batch.labels is None else batch.labels
         withheld = split_holdout(len(images), self._holdout, self._draws)
         if not shown:
-            images, asked, withheld = _rows(images, withheld), _rows(asked, withheld), withheld[withheld]
+            images, asked, withheld = rows(images, withheld), rows(asked, withheld), withheld[withheld]
         self._take(images, asked, withheld)
 
     def add_seen(self, seen: ImagePool) -> None:
@@ -86,7 +103,7 @@ class RecordedPool:
         for role in sorted(parts, key=lambda role: first[role]):
             chosen = parts[role]
             if bool(chosen.any()):
-                picked = _rows(images, chosen)
+                picked = rows(images, chosen)
                 with self.clock.part("io"):
                     self._writer.append(picked.cpu(), asked[chosen], logits[chosen], role)
                 if role == "holdout":
@@ -96,6 +113,19 @@ class RecordedPool:
         if bool(known.any()):
             numbers["synthesis/asked_agreement"] = float((logits.argmax(1) == asked)[known].double().mean())
         return numbers
+
+    @property
+    def seen(self) -> int:
+        """Images that passed by the student and of which the set holds a sample; 0 where it holds all."""
+        return 0
+
+    @property
+    def replaces(self) -> bool:
+        """Whether held-out images give way to others, so that scores on them are no longer comparable."""
+        return False
+
+    def conclude(self) -> None:
+        """Write what a round does not; the last one is over."""
 
     def held_out_logits(self) -> Tensor:
         """The teacher's logits (N, K) of `held_out`, on the CPU."""
@@ -107,7 +137,7 @@ class RecordedPool:
 
     def manifest(self) -> bytes:
         """The file that makes the shards a set, for `publish_manifest`."""
-        return self._writer.manifest()
+        return self._writer.manifest(seen=self.seen)
 
     def state_dict(self) -> dict[str, Any]:
         """The random stream."""
@@ -139,7 +169,7 @@ class RecordedPool:
                 self.train.append(shard.images)
 
     def _take(self, images: Tensor, asked: Tensor, withheld: Tensor) -> None:
-        shown = _rows(images, ~withheld)
+        shown = rows(images, ~withheld)
         self.train.append(shown)
         self.last_turn = ImagePool(self.train.spec, self.train.device, capacity=len(shown))
         self.last_turn.append(shown)
@@ -151,6 +181,6 @@ class RecordedPool:
         self._held_out_logits.append(logits)
 
 
-def _rows(values: Tensor, chosen: Tensor) -> Tensor:
+def rows(values: Tensor, chosen: Tensor) -> Tensor:
     """The rows that a mask on the CPU chooses; by their numbers, because a mask would make the device wait."""
     return values[chosen.nonzero().flatten().to(values.device)]

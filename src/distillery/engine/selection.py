@@ -167,6 +167,12 @@ class Selection:
         best = max(judged, key=lambda kept: (*kept.rank, kept is last))
         self.best = Best(best.epoch, best.score, len(judged), weights if best is last else self.weights(best))
 
+    def forget_scores(self) -> None:
+        """The held-out images that were judged on are no longer all there: judge everybody anew when it is asked for."""
+        self.candidates, self.snapshots = (
+            [replace(kept, score=Score(), at_once=True) for kept in group] for group in (self.candidates, self.snapshots)
+        )
+
     def weights(self, kept: Kept) -> dict[str, Tensor]:
         """Of a student that lies in the store, on the CPU.
 

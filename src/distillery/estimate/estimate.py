@@ -125,11 +125,11 @@ def multiply_out(recipe: Recipe, measured: Profile, spec: ImageSpec, num_classes
     """
     work = workload_of(recipe)
     channels, height, width = spec.shape
-    pixels = work.images * channels * height * width
+    pixels = work.kept * channels * height * width
     largest = max(timing.bytes for timing in (measured.turn, measured.draw, *measured.stages))
     online = recipe.method.coupling == "online"
     shards = 2 * recipe.synthesis.rounds if online else -(-recipe.set.size // recipe.set.shard_images) + 1
-    made = pixels + work.images * (_LOGIT * num_classes + _ASKED) + shards * _HEADER
+    made = pixels + work.kept * (_LOGIT * num_classes + _ASKED) + shards * _HEADER
     snapshots = recipe.student.epochs // recipe.student.keep_epochs if recipe.student.keep_epochs else 0
     waiting = (CANDIDATES + 1) * measured.student_bytes * bool(recipe.set.holdout)  # a new one is written before the worst goes
     students = (1 + snapshots + bool(recipe.set.holdout)) * measured.student_bytes
@@ -155,7 +155,7 @@ def _training(recipe: Recipe, measured: Profile, online: bool) -> list[Part]:
     oversampling = recipe.set.max_oversampling if recipe.method.inverts else 1.0
     parts = [Part("synthesis", turns, (turns * seconds, turns * seconds * oversampling), _how("a turn", measured.turn))]
     work = workload_of(recipe)
-    held_out = work.images * recipe.set.holdout
+    held_out = work.kept * recipe.set.holdout
     final, again = held_out, 1  # at the end the last student is judged once more
     if online:
         label = work.images * measured.teacher_image
@@ -216,5 +216,5 @@ def _how(what: str, timing: Timing) -> str:
 
 def _unlabelled(recipe: Recipe) -> int:
     """Images that the evaluation looks at where no test images are given."""
-    images = workload_of(recipe).images
+    images = workload_of(recipe).kept
     return round(images * recipe.set.holdout) or min(images, MAX_TRAINING_IMAGES)

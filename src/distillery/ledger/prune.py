@@ -22,7 +22,7 @@ from distillery.workbench.lineage import LAYOUTS, StepRecord
 from distillery.workbench.openings import Work, lock_of, opened_by_run
 
 _RESULT, _POINTER, _MANIFEST, _BUNDLE = "result.json", "latest.json", "manifest.json", "bundle.json"
-_LEFT_OVER = (_POINTER, "payloads/", "snapshots/", "lists/", "history/")
+_LEFT_OVER = (_POINTER, "payloads/", "snapshots/", "lists/", "history/", "sample/")
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """What a recipe holds; every part's settings are that part's own class."""
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -69,6 +69,8 @@ class SynthesisConfig(Config):
         student_steps_per_turn: of online distillation, after each turn but those of the method's warm-up.
         closing_rounds: of online distillation, after the synthesizer's last: the student alone trains, on the pool as it then is.
         feed: what the student sees in online distillation; empty is the catalog's choice.
+        record: what the set keeps of images that the student sees only once (`feed: round` and `feed: fresh`): all, or a uniform sample of
+            so many, the held-out share included.
     """
 
     method: str
@@ -78,6 +80,7 @@ class SynthesisConfig(Config):
     student_steps_per_turn: int = Field(default=0, ge=0)
     closing_rounds: int = Field(default=0, ge=0)
     feed: Literal["", "pool", "round", "fresh"] = ""
+    record: Literal["all"] | Annotated[int, Field(ge=2)] = "all"
     config: dict[str, Any] = Field(default_factory=dict)
 
     @model_validator(mode="before")
@@ -176,6 +179,11 @@ def _resolve_online(recipe: Recipe) -> Recipe:
         raise ConfigError(
             f"synthesis.closing_rounds = {synthesis.closing_rounds} is not allowed with synthesis.feed: {synthesis.feed}: no images come "
             "any more in these rounds, so feed the pool, or give 0."
+        )
+    if synthesis.record != "all" and synthesis.feed == "pool":
+        raise ConfigError(
+            f"synthesis.record = {synthesis.record} is not allowed with synthesis.feed: pool: the student sees all images again "
+            "and again, so the set keeps them all; leave record out, or feed round or fresh."
         )
     per_round = {"steps_per_epoch": synthesis.student_steps_per_turn * synthesis.turns_per_round}
     stages = tuple(stage if stage.steps_per_epoch else stage.model_copy(update=per_round) for stage in recipe.student.stages)

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationInfo, field_validator
 
@@ -121,6 +121,7 @@ class DistillSection(MethodSection):
     student_steps_per_turn: int = Field(ge=1)
     closing_rounds: int = Field(default=0, ge=0)
     feed: Feed
+    record: Literal["all"] | Annotated[int, Field(ge=2)] = "all"
     holdout: float = Field(ge=0, le=0.5)
     health: HealthConfig = HealthConfig()
     strict: bool = False

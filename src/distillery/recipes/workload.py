@@ -13,11 +13,18 @@ class Workload:
 
     Attributes:
         images: images synthesized for the student, held-out ones included; raw ones dropped by quotas are not counted.
+        sample: of them, in the set; 0 means all.
         student_steps: optimiser steps of the student, over all stages.
     """
 
     images: int
     student_steps: int
+    sample: int = 0
+
+    @property
+    def kept(self) -> int:
+        """Images of the set."""
+        return min(self.sample or self.images, self.images)
 
 
 def workload_of(recipe: Recipe) -> Workload:
@@ -33,7 +40,8 @@ def workload_of(recipe: Recipe) -> Workload:
         batch, steps = recipe.settings.images_per_turn, recipe.online_steps
         shown = {"pool": recipe.turns, "round": recipe.trained_turns}.get(synthesis.feed, 0)
         drawn = _drawn(recipe.student.stages, steps) if synthesis.feed == "fresh" else 0
-        return Workload(shown * batch + round((recipe.turns - shown) * batch * recipe.set.holdout) + drawn, steps)
+        images = shown * batch + round((recipe.turns - shown) * batch * recipe.set.holdout) + drawn
+        return Workload(images, steps, 0 if synthesis.record == "all" else synthesis.record)
     training = recipe.set.size - round(recipe.set.size * recipe.set.holdout)
     stages = [stage.sized(training) for stage in recipe.student.stages]
     return Workload(recipe.set.size, sum(stage.epochs * stage.steps_per_epoch for stage in stages))

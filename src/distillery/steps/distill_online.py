@@ -6,7 +6,8 @@ from typing import Any
 
 from distillery.engine.fit import StudentTrainer
 from distillery.engine.online import OnlineConfig, OnlineDistillation
-from distillery.engine.recorded import RecordedPool
+from distillery.engine.recorded import Ground, RecordedPool
+from distillery.engine.sampled import Room, SampledPool
 from distillery.engine.selection import Selection
 from distillery.recipes.sections import DistillSection
 from distillery.step_table import SetFolder, StatisticsFile, StudentFolder, SynthesizerFolder
@@ -102,7 +103,9 @@ def prepare(bench: Workbench, section: DistillSection, plan: PlannedMethod, teac
     synthesizer = plan.build(teacher, runtime, seed, section.rounds * section.turns_per_round)
     student = build_student(section.student.architecture, teacher.classifier, runtime, seed)
     trainer = StudentTrainer(section.student.stages, teacher.classifier, student, runtime, seed)
-    pool = RecordedPool(open_set_store(bench), set_header(bench, teacher), teacher.classifier, section.holdout, seed)
+    ground = Ground(open_set_store(bench), set_header(bench, teacher), teacher.classifier, section.holdout, seed)
+    store, record = bench.checkpoints.store, section.record
+    pool = RecordedPool(ground) if record == "all" else SampledPool(ground, Room(store, record))
     pool.clock = bench.clock
     return OnlineDistillation(
         OnlineConfig(
@@ -111,10 +114,11 @@ def prepare(bench: Workbench, section: DistillSection, plan: PlannedMethod, teac
             student_steps_per_turn=section.student_steps_per_turn,
             closing_rounds=section.closing_rounds,
             feed=section.feed,
+            record=section.record,
         ),
         synthesizer,
         trainer,
         pool,
-        Selection(bench.checkpoints.store, judging(lambda: (pool.held_out.images, pool.held_out_logits())), section.student.keep_epochs),
+        Selection(store, judging(lambda: (pool.held_out.images, pool.held_out_logits())), section.student.keep_epochs),
         bench.session(section.checkpoint_every),
     )

@@ -100,6 +100,7 @@ def build_sections(pipeline: str, recipe: Recipe, values: Mapping[str, Value], t
             "student_steps_per_turn": synthesis.student_steps_per_turn,
             "closing_rounds": synthesis.closing_rounds,
             "feed": synthesis.feed,
+            "record": synthesis.record,
             "holdout": recipe.set.holdout,
             "health": recipe.health,
             "strict": recipe.set.strict,

@@ -130,11 +130,12 @@ def check_room(recipe: Recipe, info: BundleInfo) -> None:
     Raises:
         ConfigError: names the bytes and the bound.
     """
-    images, bound = workload_of(recipe).images, recipe.set.max_bytes
+    images, bound = workload_of(recipe).kept, recipe.set.max_bytes
     size = images * info.spec.channels * info.spec.height * info.spec.width
     if size > bound:
         raise ConfigError(
-            f"The recipe makes {images} images, {size} bytes, but set.max_bytes = {bound}: lower set.size or synthesis.rounds, or raise it."
+            f"The recipe's set keeps {images} images, {size} bytes, but set.max_bytes = {bound}: lower set.size or synthesis.rounds, let "
+            "synthesis.record sample what the student sees only once, or raise it."
         )
 
 

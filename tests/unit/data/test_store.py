@@ -227,7 +227,7 @@ def edited(store: Store, **changes: object) -> None:
 @pytest.mark.parametrize(
     ("changes", "kind", "words"),
     [
-        ({"version": 4}, CheckpointMismatchError, "distillery-set version 4, but this Distillery reads up to version 3: upgrade"),
+        ({"version": 5}, CheckpointMismatchError, "distillery-set version 5, but this Distillery reads up to version 4: upgrade"),
         ({"format": "distillery-bundle"}, CheckpointMismatchError, "is not a distillery-set file"),
         ({"images": 7}, StoreError, "is damaged"),
         ({"counts": [2, 2, 3]}, StoreError, "is damaged"),
@@ -279,7 +279,7 @@ def test_the_manifest_survives_its_file() -> None:
     assert manifest.to_bytes() == data
     assert manifest.sha256 == hashlib.sha256(data).hexdigest() == SetManifest.parse(manifest.to_json()).sha256
     document = json.loads(data)
-    assert (document["format"], document["version"]) == ("distillery-set", 3)
+    assert (document["format"], document["version"]) == ("distillery-set", 4)
     assert document["provenance"] == HEADER.provenance.to_json()
     assert document["config_sha256"] == hashlib.sha256(b'{"size":6}').hexdigest()
 

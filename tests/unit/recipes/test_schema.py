@@ -98,6 +98,17 @@ def test_the_old_name_of_the_students_steps_is_refused_with_the_new_one() -> Non
         load_recipe("fast_dfkd/digits", {"synthesis.student_steps_per_round": 20})
 
 
+def test_a_sample_bounds_what_the_set_keeps() -> None:
+    overrides = {"synthesis.rounds": 12, "synthesis.config.warmup": 4, "synthesis.config.batch": 10, "synthesis.student_steps_per_turn": 7}
+    fed = {"synthesis.feed": "round", "synthesis.record": 30, "set.holdout": 0.0}
+    work = workload_of(load_recipe("fast_dfkd/digits", {**overrides, **fed}))
+    assert (work.images, work.kept) == (80, 30)
+    assert workload_of(load_recipe("fast_dfkd/digits", {**overrides, **fed, "synthesis.record": "all"})).kept == 80
+    assert workload_of(load_recipe("fast_dfkd/digits", {**overrides, **fed, "synthesis.record": 500.0})).kept == 80
+    with pytest.raises(ConfigError, match=r"synthesis.record = 30 is not allowed with synthesis.feed: pool: .* leave record out"):
+        load_recipe("fast_dfkd/digits", {**overrides, **fed, "synthesis.feed": "pool"})
+
+
 def test_closing_rounds_cost_steps_and_no_images() -> None:
     overrides = {"synthesis.rounds": 12, "synthesis.config.warmup": 4, "synthesis.config.batch": 10, "synthesis.student_steps_per_turn": 7}
     overrides["synthesis.closing_rounds"] = 3
