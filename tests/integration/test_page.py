@@ -18,6 +18,7 @@ from distillery.evaluation.accuracy import whole_matrix
 from distillery.models.bundle import read_bundle, save_classifier
 from distillery.models.catalog import Architecture, build_network
 from distillery.provenance import Provenance, code_version, sha256_file
+from distillery.reporting import words
 from distillery.types import Classifier, ImageSpec
 from distillery_kfp.pipelines.direct import DirectRun
 from short_recipes import SHORT
@@ -145,7 +146,7 @@ def test_cost_and_curves_are_the_histories(shown: Shown) -> None:
     for name, label in (("synthesis", "making images"), ("student", "training the student"), ("io", "reading and writing")):
         assert float(told[label].split()[0]) == pytest.approx(parts[name], abs=0.051), (name, told)
     charts = set(shown.texts(".charts h3"))
-    assert {"Matching the teacher's statistics", "Following the teacher", "Accuracy over epochs"} <= charts
+    assert {words.TITLES["moments"], words.TITLES["kd"], "Top-1 accuracy over epochs"} <= charts
 
 
 def test_configuration_and_command_are_the_runs(shown: Shown) -> None:

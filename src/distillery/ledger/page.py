@@ -21,6 +21,7 @@ from distillery.provenance import Provenance, code_version, sha256_file
 from distillery.recipes.sections import Section
 from distillery.reporting.page import LineageEntry, PageData, RunRecord, SetFacts
 from distillery.reporting.pictures import ClassPicture, sample_classes
+from distillery.reporting.real_images import RealImages, find_real_images
 from distillery.reporting.words import count
 from distillery.step_table import STEPS, Artifact, makers_of
 from distillery.step_version import step_version
@@ -78,6 +79,7 @@ class PageCollector:
             histories=histories,
             health=self._attempt("health", self._health, None),
             lineage=lineage,
+            real=self._attempt("real images", lambda: self._real(run, found), None),
             code_version=code_version(),
             hardware=self._hardware(),
             epochs=self._epochs(),
@@ -91,6 +93,9 @@ class PageCollector:
         except DistilleryError as error:
             self.missing[part] = str(error)
             return otherwise
+
+    def _real(self, run: RunRecord, found: SyntheticSet | None) -> RealImages:
+        return find_real_images(self._student, found.manifest.provenance if found else None, run.sections)
 
     def _run(self) -> RunRecord:
         identity = os.environ.get("KFP_RUN_ID", "")
@@ -157,11 +162,10 @@ class PageCollector:
     def _lineage(self, run: RunRecord, found: SyntheticSet | None) -> tuple[LineageEntry, ...]:
         report, made = self.report, found.manifest.provenance if found else self._student
         statistics = made.inputs.get("statistics", "")
+        moments = "BatchNorm moments: what the teacher's layers kept of its training pictures."
         entries = [
             LineageEntry(name="Teacher", sha256=self.section.teacher_sha256, what=_model(report.teacher), where=self.teacher_uri),
-            LineageEntry(
-                name="Statistics", sha256=statistics, what="The averages that the teacher's layers kept of its training pictures."
-            ),
+            LineageEntry(name="Statistics", sha256=statistics, what=moments),
             LineageEntry(name="Generator", sha256=self._synthesizer(found, made), what="What made the pictures up, as it was at the end."),
         ]
         if found:

@@ -1,7 +1,6 @@
 """A student's model card in Markdown: every sentence comes from a number, a hash or a name in the files that it is made from."""
 
 import json
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +14,8 @@ from distillery.methods.catalog import METHODS
 from distillery.models.bundle import BundleInfo, read_bundle, read_origin
 from distillery.provenance import Provenance
 from distillery.reporting.loading import how_to_load
+from distillery.reporting.real_images import find_real_images, tell_real_images
+from distillery.reporting.words import interval
 
 _WEAKEST = 3
 _NAMED_CLASSES = 100
@@ -134,21 +135,6 @@ def model_card(sources: CardSources) -> str:
     return "\n".join(parts) + "\n"
 
 
-def interval(correct: int, total: int) -> tuple[float, float]:
-    """95 % interval of a share that was counted: (c + z^2/2 +- z sqrt(c (n - c) / n + z^2/4)) / (n + z^2).
-
-    Args:
-        correct: c.
-        total: n, 1 or more.
-
-    Source: Wilson 1927.
-    """
-    z = 1.959964
-    middle = correct + z * z / 2
-    spread = z * math.sqrt(correct * (total - correct) / total + z * z / 4)
-    return max((middle - spread) / (total + z * z), 0.0), min((middle + spread) / (total + z * z), 1.0)
-
-
 def _section(title: str, lines: Sequence[str]) -> list[str]:
     return ["", f"## {title}", "", *lines] if lines else []
 
@@ -199,6 +185,9 @@ def _made(sources: CardSources) -> list[str]:
     lines = _table(("", ""), rows) if rows else []
     if inputs:
         lines += ["", f"The step that wrote the weights was given: {', '.join(sorted(map(_text, inputs)))}."]
+    drawn = sources.manifest.provenance if sources.manifest else None
+    if told := tell_real_images(find_real_images(sources.provenance, drawn)):
+        lines += ["", " ".join(map(_text, told))]
     if sources.manifest:
         lines += ["", *_set_lines(sources.manifest)]
     if config:

@@ -7,8 +7,9 @@ from pydantic import Field
 from distillery.config import Config
 from distillery.evaluation.health import HealthReport
 from distillery.evaluation.report import EvaluationReport
-from distillery.reporting.command import as_typed, run_again
+from distillery.reporting.command import FORM, as_typed, run_again
 from distillery.reporting.pictures import ClassPicture
+from distillery.reporting.real_images import RealImages
 from distillery.tracking.history import History
 
 
@@ -85,6 +86,7 @@ class PageData(Config):
         histories: by step, in the order of the run.
         health: whether the set collapsed; None where nobody looked.
         lineage: from the teacher to the report.
+        real: which real images it comes from; None where nobody looked.
         code_version: of the code that made the report.
         hardware: device and precision that the student was trained with; empty where they are not known.
         epochs: of the student's training, 0 where they are not known.
@@ -101,6 +103,7 @@ class PageData(Config):
     histories: dict[str, History] = Field(default_factory=dict)
     health: HealthReport | None = None
     lineage: tuple[LineageEntry, ...] = ()
+    real: RealImages | None = None
     code_version: str = ""
     hardware: tuple[str, ...] = ()
     epochs: int = 0
@@ -110,6 +113,11 @@ class PageData(Config):
     def seconds(self) -> dict[str, dict[str, float]]:
         """Seconds by step and part, of the steps whose history was found."""
         return {step: history.seconds() for step, history in self.histories.items()}
+
+    def changes(self) -> list[str]:
+        """The keys of its recipe that the run was given other values for, so that what the recipe says of itself may not hold."""
+        parameters = self.run.parameters
+        return sorted({*parameters.get("run_overrides", {}), *(path for name, path in FORM.items() if parameters.get(name))})
 
     def command(self) -> str:
         """The command that makes this run again, an option a line; empty where its parameters are not known."""

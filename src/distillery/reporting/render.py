@@ -84,35 +84,43 @@ def comparison(report: EvaluationReport) -> list[dict[str, Any]]:
     models = (report.teacher, report.student)
     rows: list[dict[str, Any]] = []
 
-    def row(name: str, path: str, values: list[float], texts: list[str], how: str = "") -> None:
-        rows.append({"name": name, "path": path, "values": values, "texts": texts, "how": how})
+    def row(name: tuple[str, str], path: str, values: list[float], texts: list[str], how: str = "") -> None:
+        rows.append({"name": name[0], "plain": name[1], "path": path, "values": values, "texts": texts, "how": how})
 
     if report.labelled:
         scores = [model.accuracy for model in models]
-        row("Images named right", "accuracy.top1", [s.top1 for s in scores], [words.percent(s.top1, 2) for s in scores])
+        row(("Top-1 accuracy", "images named right"), "accuracy.top1", [s.top1 for s in scores], [words.percent(s.top1, 2) for s in scores])
         texts = [f"{words.count(s.correct)} of {words.count(s.total)}" for s in scores]
-        row("that is", "accuracy.correct", [float(s.correct) for s in scores], texts)
-        row("true rate, 95 % sure", "", [], [words.between(s.correct, s.total) for s in scores])
+        row(("Correct", "that is"), "accuracy.correct", [float(s.correct) for s in scores], texts)
+        row(("95 % interval (Wilson)", "where the true rate lies"), "", [], [words.between(s.correct, s.total) for s in scores])
         if len(report.class_names) > 5:
-            row("Right within five guesses", "accuracy.top5", [s.top5 for s in scores], [words.percent(s.top5, 2) for s in scores])
+            row(
+                ("Top-5 accuracy", "right within five guesses"),
+                "accuracy.top5",
+                [s.top5 for s in scores],
+                [words.percent(s.top5, 2) for s in scores],
+            )
         errors = [model.calibration.ece for model in models]
-        row("Confidence off by", "calibration.ece", errors, [words.percent(error) for error in errors])
-    row("Same answer as the teacher", "", [], ["", words.percent(report.agreement.rate, 2)])
+        row(
+            ("Expected calibration error (ECE)", "confidence off by"), "calibration.ece", errors, [words.percent(error) for error in errors]
+        )
+    row(("Agreement", "same answer as the teacher"), "", [], ["", words.percent(report.agreement.rate, 2)])
+    row(("KL divergence", "how far its answers are from the teacher's, in nats"), "", [], ["", f"{report.agreement.kl:.4f}"])
     costs = [model.cost for model in models]
-    for name, path, text in (
-        ("Learned numbers", "parameters", words.count),
-        ("File size", "weights_bytes", words.size),
-        ("Arithmetic for an image", "flops", words.operations),
+    for name, plain, path, text in (
+        ("Parameters", "learned numbers", "parameters", words.count),
+        ("File size", "of the weights", "weights_bytes", words.size),
+        ("FLOPs", "arithmetic for an image", "flops", words.operations),
     ):
         values = [float(getattr(cost, path)) for cost in costs]
-        row(name, f"cost.{path}", values, [text(value) for value in values], words.compared(values[0], values[1]).text)
+        row((name, plain), f"cost.{path}", values, [text(value) for value in values], words.compared(values[0], values[1]).text)
     for index, pair in enumerate(zip(*(cost.latency for cost in costs), strict=False)):  # a report of one alone has no pairs
         times = [latency.milliseconds for latency in pair]
-        name = f"Time for {words.images(pair[0].batch)}, CPU, {pair[0].threads} thread{'s' * (pair[0].threads != 1)}"
+        name = f"CPU latency, batch {pair[0].batch}, {pair[0].threads} thread{'s' * (pair[0].threads != 1)}"
+        plain = f"time for {words.images(pair[0].batch)}"
         texts = [words.milliseconds(time) for time in times]
-        row(
-            name, f"cost.latency.{index}.milliseconds", times, texts, words.compared(times[0], times[1], "faster", "slower", "as fast").text
-        )
+        how = words.compared(times[0], times[1], "faster", "slower", "as fast").text
+        row((name, plain), f"cost.latency.{index}.milliseconds", times, texts, how)
     return rows
 
 
@@ -130,7 +138,7 @@ def learning_curves(data: PageData) -> list[dict[str, Any]]:
             # points of an online run are on ever more images, so the highest of them is not the best student
             grown = " They grew with the rounds, so two rounds are not measured on the same ones." if STEPS[step].grows_its_set else ""
             note = f"{last} at the end, on synthetic images that were held back; they are often harder than real ones.{grown}"
-            charts.append({"title": "Agreement with the teacher", "chart": chart, "note": note, "key": []})
+            charts.append({"title": "Agreement with the teacher on held-out images", "chart": chart, "note": note, "key": []})
     snapshots = [score for score in data.report.snapshots if _epoch(score)]
     if snapshots:
         charts.append(_snapshot_chart(data.report, snapshots, data.epochs))
@@ -251,13 +259,13 @@ def _snapshot_chart(report: EvaluationReport, snapshots: list[SnapshotScore], la
     agreement = [(float(_epoch(score)), score.agreement) for score in snapshots]
     series = [Series("agreement with the teacher", agreement)]
     if report.labelled:
-        series.insert(0, Series("images named right", [(float(_epoch(score)), score.correct / max(score.total, 1)) for score in snapshots]))
+        series.insert(0, Series("top-1 accuracy", [(float(_epoch(score)), score.correct / max(score.total, 1)) for score in snapshots]))
     if last_epoch > _epoch(snapshots[-1]):
         ends = [report.student.accuracy.top1, report.agreement.rate] if report.labelled else [report.agreement.rate]
         series = [line._replace(points=[*line.points, (float(last_epoch), end)]) for line, end in zip(series, ends, strict=True)]
     alt = "; ".join(f"{line.name}: from {words.percent(line.points[0][1])} to {words.percent(line.points[-1][1])}" for line in series) + "."
     note = "Kept states of the student, measured afterwards; none was chosen by these numbers."
-    title = "Accuracy over epochs" if report.labelled else "Agreement over epochs, measured afterwards"
+    title = "Top-1 accuracy over epochs" if report.labelled else "Agreement over epochs, measured afterwards"
     return {
         "title": title,
         "chart": line_chart(series, alt, "epoch", words.axis_percent, _share_scale(series)),

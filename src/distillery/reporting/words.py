@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from distillery.evaluation.accuracy import Cells
 from distillery.evaluation.report import EvaluationReport, ModelReport, SnapshotScore
+from distillery.reporting.real_images import RealImages, tell_real_images
 
 _SPACE = "\N{NO-BREAK SPACE}"
 _SIGMAS = 1.96
@@ -21,13 +22,13 @@ TERMS = {
     "ce": "How far the student is from the teacher's first choice.",
 }
 TITLES = {
-    "moments": "Matching the teacher's statistics",
-    "label": "Showing the class asked for",
-    "adversarial": "Finding disagreement",
-    "total_variation": "Smoothness",
-    "l2": "Moderate brightness",
-    "kd": "Following the teacher",
-    "ce": "Naming the class",
+    "moments": "BatchNorm moments: matching the teacher's statistics",
+    "label": "Cross-entropy: showing the class asked for",
+    "adversarial": "Adversarial term: finding disagreement",
+    "total_variation": "Total variation: smoothness",
+    "l2": "Squared pixels (L2): moderate brightness",
+    "kd": "Distillation loss (KL): following the teacher",
+    "ce": "Cross-entropy: naming the teacher's class",
 }
 HARDWARE = {"cpu": "a CPU", "cuda": "a GPU", "float32": "float32", "bfloat16": "bfloat16"}
 PARTS = {
@@ -153,7 +154,14 @@ def sized(teacher: ModelReport, student: ModelReport) -> str:
 
 
 def interval(correct: int, total: int) -> tuple[float, float]:
-    """Wilson's 95 % interval of a share: where the true accuracy lies, given so many images."""
+    """95 % interval of a share that was counted: (c + z^2/2 +- z sqrt(c (n - c) / n + z^2/4)) / (n + z^2).
+
+    Args:
+        correct: c.
+        total: n; of nothing nothing is known.
+
+    Source: Wilson 1927.
+    """
     if not total:
         return 0.0, 1.0
     share, weight = correct / total, _SIGMAS**2 / total
@@ -173,22 +181,27 @@ def images(number: int) -> str:
     return f"{count(number)} image{'s' * (number != 1)}"
 
 
-def headline(report: EvaluationReport) -> list[str]:
-    """What came out, in a few plain sentences."""
+def headline(report: EvaluationReport, real: RealImages | None = None) -> list[str]:
+    """What came out, in a few plain sentences.
+
+    Args:
+        report: the evaluation.
+        real: which real images the student comes from; None where nobody looked.
+    """
     student, teacher = report.student, report.teacher
     if report.labelled:
         first = (
-            f"Shown {images(report.images)} it had never seen, the student names {percent(student.accuracy.top1)} right; "
+            f"Shown {images(report.images)} it had never seen, the student names {percent(student.accuracy.top1)} right (top-1 accuracy); "
             f"the teacher that it learned from names {percent(teacher.accuracy.top1)} right."
         )
         agreed = f"The two give the same answer {percent(report.agreement.rate)} of the time."
     else:
         first = (
-            f"On {images(report.images)} that were made up, not photographed, the student gives the teacher's answer "
-            f"{percent(report.agreement.rate)} of the time."
+            f"On {images(report.images)} of its synthetic set the student gives the teacher's answer {percent(report.agreement.rate)} of "
+            "the time."
         )
         agreed = "No test images were given, so nothing on this page says how often either of them is right."
-    return [first, agreed, _savings(teacher, student), "No real image was used to teach the student: only the teacher's weights."]
+    return [first, agreed, _savings(teacher, student), *tell_real_images(real)]
 
 
 def behind(report: EvaluationReport) -> str:
@@ -201,8 +214,8 @@ def behind(report: EvaluationReport) -> str:
 
 def best_state(score: SnapshotScore) -> str:
     """What the best epoch is called: after which epoch, and on how many images it was chosen, as far as that is known."""
-    number = f", after epoch {count(score.epoch)}" if score.epoch else ""
-    return f"Best state{number}, chosen on {images(score.chosen_on) + ' kept back' if score.chosen_on else 'images kept back'}"
+    number = f" ({count(score.epoch)})" if score.epoch else ""
+    return f"Best epoch{number}, chosen on {images(score.chosen_on) + ' kept back' if score.chosen_on else 'images kept back'}"
 
 
 def confused(names: Sequence[str], confusion: Cells, most: int = 5) -> list[tuple[str, str, int]]:

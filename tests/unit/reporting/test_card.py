@@ -25,7 +25,8 @@ from distillery.evaluation.report import (
 from distillery.models.bundle import read_bundle, save_classifier
 from distillery.models.catalog import build_network
 from distillery.provenance import Provenance
-from distillery.reporting.card import CardSources, interval, model_card, open_sources
+from distillery.reporting.card import CardSources, model_card, open_sources
+from distillery.reporting.words import interval
 from distillery.storage import MemoryStore
 from distillery.types import Classifier
 from fakes import CLASSES, SPEC, TINY, quadrants

@@ -98,9 +98,9 @@ def test_the_best_state_says_on_how_many_images_it_was_chosen() -> None:
     report = made_up_report(("cat", "dog", "owl"))
     best = SnapshotScore(name="best", agreement=0.5, correct=9, total=60, epoch=1367, chosen_on=1280)
     page = render(made_up_page(report=report.model_copy(update={"snapshots": (best,)})))
-    assert "Best state, after epoch 1,367, chosen on 1,280 images kept back" in page
+    assert "Best epoch (1,367), chosen on 1,280 images kept back" in page
     unknown = best.model_copy(update={"epoch": 0, "chosen_on": 0})
-    assert "Best state, chosen on images kept back<" in render(made_up_page(report=report.model_copy(update={"snapshots": (unknown,)})))
+    assert "Best epoch, chosen on images kept back<" in render(made_up_page(report=report.model_copy(update={"snapshots": (unknown,)})))
 
 
 def test_rounds_on_ever_more_images_are_not_compared() -> None:
@@ -141,7 +141,7 @@ def test_a_check_that_was_not_asked_has_no_limit(features: str, limit: str) -> N
     data = made_up_page()
     assert data.health is not None
     page = render(data.model_copy(update={"health": data.health.model_copy(update={"features": features, "sampled": 400})}))
-    (row,) = re.findall(r"<tr>(?:(?!</tr>).)*The same within a class.*?</tr>", page)
+    (row,) = re.findall(r"<tr>(?:(?!</tr>).)*Cosine distance within a class.*?</tr>", page)
     assert limit in row
 
 
@@ -169,8 +169,8 @@ def test_the_cost_is_split_by_part() -> None:
 
 def test_a_term_without_a_say_is_named() -> None:
     drawn = gradient_chart(made_up_page())
-    assert drawn["weak"] == ["Showing the class asked for"]
-    assert "next to no say: Showing the class asked for" in render(made_up_page())
+    assert drawn["weak"] == ["Cross-entropy: showing the class asked for"]
+    assert "next to no say: Cross-entropy: showing the class asked for" in render(made_up_page())
 
 
 def test_gains_are_the_teachers_over_the_students() -> None:
@@ -201,3 +201,16 @@ def test_the_command_is_what_a_shell_takes() -> None:
         *("--set", "synthesis.rounds=40", "--set", "student.architecture={name: resnet8}"),
     ]
     assert made_up_page(run=RunRecord()).command() == ""
+
+
+def test_a_run_with_other_settings_is_not_called_by_its_recipes_title_alone() -> None:
+    recipe = {"about": {"title": "Digits at 16 px"}}
+    parameters = {"run_recipe": "fast_dfkd/digits", "run_overrides": {"expects.height": 8}, "gen_rounds": 3, "synth_size": 0}
+    changed, plain = (
+        render(made_up_page(run=RunRecord(recipe=recipe, parameters=given)))
+        for given in (parameters, {"run_recipe": "fast_dfkd/digits", "run_overrides": {}})
+    )
+    assert "<h1>Digits at 16 px, with other settings</h1>" in changed
+    assert "<dt>other settings</dt><dd>expects.height, synthesis.rounds</dd>" in changed
+    assert "<h1>Digits at 16 px</h1>" in plain
+    assert "other settings" not in plain

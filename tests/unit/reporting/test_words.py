@@ -1,4 +1,5 @@
 import re
+from html import unescape
 from typing import Any
 
 import pytest
@@ -128,32 +129,70 @@ def text_of(page: str) -> str:
 def test_a_page_of_a_larger_student_says_so_everywhere() -> None:
     page = text_of(render(made_up_page(report=of_size(0.4, 0.02, 0.5))))
     for said in (
-        "Larger 2.5×",
-        "More arithmetic 50.0×",
-        "Slower, one image 2.0×",
+        "More parameters 2.5×",
+        "More FLOPs: more arithmetic 50.0×",
+        "Higher CPU latency: slower, one image 2.0×",
         "2.5× more",
         "50.0× more",
         "2.0× slower",
         "a smaller one",
     ):
         assert said in page
-    for wrong in ("Smaller", "Less arithmetic", "Faster", "0.4×", " 0.0×", "× less", "faster", "a larger one", "small network"):
+    for wrong in ("Fewer", "less arithmetic", "Lower CPU", "0.4×", " 0.0×", "× less", "faster", "a larger one", "small network"):
         assert wrong not in page
 
 
 def test_a_page_of_equals_and_of_what_is_not_known() -> None:
     page = text_of(render(made_up_page(report=of_size(1, 1, 1))))
-    for said in ("As large 1.0×", "As much arithmetic 1.0×", "As fast, one image 1.0×", "the same", "one of its size"):
+    for said in (
+        "As many parameters 1.0×",
+        "As many FLOPs: as much arithmetic 1.0×",
+        "Equal CPU latency: as fast, one image 1.0×",
+        "the same",
+        "one of its size",
+    ):
         assert said in page
-    for wrong in ("Smaller", "Larger", "× less", "× more", "faster", "slower"):
+    for wrong in ("Fewer", "More parameters", "× less", "× more", "faster", "slower"):
         assert wrong not in page
     page = text_of(render(made_up_page(report=of_size(4, 0, -1))))
-    assert "Smaller 4.0×" in page
-    for wrong in ("arithmetic 0", "Less arithmetic", "Faster", " 0.0×", "Time for"):
+    assert "Fewer parameters 4.0×" in page
+    for wrong in ("arithmetic 0", "Fewer FLOPs", "Lower CPU", " 0.0×", "CPU latency,"):
         assert wrong not in page
 
 
 def test_a_page_of_a_smaller_student_says_what_it_always_said() -> None:
     page = text_of(render(made_up_page(report=of_size(9, 9, 9))))
-    for said in ("Smaller 9.0×", "Less arithmetic 9.0×", "Faster, one image 9.0×", "9.0× less", "9.0× faster", "a larger one"):
+    for said in (
+        "Fewer parameters 9.0×",
+        "Fewer FLOPs: less arithmetic 9.0×",
+        "Lower CPU latency: faster, one image 9.0×",
+        "9.0× less",
+        "9.0× faster",
+        "a larger one",
+    ):
         assert said in page
+
+
+def test_a_tile_of_a_ratio_shows_the_two_numbers_that_it_is_of() -> None:
+    page = text_of(render(made_up_page(report=of_size(9, 9, 9))))
+    assert "Fewer parameters 9.0× 77,754 learned numbers instead of 699,786" in page
+
+
+def test_the_fields_terms_stand_beside_the_plain_words() -> None:
+    page = unescape(text_of(render(made_up_page(tuple(f"class {number}" for number in range(6))))))
+    for said in (
+        "Top-1 accuracy: images named right",
+        "Top-5 accuracy right within five guesses",
+        "Expected calibration error (ECE) confidence off by",
+        "Agreement: same answer as the teacher",
+        "KL divergence how far its answers are from the teacher's, in nats",
+        "Parameters learned numbers",
+        "FLOPs arithmetic for an image",
+        "CPU latency, batch 1, 2 threads time for 1 image",
+        "Confusion matrix: what is taken for what",
+        "Reliability diagram:",
+        "Class entropy evenness of the classes",
+        "BatchNorm moments: matching the teacher's statistics",
+        "Distillation loss (KL): following the teacher",
+    ):
+        assert said in page, said

@@ -1,0 +1,77 @@
+"""Which real images a student comes from, as far as its files say it: who uses some is never told to use none."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from distillery.config import Config
+from distillery.methods.catalog import METHODS
+from distillery.provenance import Provenance
+
+_MADE_UP = {"teacher", "statistics", "synthesizer", "set"}
+"""Inputs of a training that are no images, or a set whose own inputs are looked at."""
+_LABELLED, _OTHER_DOMAIN, _PER_CLASS = "data", "ood", "per_class"
+
+
+class RealImages(Config):
+    """What is known of them.
+
+    Attributes:
+        labelled: the student was trained on labelled real images.
+        other_domain: it was trained, or its images were made, with real images of another domain.
+        class_statistics: the teacher's moments were measured on labelled real images, class by class.
+        unknown: inputs of which nobody here knows what images they hold, such as a set from elsewhere; `set` where it was not found.
+    """
+
+    labelled: bool = False
+    other_domain: bool = False
+    class_statistics: bool = False
+    unknown: tuple[str, ...] = ()
+
+    @property
+    def none(self) -> bool:
+        """Whether the student was certainly shown no real image."""
+        return not (self.labelled or self.other_domain or self.unknown)
+
+
+def find_real_images(student: Provenance, drawn: Provenance | None, sections: Mapping[str, Mapping[str, Any]] | None = None) -> RealImages:
+    """Look for real images in what a student was made from.
+
+    Args:
+        student: where its bundle comes from.
+        drawn: where the set that it was trained on comes from; None where that was not found.
+        sections: of the run's plan, where there is one.
+    """
+    made = [student] if drawn is None else [student, drawn]
+    inputs = {name for origin in made for name in origin.inputs}
+    methods = {str(origin.config.get("method", "")) for origin in made} & set(METHODS)
+    unknown = inputs - _MADE_UP - {_LABELLED, _OTHER_DOMAIN}
+    if "set" in student.inputs and drawn is None:
+        unknown.add("set")
+    return RealImages(
+        labelled=_LABELLED in inputs,
+        other_domain=_OTHER_DOMAIN in inputs or any(_OTHER_DOMAIN in METHODS[name].needs for name in methods),
+        class_statistics=(sections or {}).get("statistics", {}).get("kind") == _PER_CLASS,
+        unknown=tuple(sorted(unknown)),
+    )
+
+
+def tell_real_images(found: RealImages | None) -> list[str]:
+    """What a reader is told of them, in sentences; nothing where nothing is known.
+
+    Args:
+        found: None where nobody looked.
+    """
+    if found is None:
+        return []
+    told = []
+    if found.labelled:
+        told.append("The student was trained on real images with their labels.")
+    if found.other_domain:
+        told.append("Real images of another domain than the teacher's, out-of-distribution (OOD) ones, were used.")
+    if found.unknown:
+        told.append(f"Whether real images are among its inputs is not known here: {', '.join(found.unknown)}.")
+    if found.none:
+        told.append("The student was shown no real image: it learned from the teacher's answers to images that were made up.")
+    if found.class_statistics:
+        told.append("The teacher's statistics were measured class by class on real labelled images, by whoever owns them.")
+    return told
