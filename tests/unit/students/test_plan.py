@@ -2,6 +2,7 @@
 
 import math
 import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from torch.nn import functional
 from distillery.config import Config
 from distillery.errors import ConfigError
 from distillery.optim.schedules import ScheduleConfig, ScheduleProgress, rate_at
+from distillery.plain_yaml import read_yaml
 from distillery.seeding import stream
 from distillery.students.kd import KD, KDConfig
 from distillery.students.objective import Seen
@@ -194,3 +196,11 @@ def test_kd_without_labels_takes_the_teachers() -> None:
     terms = KD(KDConfig(soft=0.0, hard=1.0)).terms(Seen(t, s))
     assert list(terms) == ["ce"]
     assert terms["ce"].item() == pytest.approx(float(functional.cross_entropy(s, t.argmax(1))), rel=1e-5)
+
+
+def test_the_guides_plan_is_one() -> None:
+    text = (Path(__file__).parents[3] / "docs" / "guides" / "student.md").read_text()
+    (block,) = re.findall(r"```yaml\n(student:\n.*?)```", text, flags=re.DOTALL)
+    (stage,) = StudentConfig.parse(read_yaml(block)["student"]).stages
+    assert (stage.trains, stage.clip, stage.schedule.milestones) == (("network.blocks", "network.head"), 5.0, (20, 30))
+    assert stage.objectives[0]["hard"] == 0.1
