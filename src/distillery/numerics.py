@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -39,3 +40,19 @@ def exact(device: torch.device) -> Iterator[None]:
 def is_bad(values: Tensor) -> Tensor:
     """Where a value is not finite or beyond `EXPLODED`."""
     return ~values.isfinite() | (values.abs() > EXPLODED)
+
+
+def clamp_through(images: Tensor) -> Tensor:
+    """Images clamped to [0, 1], exactly; gradients pass as if they were not, so that a pixel outside is still pulled back."""
+    clamped: Tensor = _ClampThrough.apply(images)
+    return clamped
+
+
+class _ClampThrough(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, images: Tensor) -> Tensor:
+        return images.clamp(0, 1)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        return gradients[0]

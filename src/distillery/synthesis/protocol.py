@@ -63,6 +63,10 @@ class Synthesizer(Protocol):
     """A data-free method: two verbs and its state.
 
     A method's class is built as `Method(config, ingredients)`; `config` is the parsed section of its catalog row.
+
+    Range: images leave a synthesizer as float32 in [0, 1], always, and the teacher as well as the student sees them so. A generator that
+    ends in a BatchNorm speaks in the teacher's normalised space: it maps back by the teacher's mean and std and clamps, and gradients pass
+    straight through the clamp (`generator.output`). A method of pixels in normalised space does the same with `numerics.clamp_through`.
     """
 
     def advance(self, student: Classifier | None, labels: Tensor | None = None) -> Turn:

@@ -20,6 +20,8 @@ class GeneratorConfig(Config):
         condition: one_hot appends the asked label to z; none ignores labels.
         condition_scale: what stands for 1 in the one-hot part. Against a long z (1024) a larger value makes labels count sooner.
         output: sigmoid, or tanh mapped to [0, 1]; both are the same curve at another slope. Unset, it is the published one of `name`.
+            batchnorm ends in a BatchNorm with scale and shift, as ZSKT does, tanh_batchnorm in a tanh and a BatchNorm without, as DAFL,
+            DFAD and DFQ do: these two speak in the teacher's normalised space, see `Generator`.
         norm_epsilon: BatchNorm's epsilon in the convolution stages. The reference code of LS-GDFD has 0.8 there, by all signs a
             momentum in the wrong place: it mutes a stage whose variance is small. The default is PyTorch's.
         initialisation: normal draws weights from N(0, 0.02) and BatchNorm scales from N(1, 0.02), as CMI does; torch keeps PyTorch's own,
@@ -31,7 +33,7 @@ class GeneratorConfig(Config):
     width: int = Field(default=64, ge=1)
     condition: Literal["none", "one_hot"] = "none"
     condition_scale: float = Field(default=1.0, gt=0)
-    output: Literal["sigmoid", "tanh"] = "sigmoid"
+    output: Literal["sigmoid", "tanh", "batchnorm", "tanh_batchnorm"] = "sigmoid"
     norm_epsilon: float = Field(default=1e-5, gt=0)
     initialisation: Literal["normal", "torch"] = "normal"
 

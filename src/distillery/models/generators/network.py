@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from distillery.errors import ConfigError
 from distillery.models.generators.config import GeneratorConfig
-from distillery.numerics import full_precision
+from distillery.numerics import clamp_through, full_precision
 from distillery.types import ImageSpec
 
 _SLOPE = 0.2  # of every LeakyReLU, in both families
@@ -24,17 +24,25 @@ _STAGES = {"generator": (2, 2, 1), "large_generator": (4, 2, 1), "conditional": 
 class Generator(nn.Module):
     """Maps latents, and labels where it is conditional, to images in [0, 1].
 
-    A size that is no multiple of 4 is generated at the next one and cropped at the lower right.
+    A size that is no multiple of 4 is generated at the next one and cropped at the lower right. One that ends in a BatchNorm makes values
+    of about mean 0 and variance 1 a channel, what a teacher sees once it has normalised; they leave as
+
+        x = clamp(std * BN(raw) + mean, 0, 1),    dx/dBN = std also where it clamps
+
+    because a pixel that the clamp stopped would never be told to come back.
 
     Args:
         config: its settings.
-        spec: shape of the images; its mean and std are not used, because images leave in [0, 1].
+        spec: shape of the images; its mean and std are the teacher's, and count for an output with a BatchNorm alone.
         num_classes: K, the length of the one-hot part.
 
     Source:
         generator, large_generator: arXiv:2105.08584 (CMI) and arXiv:2112.07327 (FastDFKD). conditional: arXiv:2012.05578 (LS-GDFD), with
         PyTorch's epsilon in every BatchNorm instead of 0.8 in the later ones (`norm_epsilon`).
     """
+
+    mean: Tensor
+    std: Tensor
 
     def __init__(self, config: GeneratorConfig, spec: ImageSpec, num_classes: int) -> None:
         super().__init__()
@@ -52,6 +60,10 @@ class Generator(nn.Module):
         self.activation = nn.LeakyReLU(_SLOPE, inplace=True) if is_conditional else nn.Identity()
         self.stages = nn.Sequential(*_stages(channels, config.norm_epsilon))
         self.last = nn.Conv2d(channels[-1], spec.channels, 3, padding=1)
+        if config.output in ("batchnorm", "tanh_batchnorm"):
+            self.output_norm = nn.BatchNorm2d(spec.channels, affine=config.output == "batchnorm")
+            for name, values in (("mean", spec.mean), ("std", spec.std)):
+                self.register_buffer(name, torch.tensor(values).view(1, -1, 1, 1), persistent=False)
         if config.initialisation == "normal":
             self.apply(_initialise)
 
@@ -71,7 +83,16 @@ class Generator(nn.Module):
         features = self.linear(self._condition(z, labels)).view(len(z), self.start_channels, *self.start)
         features = self.stages(self.activation(self.norm(features)))
         raw = full_precision(self.last(features)[..., : self.spec.height, : self.spec.width])
-        return torch.sigmoid(raw) if self.config.output == "sigmoid" else (torch.tanh(raw) + 1) / 2
+        match self.config.output:
+            case "sigmoid":
+                return torch.sigmoid(raw)
+            case "tanh":
+                return (torch.tanh(raw) + 1) / 2
+            case "batchnorm":
+                normalised = self.output_norm(raw)
+            case "tanh_batchnorm":
+                normalised = self.output_norm(torch.tanh(raw))
+        return clamp_through(normalised * self.std + self.mean)
 
     def first_layers(self) -> tuple[nn.Linear, nn.BatchNorm2d]:
         """The linear layer, and the BatchNorm that follows it."""
@@ -128,6 +149,6 @@ def _initialise(module: nn.Module) -> None:
         nn.init.normal_(module.weight, 0.0, _DEVIATION)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
-    elif isinstance(module, nn.BatchNorm2d):
+    elif isinstance(module, nn.BatchNorm2d) and module.affine:
         nn.init.normal_(module.weight, 1.0, _DEVIATION)
         nn.init.zeros_(module.bias)
