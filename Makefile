@@ -19,7 +19,7 @@ export GOMP_SPINCOUNT ?= 2000
 # Two test processes of one thread each are faster on two cores than one process of two threads.
 WORKERS ?= 2
 
-.PHONY: help setup lock demo seeds bench demo-split results test soak check mutants goldens compile clean
+.PHONY: help setup lock demo seeds bench demo-split results test soak check mutants goldens graph compile clean
 
 help: ## Say what each target does
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 14
@@ -77,7 +77,7 @@ check: $(STAMP) ## Lint, format, types, import contracts, house rules, goldens: 
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	.ci/imports
-	OMP_NUM_THREADS=1 $(RUN) -m pytest -q tests/unit/test_house.py
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -q tests/unit/test_house.py tests/unit/test_import_graph.py
 	@fresh=$$(mktemp -d); trap 'rm -rf "$$fresh"' EXIT; $(BIN)/distillery compile --out "$$fresh" >/dev/null; \
 		diff -ru tests/pipelines/golden "$$fresh" || { echo "The compiled pipelines differ from their goldens: look at the difference, then run make goldens."; exit 1; }
 
@@ -86,6 +86,9 @@ mutants: $(STAMP) ## Break the code on purpose, one line at a time, and see a te
 
 goldens: $(STAMP) ## Write the compiled pipelines that the tests compare with
 	$(BIN)/distillery compile --out tests/pipelines/golden
+
+graph: $(STAMP) ## Draw the rooms and the arrows between them into docs/architecture.md
+	$(RUN) tests/import_graph.py
 
 compile: $(STAMP) ## Compile both pipelines to compiled/*.yaml for a Kubeflow cluster
 	$(BIN)/distillery compile --out compiled

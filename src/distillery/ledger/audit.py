@@ -24,8 +24,8 @@ from distillery.step_table import STEPS
 from distillery.storage import Store, open_store
 from distillery.synthesis.bundle import DOCUMENT as SYNTHESIZER
 from distillery.synthesis.bundle import load_synthesizer, read_synthesizer
-from distillery.tracking.protocol import SERVED_FILE
-from distillery.tracking.versions import Version, fetch_files, find_version, parse_reference
+from distillery.tracking.protocol import SERVED_FILE, Version
+from distillery.tracking.versions import fetch_files, find_version, parse_reference
 from distillery.workbench.keys import is_planned, key_of
 from distillery.workbench.lineage import StepRecord, evaluation_of, find_record, parse_record, records_of, set_of, student_of
 

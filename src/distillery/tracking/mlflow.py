@@ -24,10 +24,9 @@ from distillery.tracking.flatten import flatten, json_bytes, metric_names, relat
 from distillery.tracking.guard import Guard, first_line, within
 from distillery.tracking.null import NullTracker
 from distillery.tracking.patience import ARTIFACT_SECONDS, CLOSING_SECONDS, IMPORT_SECONDS, opening_seconds, patience, set_impatience
-from distillery.tracking.protocol import PREFIX, SERVED_FILE, Candidate, Registered, RegistrationConfig, Serve, ServedModel, Status
+from distillery.tracking.protocol import PREFIX, SERVED_FILE, Candidate, Registered, RegistrationConfig, Serve, ServedModel, Status, Version
 from distillery.tracking.registry import MODEL_ID, register_version
 from distillery.tracking.runs import ActiveRun, Runs, end
-from distillery.tracking.versions import Version
 
 log = logging.getLogger(__name__)
 

@@ -84,6 +84,27 @@ Serve = Callable[[Path], ServedModel | None]
 """Writes the file to serve into an empty folder; None where the student cannot be served so. Asked only where a version is new."""
 
 
+@dataclass(frozen=True)
+class Version:
+    """A version of a registered model.
+
+    Attributes:
+        name: of the model.
+        number: of the version.
+        aliases: that it holds now.
+        tags: by their names without our prefix.
+        run_id: the MLflow run that registered it.
+        registry: the registry's address, without user and password.
+    """
+
+    name: str
+    number: str
+    aliases: tuple[str, ...]
+    tags: dict[str, str]
+    run_id: str
+    registry: str
+
+
 class Tracker(Protocol):
     """An observer of one step.
 

@@ -1,35 +1,13 @@
 """A registered version as an auditor meets it: what the registry says of it, and its files. Imports no mlflow."""
 
 import re
-from dataclasses import dataclass
 from pathlib import Path
 
 from distillery.errors import ConfigError
 from distillery.storage.workspace import workspace
-from distillery.tracking.protocol import tracking_uri
+from distillery.tracking.protocol import Version, tracking_uri
 
 _REFERENCE = re.compile(r"(?:models:/+)?([A-Za-z0-9_.-]+)(?:[:/]([0-9]+)|@([A-Za-z0-9_.-]+))")
-
-
-@dataclass(frozen=True)
-class Version:
-    """A version of a registered model.
-
-    Attributes:
-        name: of the model.
-        number: of the version.
-        aliases: that it holds now.
-        tags: by their names without our prefix.
-        run_id: the MLflow run that registered it.
-        registry: the registry's address, without user and password.
-    """
-
-    name: str
-    number: str
-    aliases: tuple[str, ...]
-    tags: dict[str, str]
-    run_id: str
-    registry: str
 
 
 def parse_reference(text: str) -> tuple[str, str, str] | None:
