@@ -1,7 +1,7 @@
 """A pipeline's steps called one after another in this process, without Kubeflow: for benchmarks, tests and debuggers."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from importlib import import_module
 from pathlib import Path
@@ -80,9 +80,10 @@ class DirectRun:
         self.folder.mkdir(parents=True, exist_ok=True)
         store = self.store or str(self.folder / "store")
         with environment({"DISTILLERY_STORE": store, "DISTILLERY_FOLDER_STORE": "1", "DISTILLERY_WORKDIR": str(self.folder / "work")}):
-            for step in PIPELINES[self._plan()].steps[1:]:
+            pipeline = PIPELINES[self._plan()]
+            for step in pipeline.steps[1:]:
                 if step != LAST:
-                    self._step(step)
+                    self._step(step, pipeline.artifacts)
         return self
 
     def _plan(self) -> str:
@@ -93,9 +94,9 @@ class DirectRun:
 
         return pipeline
 
-    def _step(self, step: str) -> None:
+    def _step(self, step: str, artifacts: Sequence[str]) -> None:
         row, began = STEPS[step], time.monotonic()
-        places = {name: getattr(self, name) for name in (*row.reads, *row.writes)}
+        places = {name: getattr(self, name) for name in (*row.reads, *row.writes) if name in artifacts}
         given = {"teacher_uri": str(self.teacher), "eval_data_uri": self.data}
         self.metrics[row.section] = run_step(step, self.sections[row.section], places, given)
         self.seconds[row.section] = time.monotonic() - began

@@ -19,18 +19,21 @@ ALL = tuple(row.name for row in PIPELINES.values() if row.recipe)
 GROUPS = ("run_", "teacher_", "gen_", "synth_", "student_", "eval_", "mlflow_", "k8s_")
 """Prefixes of the fields: the form sorts by the alphabet, so that a group stays together."""
 CLUSTER = {
-    "k8s_cpu_limit": "CPUs that a task that trains may use at most.",
-    "k8s_cpu_request": "CPUs of a task that trains.",
-    "k8s_credentials": "Secret with the credentials of the store and of the tracking server.",
-    "k8s_gpu_limit": "Accelerators of a task that trains; 0 runs it on CPUs.",
-    "k8s_gpu_node_selector": "Node labels for the tasks that train.",
-    "k8s_gpu_tolerations": "Tolerations of the tasks that train.",
-    "k8s_gpu_type": "Resource name of the accelerator.",
-    "k8s_memory_limit": "Memory limit of a task that trains; /dev/shm counts against it.",
-    "k8s_memory_request": "Memory of a task that trains.",
-    "k8s_settings": "ConfigMap with the addresses of the store and of the tracking server.",
+    row.name: row
+    for row in (
+        Parameter("k8s_cpu_limit", "4", "CPUs that a task that trains may use at most."),
+        Parameter("k8s_cpu_request", "2", "CPUs of a task that trains."),
+        Parameter("k8s_credentials", "distillery-credentials", "Secret with the credentials of the store and of the tracking server."),
+        Parameter("k8s_gpu_limit", "1", "Accelerators of a task that trains; 0 runs it on CPUs."),
+        Parameter("k8s_gpu_node_selector", {}, "Node labels for the tasks that train."),
+        Parameter("k8s_gpu_tolerations", [], "Tolerations of the tasks that train."),
+        Parameter("k8s_gpu_type", "nvidia.com/gpu", "Resource name of the accelerator."),
+        Parameter("k8s_memory_limit", "16Gi", "Memory limit of a task that trains; /dev/shm counts against it."),
+        Parameter("k8s_memory_request", "8Gi", "Memory of a task that trains."),
+        Parameter("k8s_settings", "distillery-settings", "ConfigMap with the addresses of the store and of the tracking server."),
+    )
 }
-"""Fields that only a cluster reads, with what they mean."""
+"""Fields that only a cluster reads."""
 NO_PROMISE = {"k8s_gpu_limit": "0"}
 """What a run says where no cluster is asked for accelerators: a step takes what the machine has."""
 
@@ -86,7 +89,7 @@ def fields(pipeline: str) -> dict[str, Parameter]:
 
 def summaries(pipeline: str) -> dict[str, str]:
     """What each field of the pipeline's form means."""
-    return {**{row.name: row.summary for row in fields(pipeline).values()}, **CLUSTER}
+    return {row.name: row.summary for row in (*fields(pipeline).values(), *CLUSTER.values())}
 
 
 def literals(pipeline: str) -> dict[str, tuple[str, ...]]:

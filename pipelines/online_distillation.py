@@ -1,48 +1,22 @@
 """The online way: a generator plays against the student that it feeds, inside one container."""
 
-from typing import Any
-
-from kfp import dsl
-
 from distillery_kfp.components.evaluation.evaluate.component import evaluate
 from distillery_kfp.components.ops.plan.component import plan
 from distillery_kfp.components.ops.register.component import register
 from distillery_kfp.components.student.distill_online.component import distill_online
 from distillery_kfp.components.teacher.extract_statistics.component import extract_statistics
+from distillery_kfp.pipelines.graph import Form, pipeline
 from distillery_kfp.pipelines.resources import for_plan, place
 
 
-@dsl.pipeline(name="online-distillation")
-def online_distillation(
-    teacher_uri: str,
-    run_recipe: str = "fast_dfkd/digits",
-    run_recipe_uri: str = "",
-    run_overrides: dict[str, Any] = {},  # noqa: B006 (the form refuses a field without a default)
-    run_salt: str = "",
-    run_seed: int = 0,
-    teacher_sha256: str = "",
-    eval_data_uri: str = "",
-    gen_rounds: int = 0,
-    student_architecture: str = "",
-    mlflow_model_name: str = "",
-    k8s_cpu_limit: str = "4",
-    k8s_cpu_request: str = "2",
-    k8s_credentials: str = "distillery-credentials",
-    k8s_gpu_limit: str = "1",
-    k8s_gpu_node_selector: dict[str, Any] = {},  # noqa: B006
-    k8s_gpu_tolerations: list[Any] = [],  # noqa: B006
-    k8s_gpu_type: str = "nvidia.com/gpu",
-    k8s_memory_limit: str = "16Gi",
-    k8s_memory_request: str = "8Gi",
-    k8s_settings: str = "distillery-settings",
-) -> None:
+@pipeline
+def online_distillation(form: Form) -> None:
     """Distil a teacher without its data: a generator and a student play against each other; register the student."""
-    form = dict(locals())
-    common = {"teacher_uri": teacher_uri, "accelerators": k8s_gpu_limit}
+    common = {"teacher_uri": form["teacher_uri"], "accelerators": form["k8s_gpu_limit"]}
     sections = place(plan(pipeline="online_distillation", **for_plan(form)), form).outputs
-    extract = place(extract_statistics(section=sections["statistics"], teacher_uri=teacher_uri), form)
+    extract = place(extract_statistics(section=sections["statistics"], teacher_uri=form["teacher_uri"]), form)
     moments = extract.outputs["statistics"]
     play = place(distill_online(section=sections["distill"], **common, statistics=moments), form)
-    scored = {"eval_data_uri": eval_data_uri, "student": play.outputs["student"], "dataset": play.outputs["dataset"]}
+    scored = {"eval_data_uri": form["eval_data_uri"], "student": play.outputs["student"], "dataset": play.outputs["dataset"]}
     score = place(evaluate(section=sections["evaluation"], **common, **scored), form)
     place(register(section=sections["registration"], student=play.outputs["student"], report=score.outputs["report"]), form)

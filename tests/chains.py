@@ -13,6 +13,7 @@ from distillery.environment import environment
 from distillery.models.bundle import save_classifier
 from distillery.models.catalog import Architecture, build_network
 from distillery.provenance import Provenance, code_version, sha256_file
+from distillery.recipes.loader import load_document, pipeline_of
 from distillery.step_table import PIPELINES, STEPS
 from distillery.steps import plan
 from distillery.types import Classifier, ImageSpec
@@ -43,7 +44,6 @@ OVERRIDES: dict[str, dict[str, Any]] = {
 }
 SHARED = {"student.architecture": STUDENT["architecture"], "student.stages": STUDENT["stages"], "evaluation.latency": False}
 EXPECTS = {"expects.height": 8, "expects.width": 8, "expects.classes": 3, "expects.channels": 1}
-CHAINS = {"ls_gdfd/digits": "generative_distillation", "fast_dfkd/digits": "online_distillation"}
 
 
 def make_teacher(folder: Path, seed: int = 0) -> Path:
@@ -85,6 +85,11 @@ class Chain:
         return self.folder / "teacher"
 
     @property
+    def pipeline(self) -> str:
+        """The pipeline that runs the recipe."""
+        return pipeline_of(load_document(self.recipe))
+
+    @property
     def student(self) -> Path:
         """The student's bundle, as the step left it."""
         return self.folder / self.run / "student"
@@ -101,11 +106,13 @@ class Chain:
         out = self.folder / self.run
         with self.environment():
             values = {"run_recipe": self.recipe, "teacher_uri": str(self.teacher), "run_seed": 0}
-            overrides = {**OVERRIDES[self.recipe], **SHARED, **EXPECTS, **self.more}
-            self.sections = sections = plan.run(CHAINS[self.recipe], {**values, "run_overrides": overrides})
+            overrides = {**OVERRIDES.get(self.recipe, {}), **SHARED, **EXPECTS, **self.more}
+            self.sections = sections = plan.run(self.pipeline, {**values, "run_overrides": overrides})
+            pipeline = PIPELINES[self.pipeline]
             names = ("statistics", "synthesizer", "set", "student", "report.json", "report.html", "registration.json")
             places = {"page" if name == "report.html" else name.partition(".")[0]: out / name for name in names}
-            for step in PIPELINES[CHAINS[self.recipe]].steps[1:]:
+            places = {name: place for name, place in places.items() if name in pipeline.artifacts}
+            for step in pipeline.steps[1:]:
                 answer = run_step(step, sections[STEPS[step].section], places, {"teacher_uri": str(self.teacher)})
             self.registered = answer
         return self

@@ -170,6 +170,11 @@ class Pipeline:
         """Names of the sections that its plan hands out."""
         return tuple(STEPS[step].section for step in self.steps if STEPS[step].section)
 
+    @property
+    def artifacts(self) -> tuple[Artifact, ...]:
+        """What its steps write; a step of it reads nothing else."""
+        return tuple(artifact for step in self.steps for artifact in STEPS[step].writes)
+
 
 _SCORED = ("evaluate", LAST)
 PIPELINES: dict[str, Pipeline] = {

@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 from kfp import compiler, dsl
 
+from distillery.step_table import STEPS
 from distillery_kfp.components.teacher.extract_statistics.component import extract_statistics
 from distillery_kfp.pipelines.compiled import Compiled
 from distillery_kfp.pipelines.form import ALL
-from distillery_kfp.pipelines.metadata import STAGES, component_of, metadata
+from distillery_kfp.pipelines.metadata import component_of, metadata
 from distillery_kfp.pipelines.resources import place
 from distillery_kfp.pipelines.runner.child import Watch
 
@@ -28,7 +29,7 @@ def twice(section: dict[str, Any] = {}) -> None:  # noqa: B006
 @pytest.mark.parametrize(
     ("name", "component"),
     [
-        *((name.replace("_", "-"), name) for name in STAGES),
+        *((name.replace("_", "-"), name) for name in STEPS),
         ("evaluate-2", "evaluate"),
         ("exec-evaluate-13", "evaluate"),
         ("comp-train-student", "train_student"),

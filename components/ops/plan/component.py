@@ -16,7 +16,6 @@ def plan(
     teacher_uri: str,
     teacher_sha256: str,
     eval_data_uri: str,
-    gen_rounds: int,
     student_architecture: str,
     mlflow_model_name: str,
     k8s_cpu_limit: str,
@@ -27,6 +26,7 @@ def plan(
     k8s_gpu_type: str,
     k8s_memory_limit: str,
     k8s_memory_request: str,
+    gen_rounds: int = 0,
     synth_size: int = 0,
 ) -> NamedTuple(  # type: ignore[valid-type]
     "Sections",

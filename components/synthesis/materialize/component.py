@@ -11,9 +11,9 @@ def materialize(
     teacher_uri: str,
     accelerators: str,
     statistics: dsl.Input[dsl.Artifact],
-    synthesizer: dsl.Input[dsl.Model],
     dataset: dsl.Output[dsl.Dataset],
     metrics: dsl.Output[dsl.Metrics],
+    synthesizer: dsl.Input[dsl.Model] = None,
 ) -> None:
     """Draw a synthetic set with quotas per class, and publish it by its manifest.
 
@@ -22,9 +22,9 @@ def materialize(
         teacher_uri: folder of the teacher's bundle.
         accelerators: how many the cluster was asked for; the step refuses to work where it finds none.
         statistics: the teacher's moments.
-        synthesizer: the trained synthesizer.
         dataset: a copy of the set's manifest, and a reference with its address and digest.
         metrics: images drawn and kept, and how often the teacher agrees with the asked label.
+        synthesizer: a trained one; none for a method that makes its images from nothing.
     """
     from pathlib import Path
 
@@ -34,7 +34,7 @@ def materialize(
     inputs = Inputs(
         teacher_uri=teacher_uri,
         statistics=StatisticsFile(Path(statistics.path)),
-        synthesizer=SynthesizerFolder(Path(synthesizer.path)),
+        synthesizer=SynthesizerFolder(Path(synthesizer.path)) if synthesizer else None,
         accelerators=accelerators,
     )
     for name, value in run(section, inputs, Outputs(set=SetFolder(Path(dataset.path)))).items():

@@ -96,7 +96,8 @@ class _Walk:
         sha256: the student's.
         made: where the student comes from.
         synthesizer: hash by the set.
-        statistics: hash by the generator; None where the generator was not reached.
+        statistics: hash by the generator, or by the set where there was none; None where that was not reached.
+        inverted: the set was made without a generator.
     """
 
     scratch: Path
@@ -115,6 +116,7 @@ class _Walk:
     made: Provenance = field(default_factory=lambda: Provenance(code_version=""))
     synthesizer: str = ""
     statistics: str | None = None
+    inverted: bool = False
 
     def links(self) -> tuple[Link, ...]:
         """Every link in turn; the run's record is read first, for it says where the others lie."""
@@ -294,11 +296,16 @@ class _Walk:
         self._recorded("set", link.sha256, manifest.provenance)
         self._of_this_teacher(manifest.teacher_sha256)
         self.synthesizer = manifest.synthesizer_sha256
+        if not self.synthesizer and "synthesizer" not in STEPS[record.step].writes:
+            self.statistics, self.inverted = manifest.provenance.inputs.get("statistics", ""), True
         for entry in manifest.shards:
             match(fetch(self.store, f"{prefix}/{entry.key}"), entry.sha256, f"the shard {entry.key!r} in {link.where!r}", "its set names")
         link.what = f"{manifest.images:,} images to train on, {manifest.holdout:,} held out, {len(manifest.shards):,} shards"
 
     def _generator(self, link: Link) -> None:
+        if self.inverted:
+            link.state, link.note = "unused", "the images were made from nothing, one by one"
+            return
         link.sha256 = self.synthesizer
         record = self._recorded("synthesizer", link.sha256)
         link.sha256, link.where = record.sha256("synthesizer"), self._place(record.at("synthesizer", SYNTHESIZER))

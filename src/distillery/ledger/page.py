@@ -183,7 +183,9 @@ class PageCollector:
         entries.append(
             LineageEntry(name="Report", sha256=sha256_file(self.report_path), what="The numbers of this page as JSON.", where=where)
         )
-        return tuple(entry for entry in entries if entry.sha256 or entry.name != "Statistics")
+        inverted = found is not None and "synthesizer" not in (*made.inputs, *STEPS[self._work("set", made)[0]].writes)
+        unused = ("Statistics", "Generator") if inverted else ("Statistics",)
+        return tuple(entry for entry in entries if entry.sha256 or entry.name not in unused)
 
     def _synthesizer(self, found: SyntheticSet | None, made: Provenance) -> str:
         if found and found.manifest.synthesizer_sha256:

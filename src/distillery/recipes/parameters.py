@@ -12,6 +12,7 @@ from distillery.step_table import PIPELINES, makers_of
 LARGEST_SEED = 2**53 - 1  # larger integers do not survive the float that Kubeflow makes of them
 
 Value = str | int | dict[str, Any]
+"""Of a field that the plan step reads."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Parameter:
     """
 
     name: str
-    default: Value
+    default: Value | list[Any]
     summary: str
     path: str = ""
     steps: tuple[str, ...] = ()

@@ -1,14 +1,14 @@
-"""The step that fills a synthetic set from a trained synthesizer."""
+"""The step that fills a synthetic set: from a trained synthesizer, or by a method that makes its images from nothing."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from distillery.engine.materialize import Materializer, check_size
-from distillery.errors import CheckpointMismatchError
+from distillery.errors import CheckpointMismatchError, ConfigError
 from distillery.recipes.sections import MaterializeSection
 from distillery.step_table import SetFolder, StatisticsFile, SynthesizerFolder
-from distillery.synthesis.bundle import load_synthesizer, read_synthesizer
+from distillery.synthesis.bundle import SynthesizerState, load_synthesizer, read_synthesizer
 from distillery.workbench.accelerators import check_promise
 from distillery.workbench.assembly import PlannedMethod, Teacher, open_teacher
 from distillery.workbench.bench import Workbench, reporting, workbench
@@ -24,13 +24,13 @@ class Inputs:
 
     Attributes:
         teacher_uri: the teacher's bundle, a folder or a URI.
-        synthesizer: that was trained with this plan.
+        synthesizer: that was trained with this plan; None for a method that makes its images from nothing.
         statistics: the teacher's moments; None for a method that needs none.
         accelerators: how many the cluster was asked for.
     """
 
     teacher_uri: str
-    synthesizer: SynthesizerFolder
+    synthesizer: SynthesizerFolder | None = None
     statistics: StatisticsFile | None = None
     accelerators: str = "0"
 
@@ -67,27 +67,42 @@ def run(section: Mapping[str, Any], inputs: Inputs, outputs: Outputs) -> dict[st
     plan = PlannedMethod.parse(parsed.method, parsed.method_config, inputs.statistics)
     teacher = open_teacher(parsed, inputs.teacher_uri)
     check_size(parsed.set, teacher.classifier.spec)
-    made = load_synthesizer(inputs.synthesizer, teacher.sha256)
-    if (made.method, made.config) != (plan.name, plan.config.to_json()):
-        raise CheckpointMismatchError(
-            f"The synthesizer at {str(inputs.synthesizer)!r} was trained by {made.method} with other settings than this plan's "
-            f"{plan.name}: train a generator with this recipe."
-        )
-    hashes = {**plan.inputs(teacher), "synthesizer": read_synthesizer(inputs.synthesizer)[1]}
+    made, digest = None, ""
+    if inputs.synthesizer is not None or not plan.row.inverts:
+        made, digest = _open_synthesizer(inputs.synthesizer, plan, teacher)
+    hashes = {**plan.inputs(teacher), **({"synthesizer": digest} if digest else {})}
     with workbench(STEP, parsed, hashes) as bench:
 
         def fill() -> dict[str, float]:
-            synthesizer = plan.build(teacher, bench.runtime, parsed.seed)
-            synthesizer.load_state_dict(made.state)
-            return _fill(bench, Materializer(parsed.set, synthesizer, teacher.classifier, parsed.seed), parsed, teacher, outputs.set)
+            a_turn = 0 if made else plan.config.images_per_turn
+            synthesizer = plan.build(teacher, bench.runtime, parsed.seed, -(-parsed.set.size // a_turn) if a_turn else 1)
+            if made:
+                synthesizer.load_state_dict(made.state)
+            materializer = Materializer(parsed.set, synthesizer, teacher.classifier, parsed.seed, a_turn)
+            return _fill(bench, materializer, parsed, teacher, outputs.set)
 
         return bench.do(vars(outputs), fill, lambda: publish(bench, outputs.set, "synthesis"))
+
+
+def _open_synthesizer(folder: SynthesizerFolder | None, plan: PlannedMethod, teacher: Teacher) -> tuple[SynthesizerState, str]:
+    """A synthesizer that was trained with this plan, and the digest of its bundle."""
+    if folder is None:
+        raise ConfigError(f"The method {plan.name} draws from a trained generator, and none is given: train one first.")
+    if plan.row.inverts:
+        raise ConfigError(f"The method {plan.name} makes its images from nothing: leave the synthesizer {str(folder)!r} out.")
+    made = load_synthesizer(folder, teacher.sha256)
+    if (made.method, made.config) != (plan.name, plan.config.to_json()):
+        raise CheckpointMismatchError(
+            f"The synthesizer at {str(folder)!r} was trained by {made.method} with other settings than this plan's {plan.name}: "
+            "train a generator with this recipe."
+        )
+    return made, read_synthesizer(folder)[1]
 
 
 def _fill(bench: Workbench, materializer: Materializer, section: MaterializeSection, teacher: Teacher, path: SetFolder) -> dict[str, float]:
     session = bench.session()
     reviewer = Reviewer(bench, teacher, section.health, section.set.strict)
-    header = set_header(bench, teacher, bench.inputs["synthesizer"])
+    header = set_header(bench, teacher, bench.inputs.get("synthesizer", ""))
     result = materializer.run(open_set_store(bench), header, session, reviewer)
     write_set(bench, result.manifest, path)
     return {**result.numbers, **reviewer.keep(path)}
