@@ -5,9 +5,7 @@ the process dies, the pointer names a whole payload. What only grows lies in blo
 before the work is finished, so that no worker of a key takes away what another's pointer names.
 """
 
-import io
 import logging
-import pickle
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,8 +14,10 @@ import torch
 from distillery.config import Config
 from distillery.documents import Format
 from distillery.engine.growing import ADVICE, FOLDER, GrowingList
+from distillery.engine.payloads import FOLDER as PAYLOADS
+from distillery.engine.payloads import read_payload, write_payload
 from distillery.errors import DistilleryError, MissingResourceError, StoreError
-from distillery.provenance import Provenance, code_version, sha256_bytes
+from distillery.provenance import Provenance, code_version
 from distillery.storage import Store
 
 logger = logging.getLogger(__name__)
@@ -26,7 +26,6 @@ POINTER = Format("distillery-checkpoint", 2, ADVICE)
 RESULT = Format("distillery-result", 2, ADVICE)
 _POINTER = "latest.json"
 _RESULT = "result.json"
-_PAYLOADS = "payloads"
 _SNAPSHOTS = "snapshots"  # of `Selection`
 _SAMPLE = "sample"  # of `SampledPool`
 _LISTS = "lists"  # key of a state
@@ -66,22 +65,19 @@ class Checkpoints:
         """
         for name, items in (lists or {}).items():
             self._lists.setdefault(name, GrowingList(self.store)).grow(items)
-        buffer = io.BytesIO()
-        torch.save({**state, _LISTS: {name: found.state_dict() for name, found in self._lists.items()}}, buffer)
-        data = buffer.getvalue()
-        digest = sha256_bytes(data)
-        payload = f"{_PAYLOADS}/{digest}.pt"
-        pointer = _Pointer(round=round, payload=payload, sha256=digest, bytes=len(data), threads=torch.get_num_threads())
-        self.store.write(payload, data)
+        state = {**state, _LISTS: {name: found.state_dict() for name, found in self._lists.items()}}
+        made = write_payload(self.store, state)
+        payload = made.key
+        pointer = _Pointer(round=round, payload=payload, sha256=made.sha256, bytes=made.size, threads=torch.get_num_threads())
         self._known.add(payload)
         document = POINTER.write(Provenance(code_version=code_version()), pointer.to_json())
         self.store.write(_POINTER, document)
         # no lock reaches the other machines that write to a remote store: what is not known here may be what another's pointer names
-        dropped = (self._known if self.store.remote else set(self.store.list(_PAYLOADS))) - {payload}
+        dropped = (self._known if self.store.remote else set(self.store.list(PAYLOADS))) - {payload}
         self._drop(dropped)
         if (named := self._named()) in dropped or (named == payload and not self.store.exists(payload)):
             # another worker of this key computes the same payloads, and one has dropped what the other has just named
-            self.store.write(payload, data)
+            write_payload(self.store, state)
             self.store.write(_POINTER, document)
 
     def load(self) -> tuple[int, dict[str, Any]] | None:
@@ -97,7 +93,7 @@ class Checkpoints:
         except MissingResourceError:
             return None
         try:
-            state = self._payload(pointer.payload, pointer.sha256)
+            state = read_payload(self.store, pointer.payload, pointer.sha256)
             state |= self._grown(state.pop(_LISTS, {}))
         except StoreError:
             if self._named() == pointer.payload:
@@ -125,7 +121,7 @@ class Checkpoints:
         standing = self.finished()  # read back: few servers tell truly who came first
         assert standing is not None, "a result was just written"
         self.store.delete(_POINTER)
-        self._drop({key for folder in (_PAYLOADS, _SNAPSHOTS, FOLDER, _SAMPLE) for key in self.store.list(folder)})
+        self._drop({key for folder in (PAYLOADS, _SNAPSHOTS, FOLDER, _SAMPLE) for key in self.store.list(folder)})
         return standing
 
     def finished(self) -> dict[str, Any] | None:
@@ -146,19 +142,6 @@ class Checkpoints:
             return POINTER.read(self.store.read(_POINTER), _POINTER).parse(_Pointer).payload
         except DistilleryError:
             return ""
-
-    def _payload(self, key: str, digest: str) -> dict[str, Any]:
-        advice = f"delete the folder {self.store.uri!r} to start this step anew"
-        if not self.store.exists(key):
-            raise StoreError(f"The checkpoint payload {key!r} is missing: {advice}.")
-        data = self.store.read(key)
-        if sha256_bytes(data) != digest:
-            raise StoreError(f"The checkpoint payload {key!r} does not match its sha256, so it is damaged: {advice}.")
-        try:
-            state: dict[str, Any] = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-        except (pickle.UnpicklingError, RuntimeError) as error:
-            raise StoreError(f"The checkpoint payload {key!r} cannot be read ({type(error).__name__}): {advice}.") from None
-        return state
 
     def _grown(self, states: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
         self._lists = {name: GrowingList(self.store) for name in states}

@@ -6,9 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from distillery.errors import ConfigError, MissingResourceError
-
-TEMPORARY = ".tmp-"
-"""Begins the name of a writer's unfinished file, which is never listed and never a key."""
+from distillery.storage.local import TEMPORARY, receive
+from distillery.storage.workspace import workspace
 
 
 class Store(ABC):
@@ -44,6 +43,21 @@ class Store(ABC):
         """
 
     @abstractmethod
+    def write_file(self, key: str, path: Path, sha256: str, give: bool = False) -> None:
+        """Write one object from a local file, atomically and durably; its bytes are never all in memory where the store is not.
+
+        Args:
+            key: of the object.
+            path: of the file.
+            sha256: of its bytes.
+            give: the file may go, so that a folder takes it instead of copying it. See `spool` for a file that is made to be given.
+
+        Raises:
+            StoreError: the store cannot be written, or the file has other bytes than that hash is of; what was under the key before is
+                still there.
+        """
+
+    @abstractmethod
     def size(self, key: str) -> int:
         """Bytes of an object, without reading it.
 
@@ -63,6 +77,28 @@ class Store(ABC):
     @abstractmethod
     def below(self, prefix: str) -> "Store":
         """The part of this store below the folder `prefix`, as a store of its own."""
+
+    @property
+    def spool_folder(self) -> Path:
+        """A local folder for files that become objects of this store."""
+        return workspace() / "spool"
+
+    def read_file(self, key: str, path: Path, sha256: str) -> bool:
+        """Copy an object into a local file, part by part.
+
+        Args:
+            key: of the object.
+            path: of the file; what was there is replaced.
+            sha256: that its bytes must have.
+
+        Returns:
+            Whether they have it; else the file is not touched.
+
+        Raises:
+            MissingResourceError: there is no such object.
+            StoreError: the store cannot be read, or the file cannot be written.
+        """
+        return receive(self.stream(key), path, sha256)
 
     def exists(self, key: str) -> bool:
         """Whether the object is there."""
@@ -87,7 +123,12 @@ class Store(ABC):
 
     def holds(self, key: str, size: int, sha256: str) -> bool:
         """Whether an object of this size and hash is there; the size is asked first, because it is cheap."""
-        return self.exists(key) and self.size(key) == size and hashlib.sha256(self.read(key)).hexdigest() == sha256
+        if not self.exists(key) or self.size(key) != size:
+            return False
+        digest = hashlib.sha256()
+        for part in self.stream(key):
+            digest.update(part)
+        return digest.hexdigest() == sha256
 
     def create(self, key: str, data: bytes) -> bool:
         """Write one object unless one is there, and say whether this call wrote it; of several callers at once one succeeds.

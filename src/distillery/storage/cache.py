@@ -11,7 +11,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from distillery.errors import ConfigError, StoreError
-from distillery.storage.base import TEMPORARY, Store
+from distillery.storage.base import Store
+from distillery.storage.local import TEMPORARY
 from distillery.storage.workspace import workspace
 
 _log = logging.getLogger(__name__)

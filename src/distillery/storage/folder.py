@@ -2,13 +2,13 @@
 
 import errno
 import os
-import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from distillery.errors import MissingResourceError, StoreError
-from distillery.storage.base import TEMPORARY, Store, check_key
+from distillery.storage.base import Store, check_key
+from distillery.storage.local import TEMPORARY, checked, chunks, make_folder, move, refusal, write_beside
 
 
 class FolderStore(Store):
@@ -27,23 +27,31 @@ class FolderStore(Store):
         with self._reading(key):
             return self._path(key).read_bytes()
 
+    def stream(self, key: str) -> Iterator[bytes]:
+        """The bytes of an object, in parts."""
+        with self._reading(key):
+            yield from chunks(self._path(key))
+
     def write(self, key: str, data: bytes) -> None:
         """Write one object atomically: a temporary file beside it, flushed to the disk, then renamed over it."""
-        path = self._path(key)
-        try:
-            _make_folder(path.parent)
-            _write_beside(path, data)
-        except OSError as error:
-            raise StoreError(self._refusal(key, len(data), error)) from None
+        with self._writing(key, len(data)) as path:
+            write_beside(path, (data,))
+
+    def write_file(self, key: str, path: Path, sha256: str, give: bool = False) -> None:
+        """Write one object from a file: one that is given away gets the object's name, any other is copied."""
+        with self._writing(key, path.stat().st_size) as target:
+            if not (give and move(path, target)):
+                write_beside(target, checked(path, sha256))
 
     def create(self, key: str, data: bytes) -> bool:
         """Write one object unless one is there: a link to the flushed temporary file, which fails where the name is taken."""
-        path = self._path(key)
-        try:
-            _make_folder(path.parent)
-            return _write_beside(path, data, replace=False)
-        except OSError as error:
-            raise StoreError(self._refusal(key, len(data), error)) from None
+        with self._writing(key, len(data)) as path:
+            return write_beside(path, (data,), replace=False)
+
+    @property
+    def spool_folder(self) -> Path:
+        """The store itself, so that a file is renamed into its place."""
+        return self.root
 
     def size(self, key: str) -> int:
         """Bytes of an object, without reading it."""
@@ -104,71 +112,14 @@ class FolderStore(Store):
         except OSError as error:
             raise StoreError(f"Cannot read {key!r} from the store {self.uri!r} ({error.strerror}): check its permissions.") from None
 
-    def _refusal(self, key: str, size: int, error: OSError) -> str:
-        start = f"Cannot write {key!r} to the store {self.uri!r}"
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            return f"{start}: no space is left for its {size} bytes; free some, or choose another store."
-        if error.errno in (errno.ENOTDIR, errno.EEXIST):
-            return f"{start}: {str(_obstacle(self._path(key)))!r} is a regular file where a folder is needed; choose another store."
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            return f"{start}: this user may not write there ({error.strerror}); grant write permission, or choose another store."
-        return f"{start}: {error.strerror or error}; choose a store that can be written."
-
-
-def _make_folder(folder: Path) -> None:
-    missing = [part for part in (folder, *folder.parents) if not part.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
-    for part in missing:
-        _flush_folder(part.parent)
-
-
-def _write_beside(path: Path, data: bytes, replace: bool = True) -> bool:
-    temporary = path.parent / f"{TEMPORARY}{secrets.token_hex(8)}"
-    try:
-        with temporary.open("xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        if replace:
-            os.replace(temporary, path)
-        elif not _link(temporary, path):
-            return False
-    finally:  # SystemExit as well: SIGTERM must leave nothing behind
-        with suppress(OSError):
-            temporary.unlink()
-    _flush_folder(path.parent)
-    return True
-
-
-def _link(temporary: Path, path: Path) -> bool:
-    """Give the file its name unless that is taken; a file system without links has only the look before the leap."""
-    try:
-        os.link(temporary, path)
-    except FileExistsError:
-        return False
-    except OSError as error:
-        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS):
-            raise
-        if path.exists():
-            return False
-        os.replace(temporary, path)
-    return True
-
-
-def _flush_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network file systems flush files only
-            raise
-    finally:
-        os.close(descriptor)
-
-
-def _obstacle(path: Path) -> Path:
-    """The outermost parent that is a regular file, else the path itself."""
-    return next((part for part in reversed(path.parents) if part.is_file()), path)
+    @contextmanager
+    def _writing(self, key: str, size: int) -> Iterator[Path]:
+        path = self._path(key)
+        try:
+            make_folder(path.parent)
+            yield path
+        except OSError as error:
+            raise StoreError(refusal(f"Cannot write {key!r} to the store {self.uri!r}", path, error, size)) from None
 
 
 def _raise(error: OSError) -> None:

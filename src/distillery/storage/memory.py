@@ -1,9 +1,12 @@
 """A store in this process's memory."""
 
+import tempfile
+from pathlib import Path
 from threading import Lock
 
 from distillery.errors import MissingResourceError
 from distillery.storage.base import Store, check_key
+from distillery.storage.local import checked
 
 _ONE_AT_A_TIME = Lock()
 
@@ -31,6 +34,15 @@ class MemoryStore(Store):
     def write(self, key: str, data: bytes) -> None:
         """Keep the bytes under the key."""
         self.objects[self._name(key)] = bytes(data)
+
+    def write_file(self, key: str, path: Path, sha256: str, give: bool = False) -> None:
+        """Keep the bytes of a file under the key."""
+        self.write(key, b"".join(checked(path, sha256)))
+
+    @property
+    def spool_folder(self) -> Path:
+        """The system's folder for temporary files: nothing stays there."""
+        return Path(tempfile.gettempdir(), "distillery")
 
     def create(self, key: str, data: bytes) -> bool:
         """Keep the bytes under the key unless it is taken."""

@@ -15,7 +15,8 @@ from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import lru_cache
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import Any, BinaryIO, TypeVar
 from urllib.parse import urlsplit
 
 import boto3.session
@@ -27,6 +28,7 @@ from botocore.exceptions import ConnectionError as NoConnectionError
 
 from distillery.errors import ConfigError, MissingResourceError, StoreError
 from distillery.storage.base import Store, check_key
+from distillery.storage.local import checked
 from distillery.storage.s3_refusals import ABSENT, AGAIN, refusal
 
 T = TypeVar("T")
@@ -139,12 +141,20 @@ class S3Store(Store):
     def write(self, key: str, data: bytes) -> None:
         """Write one object, a large one in parts; it is there whole once the last part is, or not at all."""
         digest = hashlib.sha256(data).hexdigest()
-        with self._asking(f"write {key!r} to"):
-            _patiently(lambda: self._send(key, data, digest))
-            found = self._head(key)
-        # other metadata are another writer's, who came after us
-        if found["Metadata"].get(_DIGEST, digest) == digest and found["ContentLength"] != len(data):
-            raise StoreError(f"The store {self.uri!r} keeps {found['ContentLength']} of the {len(data)} bytes of {key!r}: write it again.")
+        self._write(key, digest, len(data), lambda: self._send(key, data, digest))
+
+    def write_file(self, key: str, path: Path, sha256: str, give: bool = False) -> None:
+        """Write one object from a file, of which a few parts at a time are in memory; readers notice bytes that are not of its hash."""
+        size = path.stat().st_size
+        if size < LARGE_BYTES:
+            self.write(key, b"".join(checked(path, sha256)))
+            return
+
+        def send() -> None:
+            with path.open("rb") as file:
+                self._upload(key, file, sha256)
+
+        self._write(key, sha256, size, send)
 
     def create(self, key: str, data: bytes) -> bool:
         """Write one object unless one is there.
@@ -237,13 +247,24 @@ class S3Store(Store):
             return 0  # finished, or aborted by somebody else
         return 1
 
+    def _write(self, key: str, digest: str, size: int, send: Callable[[], None]) -> None:
+        """Send an object until the server has it, and ask whether it has all of it."""
+        with self._asking(f"write {key!r} to"):
+            _patiently(send)
+            found = self._head(key)
+        # other metadata are another writer's, who came after us
+        if found["Metadata"].get(_DIGEST, digest) == digest and found["ContentLength"] != size:
+            raise StoreError(f"The store {self.uri!r} keeps {found['ContentLength']} of the {size} bytes of {key!r}: write it again.")
+
     def _send(self, key: str, data: bytes, digest: str) -> None:
-        name, about = self._name(key), {_DIGEST: digest}
         if len(data) < LARGE_BYTES:
-            self._client.put_object(Bucket=self.bucket, Key=name, Body=data, Metadata=about)
+            self._client.put_object(Bucket=self.bucket, Key=self._name(key), Body=data, Metadata={_DIGEST: digest})
             return
+        self._upload(key, io.BytesIO(data), digest)
+
+    def _upload(self, key: str, file: BinaryIO, digest: str) -> None:
         config = TransferConfig(multipart_threshold=LARGE_BYTES, multipart_chunksize=PART_BYTES, max_concurrency=4)
-        self._client.upload_fileobj(io.BytesIO(data), self.bucket, name, ExtraArgs={"Metadata": about}, Config=config)
+        self._client.upload_fileobj(file, self.bucket, self._name(key), ExtraArgs={"Metadata": {_DIGEST: digest}}, Config=config)
 
     def _send_once(self, key: str, data: bytes) -> bool:
         """Write on condition that nothing is there; False where the server honours that and something is."""

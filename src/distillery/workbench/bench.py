@@ -22,7 +22,7 @@ from distillery.engine.stopwatch import Stopwatch
 from distillery.errors import ConfigError, DistilleryError, MissingResourceError, StoreError
 from distillery.foreign_code import guarded
 from distillery.models.catalog import check_own_sources
-from distillery.provenance import Provenance, code_version, sha256_bytes, sha256_file
+from distillery.provenance import Provenance, code_version, sha256_file
 from distillery.recipes.sections import Section, check_code
 from distillery.redaction import redact_output
 from distillery.runtime import Precision, Runtime, resolve_runtime
@@ -186,7 +186,7 @@ class Workbench:
         for relative, file in found:
             key = f"{kept_in(name, files)}/{relative or FILE}"
             if not store.holds(key, file.stat().st_size, files[relative]):
-                store.write(key, file.read_bytes())
+                store.write_file(key, file, files[relative])
         return files
 
     def _take(self, outputs: Mapping[str, Path], result: Mapping[str, Any]) -> None:
@@ -195,13 +195,10 @@ class Workbench:
         for name, path in outputs.items():
             for relative, digest in kept[name].items():
                 key, target = f"{kept_in(name, kept[name])}/{relative or FILE}", path / check_key(relative) if relative else path
-                data = store.read(key) if store.exists(key) else b""
-                if sha256_bytes(data) != digest:
+                if not (store.exists(key) and store.read_file(key, target, digest)):
                     raise StoreError(
                         f"The finished output {key!r} in {store.uri!r} is missing or damaged: delete that folder to make it again."
                     )
-                target.parent.mkdir(parents=True, exist_ok=True)
-                target.write_bytes(data)
         for sentence in result.get("warnings", []):
             logger.warning("%s", sentence)
 

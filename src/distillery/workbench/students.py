@@ -6,7 +6,7 @@ from distillery.documents import Fields, Format
 from distillery.errors import MissingResourceError
 from distillery.evaluation.report import BEST, Chosen
 from distillery.models.bundle import DOCUMENT
-from distillery.provenance import Provenance, sha256_bytes, sha256_file
+from distillery.provenance import Provenance, sha256_file
 from distillery.storage import FolderStore, Store
 from distillery.workbench.lineage import student_of
 
@@ -59,7 +59,7 @@ def keep_student(store: Store, student: Path) -> str:
     key = student_of(sha256_file(student / DOCUMENT))
     files = [path.relative_to(student).as_posix() for path in student.rglob("*") if path.is_file()]
     for name in sorted(files, key=lambda name: (name == DOCUMENT, name)):  # without that document there is no bundle
-        data = (student / name).read_bytes()
-        if not store.holds(f"{key}/{name}", len(data), sha256_bytes(data)):
-            store.write(f"{key}/{name}", data)
+        path, sha256 = student / name, sha256_file(student / name)
+        if not store.holds(f"{key}/{name}", path.stat().st_size, sha256):
+            store.write_file(f"{key}/{name}", path, sha256)
     return key

@@ -37,9 +37,11 @@ def test_no_checkpoint_is_none(checkpoints: Checkpoints) -> None:
 
 def test_payload_is_written_before_the_pointer_and_older_ones_go_last(checkpoints: Checkpoints, monkeypatch: pytest.MonkeyPatch) -> None:
     done: list[str] = []
-    for name in ("write", "delete"):
+    for name in ("write", "write_file", "delete"):
         original = getattr(FolderStore, name)
-        monkeypatch.setattr(FolderStore, name, lambda self, key, *data, original=original: (done.append(key), original(self, key, *data)))
+        monkeypatch.setattr(
+            FolderStore, name, lambda self, key, *data, of=original, **more: (done.append(key), of(self, key, *data, **more))
+        )
     checkpoints.save(1, {"round": 1})
     checkpoints.save(2, {"round": 2})
     first, second = done[0], done[2]

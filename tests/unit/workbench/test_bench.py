@@ -14,10 +14,13 @@ import pytest
 import torch
 
 from distillery.errors import CheckpointMismatchError, ConfigError, DistilleryError, MissingResourceError, StoreError
+from distillery.models.bundle import DOCUMENT
 from distillery.models.catalog import Architecture, own_sources
 from distillery.provenance import code_version
 from distillery.recipes.sections import Section
+from distillery.storage import FolderStore
 from distillery.workbench.bench import reporting, workbench
+from distillery.workbench.students import keep_student
 
 ROOT = Path(__file__).parents[3]
 SECTION = Section(seed=1, code_version=code_version(), teacher_sha256="t", precision="float32")
@@ -76,6 +79,27 @@ def test_finished_work_puts_its_outputs_in_place_again(tmp_path: Path) -> None:
     store.write(kept, b"[]")
     with pytest.raises(StoreError, match="missing or damaged"), workbench("materialize", SECTION, INPUTS) as bench:
         bench.finished({"set": again})
+
+
+def test_outputs_and_students_pass_through_no_bytes_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten thousand bytes stand for ten gigabytes."""
+    passed: list[int] = []
+    read, write = FolderStore.read, FolderStore.write
+    monkeypatch.setattr(FolderStore, "read", lambda self, key: (data := read(self, key), passed.append(len(data)))[0])
+    monkeypatch.setattr(FolderStore, "write", lambda self, key, data: (passed.append(len(data)), write(self, key, data))[1])
+    made = tmp_path / "made"
+    made.mkdir()
+    (made / DOCUMENT).write_text("{}")
+    (made / "weights").write_bytes(bytes(10_000))
+    with workbench("materialize", SECTION, INPUTS) as bench:
+        bench.finish({"student": made}, {})
+        assert bench.finished({"student": tmp_path / "again"}) == {}
+        key = keep_student(bench.store, made)
+        assert keep_student(bench.store, made) == key
+        assert bench.store.size(f"{key}/weights") == 10_000
+    assert (tmp_path / "again" / "weights").read_bytes() == bytes(10_000)
+    assert passed
+    assert max(passed) < 10_000
 
 
 def test_the_outputs_of_who_finishes_first_are_taken_whole(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -165,6 +189,7 @@ def test_environment_that_cannot_be_is_one_sentence(monkeypatch: pytest.MonkeyPa
 
 WAIT = """
 import sys, time
+from distillery.models.bundle import DOCUMENT
 from distillery.provenance import code_version
 from distillery.recipes.sections import Section
 from distillery.workbench.bench import workbench
