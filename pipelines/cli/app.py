@@ -54,6 +54,7 @@ def run(
     data: Annotated[
         str, typer.Option(help="Labelled test images (npz, npy, idx or CIFAR files, or a folder a class); only the evaluation sees them.")
     ] = "",
+    start: Annotated[str, typer.Option(metavar="SET", help="Set of the same teacher with which the pool of an online method begins.")] = "",
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Replace a value: --set synthesis.rounds=40.")
     ] = None,
@@ -82,6 +83,7 @@ def run(
         store=store,
         workdir=workdir_of(store, workdir),
         data=data,
+        start=start,
         overrides=parse_assignments(set_ or []),
         seed=seed,
         salt=salt,

@@ -23,6 +23,7 @@ class RunRequest:
         store: where results and checkpoints go.
         workdir: local workspace for logs, locks, kfp's files and the tracking database.
         data: labelled images for the evaluation; "" for none.
+        start: a set of the same teacher, with which the pool of an online method begins; "" for none.
         overrides: dotted keys of the recipe and their values.
         seed: of every random stream.
         salt: a new value forces new work.
@@ -38,6 +39,7 @@ class RunRequest:
     store: str
     workdir: Path
     data: str = ""
+    start: str = ""
     overrides: dict[str, Any] = field(default_factory=dict)
     seed: int = 0
     salt: str = ""
@@ -63,10 +65,11 @@ class RunRequest:
         """The pipeline's parameters; what is left out keeps its default."""
         own = is_own_file(self.recipe)
         source = {"run_recipe_uri": _absolute(self.recipe)} if own else {"run_recipe": self.recipe}
-        data = {"eval_data_uri": _absolute(self.data)} if self.data else {}
+        given = {"eval_data_uri": self.data, "synth_start_uri": self.start}
+        places = {name: _absolute(place) for name, place in given.items() if place}
         chosen = {"run_overrides": self.overrides, "run_seed": self.seed, "run_salt": self.salt}
         pinned = {"teacher_sha256": self.teacher_sha256} if self.teacher_sha256 else {}
-        return {**self.form, **source, **data, **chosen, **pinned, "teacher_uri": _absolute(self.teacher)}
+        return {**self.form, **source, **places, **chosen, **pinned, "teacher_uri": _absolute(self.teacher)}
 
     def surroundings(self) -> dict[str, Any]:
         """Where and with what it is started; stands in the run's record."""

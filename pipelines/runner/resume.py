@@ -19,7 +19,17 @@ from distillery_kfp.pipelines.runner.local import RunRequest
 
 logger = logging.getLogger(__name__)
 
-_REQUESTED = ("run_recipe", "run_recipe_uri", "run_overrides", "run_seed", "run_salt", "teacher_uri", "teacher_sha256", "eval_data_uri")
+_REQUESTED = (
+    "run_recipe",
+    "run_recipe_uri",
+    "run_overrides",
+    "run_seed",
+    "run_salt",
+    "teacher_uri",
+    "teacher_sha256",
+    "eval_data_uri",
+    "synth_start_uri",
+)
 
 
 def request_of(run: Run, store: str, workdir: Path, teacher: str = "", data: str = "") -> RunRequest:
@@ -52,6 +62,7 @@ def request_of(run: Run, store: str, workdir: Path, teacher: str = "", data: str
         store=store,
         workdir=workdir,
         data=data or str(values["eval_data_uri"]),
+        start=str(values["synth_start_uri"]),
         overrides=overrides,
         seed=run.seed,
         salt=str(values["run_salt"]),

@@ -21,7 +21,7 @@ class Saboteur:
     """Watches writes and rounds from outside.
 
     Args:
-        target: {"step", "kind", "round"}; kind is payload, pointer, shard or snapshot. Empty watches only.
+        target: {"step", "kind", "round"}; kind is payload, pointer, shard, snapshot, sample or history. Empty watches only.
     """
 
     def __init__(self, target: dict[str, Any]) -> None:
@@ -68,7 +68,14 @@ class Saboteur:
 
     def is_meant(self) -> bool:
         """Whether the file now being written is the target's."""
-        kinds = {"payload": "payloads/", "pointer": "latest.json", "shard": "shards/", "snapshot": "snapshots/"}
+        kinds = {
+            "payload": "payloads/",
+            "pointer": "latest.json",
+            "shard": "shards/",
+            "snapshot": "snapshots/",
+            "sample": "sample/",
+            "history": "history/",
+        }
         return bool(
             self.target
             and self.step == self.target["step"]
@@ -92,7 +99,11 @@ def work(job: dict[str, Any]) -> None:
         saboteur.step = step
         module = importlib.import_module(f"distillery.steps.{step}")
         inputs, outputs = ({name: Path(place) for name, place in given[side].items()} for side in ("inputs", "outputs"))
-        module.run(given["section"], module.Inputs(teacher_uri=given["teacher_uri"], **inputs), module.Outputs(**outputs))
+        module.run(
+            given["section"],
+            module.Inputs(teacher_uri=given["teacher_uri"], **inputs, **given.get("settings", {})),
+            module.Outputs(**outputs),
+        )
         say(event="finished", step=step)
 
 

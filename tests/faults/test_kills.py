@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from distillery.data.store import open_reference
 from distillery.models.bundle import save_classifier
 from distillery.provenance import Provenance, code_version, sha256_file
 from distillery.statistics.extract import global_moments
@@ -48,7 +49,7 @@ class Ground:
     statistics: Path
     common: dict[str, Any] = field(default_factory=dict)
 
-    def online(self, out: Path) -> list[tuple[str, dict[str, Any]]]:
+    def online(self, out: Path, **changes: Any) -> list[tuple[str, dict[str, Any]]]:
         """FastDFKD, two warm-up rounds, two closing ones."""
         config = {"generator": {"name": "generator", **GENERATOR}, "batch": 24, "steps": 2, "warmup": 2, "reset_after": 2}
         section = {
@@ -62,6 +63,7 @@ class Ground:
             "closing_rounds": 2,
             "feed": "pool",
             "holdout": 0.1,
+            **changes,
         }
         return [self._job("distill_online", section, out)]
 
@@ -223,6 +225,30 @@ def test_online_run_killed_eight_times(nursery: Nursery, ground: Ground, tmp_pat
     assert {"out/student/weights.safetensors", "out/student/best/weights.safetensors", "out/synthesizer/state.safetensors"} <= names
     assert sum(name.startswith("store/sets/") for name in names) >= ROUNDS
     check_equal(left_alone, killed)
+
+
+@pytest.mark.parametrize("way", ["a sample", "a set to begin with"])
+def test_turns_killed_with_a_sample_and_with_a_set_to_begin_with(nursery: Nursery, ground: Ground, tmp_path: Path, way: str) -> None:
+    changes: dict[str, Any] = {"rounds": 5, "turns_per_round": 3, "student_steps_per_turn": 1, "closing_rounds": 0}
+    runners = []
+    if way == "a sample":
+        changes |= {"feed": "round", "record": 40}
+    else:
+        before = Runner(nursery, tmp_path / "before", ground.online(tmp_path / "before/out", rounds=3, closing_rounds=0))
+        before.complete()
+        changes |= {"start_sha256": open_reference(tmp_path / "before/out/set").digest}
+    for name in ("alone", "killed"):
+        runners.append(Runner(nursery, tmp_path / name, ground.online(tmp_path / name / "out", **changes)))
+        if way != "a sample":
+            runners[-1].steps[0][1]["settings"] = {"synth_start_uri": str(tmp_path / "before/out/set")}
+    left_alone, killed = runners
+    left_alone.complete()
+    for kind, number in [("sample", 2), ("pointer", 4)] if way == "a sample" else [("shard", 2), ("history", 3)]:
+        killed.kill_in_write("distill_online", kind, number)
+    killed.complete()
+    check_equal(left_alone, killed)
+    made = open_reference(tmp_path / "killed/out/set").manifest
+    assert made.seen > made.images if way == "a sample" else made.start_images > 0, "the set is not what this test is about"
 
 
 def test_offline_steps_killed_in_each(nursery: Nursery, ground: Ground, tmp_path: Path) -> None:

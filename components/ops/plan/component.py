@@ -28,6 +28,7 @@ def plan(
     k8s_memory_request: str,
     gen_rounds: int = 0,
     synth_size: int = 0,
+    synth_start_uri: str = "",
 ) -> NamedTuple(  # type: ignore[valid-type]
     "Sections",
     [

@@ -10,6 +10,7 @@ def distill_online(
     section: dict[str, Any],
     teacher_uri: str,
     accelerators: str,
+    synth_start_uri: str,
     statistics: dsl.Input[dsl.Artifact],
     synthesizer: dsl.Output[dsl.Model],
     dataset: dsl.Output[dsl.Dataset],
@@ -22,6 +23,7 @@ def distill_online(
         section: the plan's settings for this step.
         teacher_uri: folder of the teacher's bundle.
         accelerators: how many the cluster was asked for; the step refuses to work where it finds none.
+        synth_start_uri: a set made before with which the pool begins; empty for none.
         statistics: the teacher's moments.
         synthesizer: the synthesizer after the last round.
         dataset: reference to the pool that the student was trained on, published as a set.
@@ -33,7 +35,12 @@ def distill_online(
     from distillery.step_table import SetFolder, StatisticsFile, StudentFolder, SynthesizerFolder
     from distillery.steps.distill_online import Inputs, Outputs, run
 
-    inputs = Inputs(teacher_uri=teacher_uri, statistics=StatisticsFile(Path(statistics.path)), accelerators=accelerators)
+    inputs = Inputs(
+        teacher_uri=teacher_uri,
+        statistics=StatisticsFile(Path(statistics.path)),
+        synth_start_uri=synth_start_uri,
+        accelerators=accelerators,
+    )
     outputs = Outputs(
         synthesizer=SynthesizerFolder(Path(synthesizer.path)),
         set=SetFolder(Path(dataset.path)),

@@ -42,6 +42,8 @@ class SetHeader(Config):
         num_classes: K, classes of the teacher.
         teacher_sha256: bundle hash of the teacher that labelled the images.
         synthesizer_sha256: hash of the synthesizer that made them; "" for the pool of an online run, made by many states of one.
+        start_sha256: hash of the manifest of the set that this one began with, whose shards are its first ones; "" for none.
+        start_images: training images of that set.
         provenance: where the set comes from.
     """
 
@@ -49,6 +51,8 @@ class SetHeader(Config):
     num_classes: int = Field(ge=2)
     teacher_sha256: str
     synthesizer_sha256: str = ""
+    start_sha256: str = ""
+    start_images: int = Field(default=0, ge=0)
     provenance: Provenance
 
 
@@ -167,6 +171,20 @@ class SetWriter:
             self.store.write(entry.key, data)
         self._entries.append(entry)
         return entry
+
+    def adopt(self, entry: ShardEntry, source: Store) -> None:
+        """Take a shard of another set, which has just been verified there.
+
+        Args:
+            entry: as that set's manifest names it.
+            source: the store below that set's prefix.
+
+        Raises:
+            StoreError: the store cannot be written.
+        """
+        if not has_shard(self.store, entry):
+            self.store.take(entry.key, source)
+        self._entries.append(entry)
 
     def manifest(self, shortfall: Sequence[int] = (), seen: int = 0) -> bytes:
         """The file that makes the shards so far a set, for `publish_manifest` to write once the step's result is decided.

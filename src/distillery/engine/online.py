@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from distillery.config import Config
 from distillery.data.pool import ImagePool
+from distillery.data.start import StartSet
 from distillery.engine.feeds import FreshFeed, PoolFeed
 from distillery.engine.fit import StudentTrainer
 from distillery.engine.recorded import RecordedPool
@@ -69,6 +70,7 @@ class OnlineDistillation:
         pool: takes the images of each turn.
         selection: judges the student whenever an epoch ends, keeps the best ones and snapshots.
         session: checkpoints hold all of these, the pool by the names of its shards.
+        start: a set made before, with which the pool begins; None for an empty one.
     """
 
     config: OnlineConfig
@@ -77,6 +79,7 @@ class OnlineDistillation:
     pool: RecordedPool
     selection: Selection
     session: Session
+    start: StartSet | None = None
 
     def run(self) -> dict[str, float]:
         """Play all rounds; those that a killed run had finished are not played again.
@@ -90,6 +93,9 @@ class OnlineDistillation:
         state = self.session.resume()
         if state is not None:
             self._load(state)
+        elif self.start is not None:
+            with self.session.clock.part("io"):
+                self.pool.begin(self.start)
         total = self.config.total
         self.trainer.tick = lambda: self.session.tick("online: round", f"student {self.trainer.step_of()}", total)
         while self.session.done < total:

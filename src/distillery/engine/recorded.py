@@ -9,7 +9,8 @@ from torch import Tensor
 
 from distillery.config import Config
 from distillery.data.pool import NO_LABEL, ImagePool, quantize
-from distillery.data.shards import Role, ShardEntry, read_shard
+from distillery.data.shards import Role, Shard, ShardEntry, read_shard
+from distillery.data.start import StartSet
 from distillery.data.store import SetHeader, SetWriter, split_holdout
 from distillery.engine.labelling import teacher_logits
 from distillery.engine.session import Review
@@ -66,6 +67,16 @@ class RecordedPool:
         self._teacher = teacher
         self._holdout = ground.holdout
         self._draws = stream(ground.seed, "holdout")
+
+    def begin(self, start: StartSet) -> None:
+        """Begin with a set made before; a run that is resumed has it already.
+
+        Raises:
+            StoreError: a shard is damaged, or the set cannot be written.
+        """
+        shards = start.begin(self._writer)
+        for entry, shard in zip(self._writer.entries, shards, strict=True):
+            self._remember(entry.role, shard)
 
     def add(self, batch: Batch, shown: bool = True) -> None:
         """Add one turn's images; `book` writes them.
@@ -162,11 +173,7 @@ class RecordedPool:
         self._writer = SetWriter(self._writer.store, self._writer.header, entries)
         self._draws.set_state(state["draws"])
         for entry in entries:
-            shard = read_shard(self._writer.store, entry)
-            if entry.role == "holdout":
-                self._hold_out(shard.images, shard.teacher_logits)
-            else:
-                self.train.append(shard.images)
+            self._remember(entry.role, read_shard(self._writer.store, entry))
 
     def _take(self, images: Tensor, asked: Tensor, withheld: Tensor) -> None:
         shown = rows(images, ~withheld)
@@ -175,6 +182,12 @@ class RecordedPool:
         self.last_turn.append(shown)
         if len(images):
             self._turns.append(_Turn(images, asked, withheld, teacher_logits(self._teacher, images)))
+
+    def _remember(self, role: Role, shard: Shard) -> None:
+        if role == "holdout":
+            self._hold_out(shard.images, shard.teacher_logits)
+        else:
+            self.train.append(shard.images)
 
     def _hold_out(self, images: Tensor, logits: Tensor) -> None:
         self.held_out.append(images)

@@ -49,6 +49,7 @@ _TABLE = (
     Parameter("teacher_sha256", "", "Digest that the teacher must have; empty takes any."),
     Parameter("eval_data_uri", "", "Labelled test images; empty measures agreement on held-out synthetic images."),
     Parameter("gen_rounds", 0, "Rounds of the method.", "synthesis.rounds", steps=makers_of("synthesizer")),
+    Parameter("synth_start_uri", "", "Set made before, of the same teacher, with which the pool begins.", steps=("distill_online",)),
     Parameter("synth_size", 0, "Images of the synthetic set.", "set.size", steps=("materialize",)),
     Parameter("student_architecture", "", "Student network, such as resnet18 or wrn_16_1.", "student.architecture.name"),
     Parameter("mlflow_model_name", "", "Name in the model registry.", "registration.model_name"),

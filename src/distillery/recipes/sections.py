@@ -109,6 +109,7 @@ class DistillSection(MethodSection):
     """How a synthesizer and a student train each other.
 
     Attributes:
+        start_sha256: hash of the manifest of the set that the pool begins with; "" for none.
         holdout: share of each turn's images that no student trains on.
         health: when the pool counts as collapsed.
         strict: a collapsed pool is an error; else it is published with a warning.
@@ -122,6 +123,7 @@ class DistillSection(MethodSection):
     closing_rounds: int = Field(default=0, ge=0)
     feed: Feed
     record: Literal["all"] | Annotated[int, Field(ge=2)] = "all"
+    start_sha256: str = ""
     holdout: float = Field(ge=0, le=0.5)
     health: HealthConfig = HealthConfig()
     strict: bool = False

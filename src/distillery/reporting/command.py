@@ -47,7 +47,9 @@ def run_again(parameters: Mapping[str, Any], surroundings: Mapping[str, Any]) ->
     """
     recipe = str(parameters.get("run_recipe_uri") or parameters.get("run_recipe") or "")
     flags = [("--teacher", parameters.get("teacher_uri", ""))]
-    flags += [(flag, parameters[name]) for flag, name in (("--data", "eval_data_uri"),) if parameters.get(name)]
+    flags += [
+        (flag, parameters[name]) for flag, name in (("--data", "eval_data_uri"), ("--start", "synth_start_uri")) if parameters.get(name)
+    ]
     flags += [("--seed", int(parameters["run_seed"]))] if parameters.get("run_seed") else []
     flags += [("--salt", parameters["run_salt"])] if parameters.get("run_salt") else []
     return [

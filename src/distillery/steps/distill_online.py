@@ -4,11 +4,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from distillery.data.start import StartSet
 from distillery.engine.fit import StudentTrainer
 from distillery.engine.online import OnlineConfig, OnlineDistillation
 from distillery.engine.recorded import Ground, RecordedPool
 from distillery.engine.sampled import Room, SampledPool
 from distillery.engine.selection import Selection
+from distillery.errors import ConfigError
 from distillery.recipes.sections import DistillSection
 from distillery.step_table import SetFolder, StatisticsFile, StudentFolder, SynthesizerFolder
 from distillery.synthesis.bundle import SynthesizerState, save_synthesizer
@@ -28,11 +30,13 @@ class Inputs:
     Attributes:
         teacher_uri: the teacher's bundle, a folder or a URI.
         statistics: the teacher's moments; None for a method that needs none.
+        synth_start_uri: the set made before with which the pool begins, the one that the plan saw; "" for none.
         accelerators: how many the cluster was asked for.
     """
 
     teacher_uri: str
     statistics: StatisticsFile | None = None
+    synth_start_uri: str = ""
     accelerators: str = "0"
 
 
@@ -75,14 +79,39 @@ def run(section: Mapping[str, Any], inputs: Inputs, outputs: Outputs) -> dict[st
     parsed = DistillSection.parse(section, "distill")
     plan = PlannedMethod.parse(parsed.method, parsed.method_config, inputs.statistics)
     teacher = open_teacher(parsed, inputs.teacher_uri)
-    with workbench(STEP, parsed, plan.inputs(teacher)) as bench:
-        return bench.do(
-            vars(outputs), lambda: _play(bench, parsed, plan, teacher, outputs), lambda: publish(bench, outputs.set, "training")
+    cast = _Cast(plan, teacher, _open_start(parsed, inputs.synth_start_uri, teacher))
+    with workbench(STEP, parsed, cast.hashes) as bench:
+        if cast.start:
+            bench.tracker.dataset("set to begin with", inputs.synth_start_uri, cast.start.digest, "training")
+        return bench.do(vars(outputs), lambda: _play(bench, parsed, cast, outputs), lambda: publish(bench, outputs.set, "training"))
+
+
+@dataclass(frozen=True)
+class _Cast:
+    """Verified inputs."""
+
+    plan: PlannedMethod
+    teacher: Teacher
+    start: StartSet | None
+
+    @property
+    def hashes(self) -> dict[str, str]:
+        """sha256 of each, by name."""
+        return {**self.plan.inputs(self.teacher), **({"start": self.start.digest} if self.start else {})}
+
+
+def _open_start(section: DistillSection, uri: str, teacher: Teacher) -> StartSet | None:
+    if bool(uri) != bool(section.start_sha256):
+        planned = "with" if section.start_sha256 else "without"
+        raise ConfigError(
+            f"synth_start_uri = {uri!r}, but the run was planned {planned} a set to begin with: give the step what the plan was given."
         )
+    return StartSet.open(uri, teacher.sha256, teacher.classifier.spec, section.start_sha256) if uri else None
 
 
-def _play(bench: Workbench, section: DistillSection, plan: PlannedMethod, teacher: Teacher, outputs: Outputs) -> dict[str, float]:
-    loop = prepare(bench, section, plan, teacher)
+def _play(bench: Workbench, section: DistillSection, cast: _Cast, outputs: Outputs) -> dict[str, float]:
+    plan, teacher = cast.plan, cast.teacher
+    loop = prepare(bench, section, cast)
     numbers = loop.run()
     reviewer = Reviewer(bench, teacher, section.health, section.strict)
     loop.pool.review(reviewer)
@@ -97,13 +126,15 @@ def _play(bench: Workbench, section: DistillSection, plan: PlannedMethod, teache
     return {**numbers, **health, **best, **lengths}
 
 
-def prepare(bench: Workbench, section: DistillSection, plan: PlannedMethod, teacher: Teacher) -> OnlineDistillation:
+def prepare(bench: Workbench, section: DistillSection, cast: _Cast) -> OnlineDistillation:
     """Build everything that plays."""
-    runtime, seed = bench.runtime, section.seed
-    synthesizer = plan.build(teacher, runtime, seed, section.rounds * section.turns_per_round)
+    runtime, seed, teacher, start = bench.runtime, section.seed, cast.teacher, cast.start
+    synthesizer = cast.plan.build(teacher, runtime, seed, section.rounds * section.turns_per_round)
     student = build_student(section.student.architecture, teacher.classifier, runtime, seed)
     trainer = StudentTrainer(section.student.stages, teacher.classifier, student, runtime, seed)
-    ground = Ground(open_set_store(bench), set_header(bench, teacher), teacher.classifier, section.holdout, seed)
+    began = {"start_sha256": start.digest, "start_images": start.images} if start else {}
+    header = set_header(bench, teacher).model_copy(update=began)
+    ground = Ground(open_set_store(bench), header, teacher.classifier, section.holdout, seed)
     store, record = bench.checkpoints.store, section.record
     pool = RecordedPool(ground) if record == "all" else SampledPool(ground, Room(store, record))
     pool.clock = bench.clock
@@ -121,4 +152,5 @@ def prepare(bench: Workbench, section: DistillSection, plan: PlannedMethod, teac
         pool,
         Selection(store, judging(lambda: (pool.held_out.images, pool.held_out_logits())), section.student.keep_epochs),
         bench.session(section.checkpoint_every),
+        start,
     )

@@ -28,6 +28,7 @@ from distillery.workbench.planning import (
     check_pipeline,
     check_room,
     check_teacher,
+    open_start,
     open_teacher,
     recipe_source,
     resolve_recipe,
@@ -61,19 +62,22 @@ def run(pipeline: str, parameters: Mapping[str, Any]) -> dict[str, dict[str, Any
     check_pipeline(pipeline, recipe, source)
     teacher = open_teacher(str(values["teacher_uri"]), str(values["teacher_sha256"]))
     check_expected(recipe, teacher.info)
-    check_room(recipe, teacher.info)
+    start = open_start(str(values["synth_start_uri"]), recipe, teacher)
+    check_room(recipe, teacher.info, start.images if start else 0)
     if values["eval_data_uri"]:
         check_data(str(values["eval_data_uri"]), teacher.info)
     check_labels(recipe.student.stages)
     check_networks(recipe, teacher.folder, teacher.info, runtime_here(recipe.precision))
     check_teacher(recipe, teacher.info)
     warn_schedule(recipe)
-    sections = build_sections(pipeline, recipe, values, teacher)
+    sections = build_sections(pipeline, recipe, values, teacher, start.digest if start else "")
     _record(pipeline, recipe, values, teacher, sections)
     return sections
 
 
-def build_sections(pipeline: str, recipe: Recipe, values: Mapping[str, Value], teacher: TeacherBundle) -> dict[str, dict[str, Any]]:
+def build_sections(
+    pipeline: str, recipe: Recipe, values: Mapping[str, Value], teacher: TeacherBundle, start_sha256: str
+) -> dict[str, dict[str, Any]]:
     """Every section of the pipeline as plain JSON."""
     synthesis = recipe.synthesis
     common = {
@@ -101,6 +105,7 @@ def build_sections(pipeline: str, recipe: Recipe, values: Mapping[str, Value], t
             "closing_rounds": synthesis.closing_rounds,
             "feed": synthesis.feed,
             "record": synthesis.record,
+            "start_sha256": start_sha256,
             "holdout": recipe.set.holdout,
             "health": recipe.health,
             "strict": recipe.set.strict,

@@ -141,6 +141,15 @@ class Store(ABC):
         self.write(key, data)
         return True
 
+    def take(self, key: str, source: "Store") -> None:
+        """Have an object under the same key as another store has it; an object is replaced, never changed, so two may share their bytes.
+
+        Raises:
+            MissingResourceError: the other store does not have it.
+            StoreError: one of them fails.
+        """
+        self.write(key, source.read(key))
+
     def local_path(self, key: str) -> Path | None:
         """Where the object lies (or would lie) on this machine, None where the store is not a folder."""
         check_key(key)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from distillery.errors import MissingResourceError, StoreError
 from distillery.storage.base import Store, check_key
-from distillery.storage.local import TEMPORARY, checked, chunks, make_folder, move, refusal, write_beside
+from distillery.storage.local import TEMPORARY, checked, chunks, flush, make_folder, move, refusal, write_beside
 
 
 class FolderStore(Store):
@@ -52,6 +52,17 @@ class FolderStore(Store):
     def spool_folder(self) -> Path:
         """The store itself, so that a file is renamed into its place."""
         return self.root
+
+    def take(self, key: str, source: Store) -> None:
+        """As a second name of the other store's file, where that is possible; else a copy."""
+        path, other = self._path(key), source.local_path(key)
+        if other is not None:
+            with suppress(OSError):  # another file system, one without links, or a name that is taken
+                make_folder(path.parent)
+                os.link(other, path)
+                flush(path.parent)
+                return
+        super().take(key, source)
 
     def size(self, key: str) -> int:
         """Bytes of an object, without reading it."""

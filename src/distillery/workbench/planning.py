@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from distillery.data.start import StartSet
 from distillery.errors import CheckpointMismatchError, ConfigError, StoreError
 from distillery.methods.catalog import Supply
 from distillery.models.allowance import check_allowed
@@ -124,13 +125,37 @@ def check_teacher(recipe: Recipe, info: BundleInfo) -> None:
     recipe.method.check(recipe.settings, Supply(info.has_batchnorm, teacher=f" {info.architecture.name!r}"))
 
 
-def check_room(recipe: Recipe, info: BundleInfo) -> None:
+def open_start(uri: str, recipe: Recipe, teacher: TeacherBundle) -> StartSet | None:
+    """The set that the pool of an online run begins with, None where no URI is given.
+
+    Raises:
+        ConfigError: the student is not shown the pool, or the set's images do not fit the teacher.
+        CheckpointMismatchError: a set of another teacher.
+        MissingResourceError: no set is published there.
+        StoreError: a damaged manifest.
+    """
+    if not uri:
+        return None
+    if recipe.synthesis.feed != "pool":
+        raise ConfigError(
+            f"synth_start_uri = {uri!r} fills the pool, which synthesis.feed: {recipe.synthesis.feed} never shows the student: feed the "
+            "pool, or leave it out."
+        )
+    return StartSet.open(uri, teacher.sha256, teacher.info.spec)
+
+
+def check_room(recipe: Recipe, info: BundleInfo, more: int = 0) -> None:
     """Refuse more images than `set.max_bytes` allows, of a set or of an online run's pool, before hours go into a generator.
+
+    Args:
+        recipe: resolved.
+        info: of the teacher.
+        more: images that the pool begins with.
 
     Raises:
         ConfigError: names the bytes and the bound.
     """
-    images, bound = workload_of(recipe).kept, recipe.set.max_bytes
+    images, bound = workload_of(recipe).kept + more, recipe.set.max_bytes
     size = images * info.spec.channels * info.spec.height * info.spec.width
     if size > bound:
         raise ConfigError(

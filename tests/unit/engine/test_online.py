@@ -7,14 +7,17 @@ import pytest
 import torch
 
 from distillery.data.publishing import publish_manifest
+from distillery.data.start import StartSet
 from distillery.data.store import SyntheticSet
-from distillery.engine.online import OnlineConfig
+from distillery.engine.checkpoint import Checkpoints
+from distillery.engine.online import OnlineConfig, OnlineDistillation
 from distillery.engine.session import Session
 from distillery.errors import ConfigError, StoreError
 from distillery.storage import FolderStore
 from distillery.students.plan import StageConfig
 from distillery.types import Classifier
-from online_loop import STAGE, loop_of
+from fakes import SPEC
+from online_loop import HEADER, STAGE, loop_of
 
 
 def test_the_published_set_is_the_pool_as_trained_on(teacher: Classifier, store: FolderStore, session: Session) -> None:
@@ -120,6 +123,41 @@ def test_turns_change_what_is_booked_and_nothing_that_is_learned(
     kd = [told.get("student/kd", 0.0) for told in one.session.history]
     assert [told["student/kd"] for told in session.history] == pytest.approx([kd[2], sum(kd[3:]) / 3])
     assert numbers["synthesis/pool"] == len(three.pool.train)
+
+
+@pytest.mark.parametrize("stop", [0, 3, 9])
+def test_a_pool_begins_with_a_set_made_before(teacher: Classifier, store: FolderStore, session: Session, stop: int) -> None:
+    class Stop(Exception):
+        pass
+
+    before = loop_of(teacher, store.below("before"), Session(Checkpoints(store.below("other")), session.progress), rounds=3)
+    before.run()
+    start = StartSet.open(publish_manifest(store.below("before"), before.pool.manifest()).uri, HEADER.teacher_sha256, SPEC)
+
+    def begun(place: str, session: Session) -> OnlineDistillation:
+        loop = loop_of(teacher, store.below(place), session, rounds=4, turns=3, warmup=0, seed=8)
+        loop.start = start
+        return loop
+
+    alone = begun("alone", Session(Checkpoints(store.below("alone too")), session.progress))
+    expected = alone.run()
+    assert len(alone.pool.train) == 3 * 18 + 12 * 18
+    assert torch.equal(alone.pool.train.images[: 3 * 18], before.pool.train.images)
+    assert torch.equal(alone.pool.held_out.images[:18], before.pool.held_out.images)
+    killed = begun("set", session)
+    original = killed.synthesizer.advance
+
+    def advance(student: Classifier | None) -> Any:
+        if killed.synthesizer.rounds == stop:
+            raise Stop
+        return original(student)
+
+    killed.synthesizer.advance = advance  # type: ignore[method-assign]
+    with pytest.raises(Stop):
+        killed.run()
+    resumed = begun("set", Session(session.checkpoints, session.progress))
+    assert resumed.run() == expected
+    assert resumed.pool.manifest() == alone.pool.manifest()
 
 
 def test_closing_rounds_have_turns_too(teacher: Classifier, store: FolderStore, session: Session) -> None:
