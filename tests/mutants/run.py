@@ -201,9 +201,23 @@ MUTANTS = (
     Mutant(
         "a shard published before its manifest is complete",
         "src/distillery/data/store.py",
-        "        self._entries.append(entry)\n",
-        "        self._entries.append(entry)\n        self.store.write(MANIFEST, self._manifest(()).to_bytes())\n",
+        "        self._entries.append(entry)\n        return entry\n",
+        "        self._entries.append(entry)\n        self.store.write(MANIFEST, self.manifest())\n        return entry\n",
         "tests/unit/data/test_store.py",
+    ),
+    Mutant(
+        "a sample that prefers early images",
+        "src/distillery/engine/sampled.py",
+        "torch.arange(first + 1, self.seen + 1, dtype=torch.float64)",
+        "torch.arange(first + 1, self.seen + 1, dtype=torch.float64) * 1.5",
+        "tests/unit/engine/test_sampled.py",
+    ),
+    Mutant(
+        "the turns of a round counted as one",
+        "src/distillery/engine/terms.py",
+        "        self._count += 1\n",
+        "        self._count = 1\n",
+        "tests/unit/engine/test_terms.py",
     ),
     Mutant(
         "contiguous images whose strides say channels-last",
