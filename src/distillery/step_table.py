@@ -219,12 +219,8 @@ def find_pipeline(kind: str = DEFAULT_KIND, coupling: str = "", target: str = ""
     Raises:
         ConfigError: no such kind, or no pipeline for it.
     """
+    check_kind(kind)
     rows = [row for row in PIPELINES.values() if row.kind == kind]
-    if not rows:
-        from distillery.config import nearest  # here, because listings that need the table only would wait for pydantic
-
-        known = sorted({row.kind for row in PIPELINES.values()})
-        raise ConfigError(f"There is no kind of recipe {kind!r}; known: {', '.join(known)}{nearest(kind, known) or '.'}")
     for row in rows:
         if row.coupling == coupling and target in (row.targets or ("",)) and row.several == (generators > 1):
             return row.name
@@ -232,6 +228,19 @@ def find_pipeline(kind: str = DEFAULT_KIND, coupling: str = "", target: str = ""
     raise ConfigError(
         f"No pipeline runs {asked}: {kind} has {', '.join(row.name for row in rows)}; choose another method, or one generator."
     )
+
+
+def check_kind(kind: str) -> None:
+    """Refuse a kind of recipe that no pipeline is for.
+
+    Raises:
+        ConfigError: names those that there are, and the nearest one.
+    """
+    known = sorted({row.kind for row in PIPELINES.values()})
+    if kind not in known:
+        from distillery.config import nearest  # here, because listings that need the table only would wait for pydantic
+
+        raise ConfigError(f"There is no kind of recipe {kind!r}; known: {', '.join(known)}{nearest(kind, known) or '.'}")
 
 
 def makers_of(artifact: Artifact) -> tuple[str, ...]:

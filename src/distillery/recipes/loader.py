@@ -115,9 +115,9 @@ def load_recipe(source: str, overrides: Mapping[str, Any] | None = None) -> "Rec
         ConfigError: anything wrong in it, as one sentence.
         MissingResourceError: no such file.
     """
-    from distillery.recipes.schema import Recipe
+    from distillery.recipes.schema import read_recipe
 
-    return Recipe.resolve(apply_overrides(load_document(source), overrides or {}))
+    return read_recipe(apply_overrides(load_document(source), overrides or {}))
 
 
 def parse_assignments(assignments: Sequence[str], flag: str = "--set") -> dict[str, Any]:

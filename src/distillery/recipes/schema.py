@@ -1,7 +1,7 @@
 """What a recipe holds; every part's settings are that part's own class."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import Field, model_validator
 
@@ -14,6 +14,7 @@ from distillery.methods.catalog import Method, find_method
 from distillery.models.catalog import check_architecture
 from distillery.recipes.effects import check_effects, drop_idle
 from distillery.runtime import Precision
+from distillery.step_table import DEFAULT_KIND, check_kind
 from distillery.students.plan import StudentConfig
 from distillery.synthesis.config import MethodConfig
 from distillery.tracking.protocol import RegistrationConfig
@@ -94,9 +95,14 @@ class SynthesisConfig(Config):
         return given
 
 
-class Recipe(Config):
-    """One way from a teacher to a student."""
+class DistillationRecipe(Config):
+    """One way from a teacher to a student, without data.
 
+    Attributes:
+        kind: sets it apart from recipes of other kinds; a recipe that names none is of this one.
+    """
+
+    kind: Literal["distillation"] = "distillation"
     about: About = About()
     expects: Expects = Expects()
     precision: Precision = "auto"
@@ -109,13 +115,13 @@ class Recipe(Config):
     registration: RegistrationConfig = RegistrationConfig()
 
     @classmethod
-    def resolve(cls, document: Mapping[str, Any]) -> "Recipe":
+    def resolve(cls, document: Mapping[str, Any]) -> "DistillationRecipe":
         """Parse a recipe's raw mapping down to its method's settings and its student's architecture; what it leaves open is filled in.
 
         Raises:
             ConfigError: one sentence about the first thing that is wrong.
         """
-        recipe: Recipe = cls.parse(document)
+        recipe: DistillationRecipe = cls.parse(document)
         method = find_method(recipe.synthesis.method)
         check_effects(document, method)
         settings = method.load()[1].parse(recipe.synthesis.config, "synthesis.config")
@@ -127,6 +133,7 @@ class Recipe(Config):
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values, without those that the method never reads: a record says what counted, and can be given as a recipe again."""
         document = super().to_json()
+        del document["kind"]  # the default, which records and hashes of recipes never held
         drop_idle(document, self.method)
         return document
 
@@ -165,7 +172,24 @@ class Recipe(Config):
         return self.method.pipeline
 
 
-def _resolve_online(recipe: Recipe) -> Recipe:
+Recipe: TypeAlias = DistillationRecipe
+"""A recipe of any kind: the union of their classes."""
+KINDS: dict[str, type[Recipe]] = {DEFAULT_KIND: DistillationRecipe}
+"""The class of each kind."""
+
+
+def read_recipe(document: Mapping[str, Any]) -> Recipe:
+    """Parse a recipe's raw mapping by the class of its kind, as far as that goes.
+
+    Raises:
+        ConfigError: one sentence about the first thing that is wrong.
+    """
+    kind = str(document.get("kind", DEFAULT_KIND))
+    check_kind(kind)
+    return KINDS[kind].resolve(document)
+
+
+def _resolve_online(recipe: DistillationRecipe) -> DistillationRecipe:
     """Where the set still grows, an epoch that names no length is a round's student steps, of all its turns."""
     title, synthesis = recipe.method.title, recipe.synthesis
     if not synthesis.student_steps_per_turn:

@@ -16,7 +16,7 @@ from distillery.models.bundle import WEIGHTS, BundleInfo, fetch_bundle, read_bun
 from distillery.provenance import sha256_file
 from distillery.recipes.loader import apply_overrides, is_own_file, load_document, recipe_name
 from distillery.recipes.parameters import Value, parameters_of
-from distillery.recipes.schema import Recipe
+from distillery.recipes.schema import Recipe, read_recipe
 from distillery.recipes.workload import workload_of
 from distillery.storage.workspace import workspace
 
@@ -57,7 +57,7 @@ def resolve_recipe(pipeline: str, values: Mapping[str, Value]) -> Recipe:
     document = apply_overrides(load_document(recipe_source(values)), fields)
     overrides = values["run_overrides"]
     assert isinstance(overrides, dict)
-    return Recipe.resolve(apply_overrides(document, overrides))
+    return read_recipe(apply_overrides(document, overrides))
 
 
 def check_pipeline(pipeline: str, recipe: Recipe, source: str) -> None:
