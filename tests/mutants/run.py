@@ -37,6 +37,27 @@ class Mutant:
 
 MUTANTS = (
     Mutant(
+        "a pipeline found by its target whatever the number of generators",
+        "src/distillery/step_table.py",
+        " and row.several == (generators > 1):",
+        ":",
+        "tests/unit/test_step_table.py",
+    ),
+    Mutant(
+        "the first step that can write an artifact taken for the one that did",
+        "src/distillery/ledger/page.py",
+        'if checkpoints.store.list("")), works[0])',
+        "if checkpoints), works[0])",
+        "tests/unit/ledger/test_page.py",
+    ),
+    Mutant(
+        "a component that keeps its promise of accelerators to itself",
+        "components/student/distill_online/component.py",
+        "        accelerators=accelerators,\n",
+        "",
+        "tests/unit/workbench/test_accelerators.py",
+    ),
+    Mutant(
         "sign flip in the adversarial term",
         "src/distillery/losses/adversarial.py",
         "return -(kl_per_sample(",

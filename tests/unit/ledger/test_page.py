@@ -16,6 +16,7 @@ from distillery.recipes.sections import EvaluationSection
 from distillery.reporting.page import PageData
 from distillery.storage import open_store
 from distillery.types import Classifier, ImageSpec
+from distillery.workbench.keys import key_of
 from distillery_kfp.pipelines.direct import DirectRun
 from short_recipes import SHORT
 
@@ -101,3 +102,16 @@ def test_the_student_of_another_run_brings_its_own_history(run: DirectRun) -> No
     data = gather(run)
     assert "train_student" not in data.histories
     assert data.epochs == 0
+
+
+@pytest.mark.parametrize("made_by", ["distill_online", "train_student", ""])
+def test_a_students_step_is_the_one_whose_work_is_in_the_store(made_by: str, run: DirectRun, tmp_path: Path) -> None:
+    made = Provenance(config={"seed": 1}, code_version="c", step_version="v")
+    store = open_store(str(tmp_path / "other"))
+    if made_by:
+        store.write(f"checkpoints/{made_by}/{key_of(made_by, made)}/history.json", b"{}")
+    section = EvaluationSection.parse(run.sections["evaluation"])
+    collector = PageCollector(store, section, load_report(run.report), run.report, str(run.teacher), run.student, run.set)
+    step, checkpoints = collector._work("student", made)
+    assert step == (made_by or "train_student")
+    assert bool(checkpoints.store.list("")) == bool(made_by)
