@@ -101,9 +101,7 @@ def _run(job: _Job) -> int:
     except BaseException as error:
         sys.excepthook(type(error), error, error.__traceback__)
         code = 1
-    for thread in threading.enumerate():
-        if thread is not threading.main_thread() and not thread.daemon:
-            thread.join()
+    threading._shutdown()  # type: ignore[attr-defined]  # as multiprocessing ends its forks: waits for threads, tells pools that it is over
     atexit._run_exitfuncs()
     if code is not None and not isinstance(code, int):
         sys.stderr.write(f"{code}\n")

@@ -25,6 +25,8 @@ print(sys.stdin.read(), file=sys.stderr)
 """
 ENDS = """
 import atexit, os, signal, sys, threading, time
+from concurrent.futures import ThreadPoolExecutor
+ThreadPoolExecutor(1).submit(int)  # never shut down: its thread waits for the end
 atexit.register(lambda: print("left", flush=True))
 threading.Thread(target=lambda: (time.sleep(0.05), print("joined", flush=True))).start()
 how = sys.argv[1]
