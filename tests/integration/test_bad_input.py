@@ -5,7 +5,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +14,7 @@ import pytest
 from PIL import Image
 
 from chains import EXPECTS, OVERRIDES, SHARED, Chain, changed, flip, make_teacher
+from commands import distillery
 from distillery.errors import StoreError
 from distillery.steps import register
 from distillery.storage.s3 import S3Store, make_client
@@ -22,7 +22,6 @@ from s3_servers import Ceph, environment, free_port
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
-COMMAND = [sys.executable, "-m", "distillery_kfp.pipelines.cli.app"]
 CLEAN = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "DISTILLERY_", "KFP_", "AWS_", "S3_"))}
 SETTINGS = [
     word
@@ -60,7 +59,9 @@ class Desk:
     def call(self, *words: object, **extra: str) -> "subprocess.CompletedProcess[str]":
         known = {"MLFLOW_TRACKING_URI": f"sqlite:///{self.folder / 'mlflow.db'}", "DISTILLERY_WORKDIR": str(self.folder / "work")}
         variables = {**CLEAN, "OMP_NUM_THREADS": "1", **known, **self.extra, **extra}
-        return subprocess.run([*COMMAND, *map(str, words)], capture_output=True, text=True, env=variables, cwd=self.folder, check=False)
+        return subprocess.run(
+            [*distillery(), *map(str, words)], capture_output=True, text=True, env=variables, cwd=self.folder, check=False
+        )
 
     def refused(self, *words: object, **extra: str) -> str:
         """The sentence with which a command ends."""

@@ -75,16 +75,6 @@ def test_online_run_and_again(desk: Path, tmp_path: Path) -> None:
     assert "distill_online was done before" in newest.read_text()
 
 
-def test_offline_run_without_test_images(desk: Path, tmp_path: Path) -> None:
-    shown = distil(desk, tmp_path, "offline.yaml", "--set", "student.stages.0.epochs=1")
-    assert [line.split()[0] for line in shown.splitlines()[:7]] == [f"{step}/7" for step in range(1, 8)]
-    assert "agreement only" in shown
-    (record,) = records(tmp_path)
-    assert record["pipeline"] == "generative_distillation"
-    assert record["parameters"]["run_overrides"] == {"student.stages.0.epochs": 1}  # type: ignore[index]
-    assert (tmp_path / "store" / record["results"]["dataset"]["place"] / "manifest.json").is_file()  # type: ignore[index]
-
-
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_stopped_run_waits_for_its_step_and_says_how_to_go_on(number: int, code: int, desk: Path, tmp_path: Path) -> None:
     command = arguments(desk, tmp_path, "online.yaml", "--set", "synthesis.rounds=100000")

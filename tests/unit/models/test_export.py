@@ -96,15 +96,16 @@ def runner(path: Path) -> Callable[[Tensor], Tensor]:
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_many_images_give_the_logits_of_the_bundle(name: str, tmp_path: Path) -> None:
+    inputs = ("float32", "uint8") if name == "resnet8" else ("uint8",)  # pixels become floats in front of every network alike
     write_bundle(tmp_path / "b", name, ARCHITECTURES[name])
-    files = export_student(tmp_path / "b", tmp_path / "out")
+    files = export_student(tmp_path / "b", tmp_path / "out", inputs=inputs)
     classifier = load_classifier(tmp_path / "b").freeze()
-    count = 1000 if name == "resnet8" else 100  # an image more is another try at the same formulas
-    batches = random_images(1000, classifier.spec.shape)[:count].split([1, 3, *[32] * ((count - 4) // 32), (count - 4) % 32])
+    count = 100  # an image more is another try at the same formulas
+    batches = random_images(1000, classifier.spec.shape)[:count].split([1, 3, 32, 32, 32])
     expected = torch.cat([classifier(batch.float() / 255) for batch in batches])
     assert expected.std(0).max() > 1e-2, "images that the network cannot tell apart prove nothing"
     for format, tolerance in TOLERANCES.items():
-        for input in ("float32", "uint8"):
+        for input in inputs:
             run = runner(tmp_path / "out" / file_name(format, input))
             found = torch.cat([run(batch if input == "uint8" else batch.float() / 255) for batch in batches])
             assert found.dtype == torch.float32
