@@ -35,6 +35,9 @@ def train_student(
             help="Train on real labelled images (npz, npy, idx or CIFAR files, a folder a class): the ceiling, which a data owner can run.",
         ),
     ] = "",
+    ood: Annotated[
+        str, typer.Option(metavar="SET|PICTURES", help="Images of another domain, for stages of the recipe with an ood_share.")
+    ] = "",
     set_: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Replace a value of the recipe.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of every random stream.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N; auto is cuda where there is one.")] = "",
@@ -65,6 +68,7 @@ def train_student(
                 synthesizer=SynthesizerFolder(synthesizer) if synthesizer else None,
                 statistics=StatisticsFile(statistics) if statistics else None,
                 data_uri=data,
+                ood_uri=ood,
             )
             numbers = run(section, inputs, Outputs(student=StudentFolder(Path(beside) / "student")))
             rmtree(out, ignore_errors=True)

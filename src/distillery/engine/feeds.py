@@ -6,7 +6,7 @@ from typing import Protocol
 
 import torch
 
-from distillery.data.pool import ImagePool, dequantize, quantize
+from distillery.data.pool import NO_LABEL, ImagePool, dequantize, quantize
 from distillery.engine.stopwatch import Stopwatch
 from distillery.synthesis.protocol import Synthesizer
 from distillery.types import Batch, Classifier
@@ -55,6 +55,34 @@ class LabelledFeed:
         """Batches with labels, without replacement within each pass."""
         labels = self.pool.labels
         return (Batch(images, labels[chosen]) for images, chosen in self.pool.draw(batch, steps, draws, with_indices=True))
+
+
+@dataclass(frozen=True)
+class MixedFeed:
+    """A share of each batch from another domain, the rest from another feed.
+
+    Attributes:
+        feed: of the rest.
+        ood: images of the other domain; they are drawn in shuffled passes.
+        share: of a batch, above 0 and below 1; rounded to whole images, and each part has at least one.
+        draws: CPU stream that decides which are drawn; the rest is drawn by the feed's own.
+    """
+
+    feed: Feed
+    ood: ImagePool
+    share: float
+    draws: torch.Generator
+
+    def batches(self, batch: int, steps: int, draws: torch.Generator) -> Iterator[Batch]:
+        """Batches whose last images are those of the other domain; where the rest is labelled, these have no label (-1)."""
+        others = min(max(round(self.share * batch), 1), batch - 1)
+        rest = self.feed.batches(batch - others, steps, draws)
+        for known, other in zip(rest, self.ood.draw(others, steps, self.draws), strict=True):
+            images = torch.cat([known.images.to(other.device), other])
+            if known.labels is None:
+                yield Batch(images)
+            else:
+                yield Batch(images, torch.cat([known.labels, known.labels.new_full((others,), NO_LABEL)]))
 
 
 @dataclass(frozen=True)

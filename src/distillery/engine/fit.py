@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from distillery.data.augment import augment
-from distillery.engine.feeds import Feed
+from distillery.data.pool import ImagePool
+from distillery.engine.feeds import Feed, MixedFeed
 from distillery.engine.terms import TermWatch, bad_term
 from distillery.errors import ConfigError
 from distillery.numerics import full_precision, is_bad
@@ -47,6 +48,9 @@ class StudentTrainer:
         student: placed on the runtime's device.
         runtime: device and precision.
         seed: the run's.
+
+    Attributes:
+        ood: images of another domain, of which stages with an `ood_share` mix some into each batch; None where there are none.
     """
 
     def __init__(self, stages: tuple[StageConfig, ...], teacher: Classifier, student: Classifier, runtime: Runtime, seed: int) -> None:
@@ -60,9 +64,11 @@ class StudentTrainer:
         self.runtime = runtime
         self.steps = 0
         self.tick: Callable[[], None] = untold
+        self.ood: ImagePool | None = None
         self._seed = seed
         self._order = stream(seed, "student", "order")
         self._augment = stream(seed, "student", "augment")
+        self._ood = stream(seed, "student", "ood")
         self._watch = TermWatch("the student", 0)
         self._enter(0)
 
@@ -147,6 +153,7 @@ class StudentTrainer:
             "stage": self._stage,
             "order": self._order.get_state(),
             "augment": self._augment.get_state(),
+            "ood": self._ood.get_state(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -159,6 +166,7 @@ class StudentTrainer:
         restore_strides(self._optimizer)
         self._order.set_state(state["order"])
         self._augment.set_state(state["augment"])
+        self._ood.set_state(state["ood"])
 
     def _enter(self, stage: int) -> None:
         """Begin a stage with an optimizer, objectives and modules of its own."""
@@ -181,12 +189,22 @@ class StudentTrainer:
         with seeded(self._seed, "student", "dropout", self.steps):
             if self.runtime.device.type == "cuda":
                 torch.cuda.manual_seed(derive_seed(self._seed, "student", "dropout", self.steps))
-            for batch in feed.batches(stage.batch, steps, self._order):
+            for batch in self._mixed(feed, stage).batches(stage.batch, steps, self._order):
                 watch.add(*self._step(batch, stage))
                 self.steps += 1
                 if self.steps % TICK_STEPS == 0:
                     self.tick()
         self.student.eval()
+
+    def _mixed(self, feed: Feed, stage: StageConfig) -> Feed:
+        if not stage.ood_share:
+            return feed
+        if self.ood is None:
+            raise ConfigError(
+                f"A stage of the student mixes ood_share = {stage.ood_share} images of another domain into its batches and is given none: "
+                "give ood_uri, or set ood_share to 0."
+            )
+        return MixedFeed(feed, self.ood, stage.ood_share, self._ood)
 
     def _step(self, batch: Batch, stage: StageConfig) -> tuple[tuple[str, ...], Tensor]:
         for group in self._optimizer.param_groups:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from distillery.data.ood import OodImages
 from distillery.data.start import StartSet
 from distillery.engine.fit import StudentTrainer
 from distillery.engine.online import OnlineConfig, OnlineDistillation
@@ -19,6 +20,7 @@ from distillery.workbench.assembly import PlannedMethod, Teacher, build_student,
 from distillery.workbench.bench import Workbench, reporting, workbench
 from distillery.workbench.review import Reviewer
 from distillery.workbench.sets import open_set_store, publish, set_header, write_set
+from distillery.workbench.sources import open_ood
 
 STEP = "distill_online"
 
@@ -31,12 +33,14 @@ class Inputs:
         teacher_uri: the teacher's bundle, a folder or a URI.
         statistics: the teacher's moments; None for a method that needs none.
         synth_start_uri: the set made before with which the pool begins, the one that the plan saw; "" for none.
+        ood_uri: images of another domain, for stages with an `ood_share` and methods that learn from them; "" for none.
         accelerators: how many the cluster was asked for.
     """
 
     teacher_uri: str
     statistics: StatisticsFile | None = None
     synth_start_uri: str = ""
+    ood_uri: str = ""
     accelerators: str = "0"
 
 
@@ -79,7 +83,8 @@ def run(section: Mapping[str, Any], inputs: Inputs, outputs: Outputs) -> dict[st
     parsed = DistillSection.parse(section, "distill")
     plan = PlannedMethod.parse(parsed.method, parsed.method_config, inputs.statistics)
     teacher = open_teacher(parsed, inputs.teacher_uri)
-    cast = _Cast(plan, teacher, _open_start(parsed, inputs.synth_start_uri, teacher))
+    ood = open_ood(inputs.ood_uri, teacher, parsed.student.stages, "ood" in plan.row.required(plan.config))
+    cast = _Cast(plan, teacher, _open_start(parsed, inputs.synth_start_uri, teacher), ood)
     with workbench(STEP, parsed, cast.hashes) as bench:
         if cast.start:
             bench.tracker.dataset("set to begin with", inputs.synth_start_uri, cast.start.digest, "training")
@@ -93,11 +98,13 @@ class _Cast:
     plan: PlannedMethod
     teacher: Teacher
     start: StartSet | None
+    ood: OodImages | None
 
     @property
     def hashes(self) -> dict[str, str]:
         """sha256 of each, by name."""
-        return {**self.plan.inputs(self.teacher), **({"start": self.start.digest} if self.start else {})}
+        others = {"start": self.start, "ood": self.ood}
+        return {**self.plan.inputs(self.teacher), **{name: other.digest for name, other in others.items() if other}}
 
 
 def _open_start(section: DistillSection, uri: str, teacher: Teacher) -> StartSet | None:
@@ -129,9 +136,10 @@ def _play(bench: Workbench, section: DistillSection, cast: _Cast, outputs: Outpu
 def prepare(bench: Workbench, section: DistillSection, cast: _Cast) -> OnlineDistillation:
     """Build everything that plays."""
     runtime, seed, teacher, start = bench.runtime, section.seed, cast.teacher, cast.start
-    synthesizer = cast.plan.build(teacher, runtime, seed, section.rounds * section.turns_per_round)
+    synthesizer = cast.plan.build(teacher, runtime, seed, section.rounds * section.turns_per_round, cast.ood)
     student = build_student(section.student.architecture, teacher.classifier, runtime, seed)
     trainer = StudentTrainer(section.student.stages, teacher.classifier, student, runtime, seed)
+    trainer.ood = cast.ood.pool(teacher.classifier.spec, runtime.device) if cast.ood else None
     began = {"start_sha256": start.digest, "start_images": start.images} if start else {}
     header = set_header(bench, teacher).model_copy(update=began)
     ground = Ground(open_set_store(bench), header, teacher.classifier, section.holdout, seed)

@@ -16,7 +16,7 @@ from distillery.recipes.placement import check_placement
 from distillery.recipes.schema import Recipe
 from distillery.recipes.sections import SECTIONS
 from distillery.step_table import PIPELINES
-from distillery.students.check import check_labels
+from distillery.students.check import check_labels, check_ood
 from distillery.tracking.open import open_parent
 from distillery.workbench.bench import open_run_store, reporting, runtime_here, workspace
 from distillery.workbench.keys import step_versions
@@ -69,6 +69,7 @@ def run(pipeline: str, parameters: Mapping[str, Any]) -> dict[str, dict[str, Any
     check_labels(recipe.student.stages)
     check_networks(recipe, teacher.folder, teacher.info, runtime_here(recipe.precision))
     check_teacher(recipe, teacher.info)
+    check_ood(recipe.student.stages, False, "no pipeline takes them yet, so give distill_online or train_student an ood_uri by themselves")
     warn_schedule(recipe)
     sections = build_sections(pipeline, recipe, values, teacher, start.digest if start else "")
     _record(pipeline, recipe, values, teacher, sections)

@@ -15,7 +15,7 @@ from distillery.students.plan import StudentConfig
 from distillery.workbench.accelerators import check_promise
 from distillery.workbench.assembly import Teacher, build_student, open_teacher, save_student
 from distillery.workbench.bench import Workbench, reporting, workbench
-from distillery.workbench.sources import Source, only_one, open_live, open_real, open_set
+from distillery.workbench.sources import Source, only_one, open_live, open_ood, open_real, open_set
 
 STEP = "train_student"
 
@@ -30,6 +30,7 @@ class Inputs:
         synthesizer: makes new images for each step.
         statistics: the teacher's moments, for a synthesizer whose method needs them.
         data_uri: labelled images to train on, with their labels.
+        ood_uri: images of another domain, for stages with an `ood_share`; "" for none.
         accelerators: how many the cluster was asked for.
     """
 
@@ -38,6 +39,7 @@ class Inputs:
     synthesizer: SynthesizerFolder | None = None
     statistics: StatisticsFile | None = None
     data_uri: str = ""
+    ood_uri: str = ""
     accelerators: str = "0"
 
 
@@ -82,13 +84,19 @@ def run(section: Mapping[str, Any], inputs: Inputs, outputs: Outputs) -> dict[st
         source = open_live(inputs.synthesizer, inputs.statistics, teacher)
     else:
         source = open_real(inputs.data_uri, teacher)
-    with workbench(STEP, parsed, {"teacher": teacher.sha256, **source.inputs}) as bench:
+    ood = open_ood(inputs.ood_uri, teacher, parsed.student.stages)
+    with workbench(STEP, parsed, {"teacher": teacher.sha256, **source.inputs, **({"ood": ood.digest} if ood else {})}) as bench:
         source.show(bench)
-        return bench.do(vars(outputs), lambda: _train(bench, parsed.student, teacher, source, outputs))
+
+        def train() -> dict[str, float]:
+            fit = prepare(bench, parsed.student, teacher, source)
+            fit.trainer.ood = ood.pool(teacher.classifier.spec, bench.runtime.device) if ood else None
+            return _train(bench, fit, parsed.student, outputs)
+
+        return bench.do(vars(outputs), train)
 
 
-def _train(bench: Workbench, config: StudentConfig, teacher: Teacher, source: Source, outputs: Outputs) -> dict[str, float]:
-    fit = prepare(bench, config, teacher, source)
+def _train(bench: Workbench, fit: StudentFit, config: StudentConfig, outputs: Outputs) -> dict[str, float]:
     numbers = fit.run()
     with bench.clock.part("io"):
         best = save_student(bench, outputs.student, fit.trainer.student, fit.selection, config.architecture)

@@ -89,3 +89,22 @@ def _moved(term: Tensor, parameters: Sequence[nn.Parameter]) -> set[nn.Parameter
         parameter.grad = None
     term.backward(retain_graph=True)  # as the trainer does: parts that are checkpointed the old way take no `autograd.grad`
     return {parameter for parameter in parameters if parameter.grad is not None}
+
+
+def check_ood(stages: Sequence[StageConfig], given: bool, how: str) -> None:
+    """Refuse stages that want images of another domain where there are none.
+
+    Args:
+        stages: of the student.
+        given: whether there are some.
+        how: to give some, as a part of a sentence.
+
+    Raises:
+        ConfigError: names the stage.
+    """
+    for number, stage in enumerate(stages):
+        if stage.ood_share and not given:
+            raise ConfigError(
+                f"student.stages.{number}.ood_share = {stage.ood_share} mixes images of another domain into batches, and none are given: "
+                f"{how}, or set it to 0."
+            )

@@ -7,6 +7,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
+from distillery.data.pool import NO_LABEL
 from distillery.losses.distillation import kd_loss
 from distillery.students.config import ObjectiveConfig
 from distillery.students.objective import Objective, Seen
@@ -36,7 +37,8 @@ class KDConfig(ObjectiveConfig):
 class KD(Objective):
     """L = soft * tau^2 * KL(T || S) + hard * CE(S, y), both averaged over the batch.
 
-    y are the batch's labels where it has some (real data), else the teacher's argmax: the label a synthetic image was asked for is
+    y are the batch's labels where it has some (real data; images of another domain among them have none and count in the first term
+    only), else the teacher's argmax: the label a synthetic image was asked for is
     too often not what it shows.
 
     Source: arXiv:1503.02531.
@@ -52,5 +54,5 @@ class KD(Objective):
             terms["kd"] = self.config.soft * kd_loss(seen.student_logits, seen.teacher_logits, self.config.temperature)
         if self.config.hard:
             labels = seen.teacher_logits.argmax(1) if seen.labels is None else seen.labels
-            terms["ce"] = self.config.hard * functional.cross_entropy(seen.student_logits, labels)
+            terms["ce"] = self.config.hard * functional.cross_entropy(seen.student_logits, labels, ignore_index=NO_LABEL)
         return terms

@@ -83,6 +83,8 @@ class StageConfig(Config):
         epochs: how often the student is judged, and a schedule by epochs stepped.
         steps_per_epoch: optimizer steps of one epoch; 0 means one pass over the set (not possible where the set still grows).
         batch: images a step.
+        ood_share: share of each batch that comes from another domain than the teacher's; such images are given beside the recipe, and
+            enter no set.
         optimizer: a fresh one each stage.
         schedule: of the learning rate, over this stage.
         clip: the largest norm that the gradients of all that is trained may have together; larger ones are scaled down to it. 0 never does.
@@ -94,6 +96,7 @@ class StageConfig(Config):
     epochs: int = Field(default=200, ge=1)
     steps_per_epoch: int = Field(default=0, ge=0)
     batch: int = Field(default=256, ge=2)
+    ood_share: float = Field(default=0.0, ge=0, lt=1)
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig()
     clip: float = Field(default=0.0, ge=0)

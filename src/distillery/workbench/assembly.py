@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from distillery.data.ood import OodImages
 from distillery.engine.selection import Judge, Score, Selection
 from distillery.errors import ConfigError
 from distillery.evaluation.agreement import Agreement
@@ -93,7 +94,7 @@ class PlannedMethod:
         self.row.check(self.config, Supply(bool(moments.mean), by_class=moments.kind == "per_class", ood=True))
         return {"teacher": teacher.sha256, "statistics": sha256_file(self.statistics_path)}
 
-    def build(self, teacher: Teacher, runtime: Runtime, seed: int, turns: int = 1) -> Synthesizer:
+    def build(self, teacher: Teacher, runtime: Runtime, seed: int, turns: int = 1, ood: OodImages | None = None) -> Synthesizer:
         """The synthesizer; places the teacher on the device.
 
         Args:
@@ -101,13 +102,15 @@ class PlannedMethod:
             runtime: device and precision.
             seed: the run's.
             turns: that it will learn for; who only draws from it need not know.
+            ood: images of another domain, for a method that needs them.
 
         Raises:
             CheckpointMismatchError: moments of another teacher.
         """
         placed = runtime.place(teacher.classifier)
         moments = load_moments(self.statistics_path, teacher.sha256).to(runtime.device) if self.statistics_path else None
-        synthesizer: Synthesizer = self.row.load()[0](self.config, Ingredients(placed, runtime, seed, moments, turns))
+        others = ood.pool(placed.spec, runtime.device) if ood else None
+        synthesizer: Synthesizer = self.row.load()[0](self.config, Ingredients(placed, runtime, seed, moments, turns, others))
         return synthesizer
 
 

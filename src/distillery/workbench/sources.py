@@ -1,16 +1,19 @@
 """Where a student's images come from: a published set, a live synthesizer, or real labelled data."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from distillery.data.ood import OodImages, load_ood
 from distillery.data.pool import ImagePool
 from distillery.data.real import LabelledImages, load_labelled
 from distillery.data.store import SetReference, SyntheticSet, open_reference, read_reference
 from distillery.engine.feeds import Feed, FreshFeed, LabelledFeed, PoolFeed
 from distillery.engine.selection import Judge
 from distillery.errors import ConfigError
+from distillery.students.check import check_ood
+from distillery.students.plan import StageConfig
 from distillery.synthesis.bundle import SynthesizerState, load_synthesizer, read_synthesizer
 from distillery.synthesis.protocol import Synthesizer
 from distillery.types import Classifier
@@ -208,3 +211,25 @@ def open_real(uri: str, teacher: Teacher) -> RealSource:
     labelled = load_labelled(uri, teacher.classifier.class_names, teacher.classifier.spec, split="train")
     labelled.check(teacher.classifier.spec, teacher.classifier.num_classes)
     return RealSource(labelled, uri, {"data": labelled.digest()})
+
+
+def open_ood(uri: str, teacher: Teacher, stages: Sequence[StageConfig], needed: bool = False) -> OodImages | None:
+    """Images of another domain, where a stage mixes them into its batches or a method learns from them; else None.
+
+    Args:
+        uri: where they lie; "" for none.
+        teacher: in use.
+        stages: of the student.
+        needed: by the method.
+
+    Raises:
+        ConfigError: some are wanted and none are given, some are given and nobody wants them, or they do not fit the teacher.
+        MissingResourceError: there is nothing at the URI.
+        StoreError: damaged bytes.
+    """
+    check_ood(stages, bool(uri), "give ood_uri")
+    if not uri:
+        return None
+    if not needed and not any(stage.ood_share for stage in stages):
+        raise ConfigError(f"ood_uri = {uri!r} is given, but no stage of the student has an ood_share: set one above 0, or leave it out.")
+    return load_ood(uri, teacher.classifier.spec)
