@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from contest import SEED, Scene
+from distillery import distill
 from distillery.data.store import SetHeader
 from distillery.engine.checkpoint import Checkpoints
 from distillery.engine.materialize import Materializer, SetConfig
@@ -23,7 +24,6 @@ from distillery.storage import FolderStore
 from distillery.synthesis.protocol import Ingredients
 from distillery.tracking.history import read_history
 from distillery.types import Classifier, ImageSpec
-from distillery_kfp.pipelines.direct import DirectRun
 from measure import middle, rounded, timed
 
 GROWING = "fast_dfkd/cifar10-laptop"
@@ -89,7 +89,7 @@ def grow(rounds: int, folder: Path) -> dict[str, Any]:
     }
     began = time.monotonic()
     with _one_thread():
-        run = DirectRun(GROWING, folder / "small-teacher", folder / "growing", overrides=changes).execute()
+        run = distill(folder / "small-teacher", GROWING, folder / "growing", overrides=changes)
     seconds = time.monotonic() - began
     (history,) = (run.folder / "store" / "checkpoints" / "distill_online").glob("*/history.json")
     laps = [entry.seconds for entry in read_history(FolderStore(history.parent)).rounds]

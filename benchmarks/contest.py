@@ -216,7 +216,7 @@ class RivalSide:
             temperature=stage.objectives[0]["temperature"],
         )
         generator = build_like_ours(scene)
-        networks = Networks(scene.teacher.network, scene.student.network, generator, *CIFAR10.values(), classes=10)
+        networks = Networks(scene.teacher.network, scene.student.network, generator, **CIFAR10, classes=10)
         self._rival = Rival(networks, schedule, scene.runtime.device, calls=method.warmup)
         self._device, self._batch, self._folder = scene.runtime.device, scene.batch, scene.folder
         self._png = PngFolder(scene.folder / "pool", reading(networks, scene.teacher.spec.height, schedule.crop_padding))

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from distillery import distill
 from distillery.config import canonical_json
 from distillery.data.real import load_labelled
 from distillery.errors import DistilleryError
@@ -33,7 +34,6 @@ from distillery.tracking.history import Entry, read_history
 from distillery.types import Classifier
 from distillery_kfp.pipelines.cli.commands.train_student import train_student
 from distillery_kfp.pipelines.demo.noise import train_on_noise
-from distillery_kfp.pipelines.direct import DirectRun
 from measure import document, write
 from real_data import CLASSES, load, unpack
 from teachers import TRAININGS, Training, train_teacher
@@ -204,7 +204,7 @@ def measure(sweep: Sweep, row: str, seed: int) -> None:
 def distilled(sweep: Sweep, row: str, folder: Path, seed: int) -> Found:
     """A student without real images; goes on where it was stopped."""
     data = "" if sweep.blind else str(sweep.part("test"))
-    run = DirectRun(sweep.recipes[row], sweep.teacher, folder, data, seed, sweep.changes(row)).execute()
+    run = distill(sweep.teacher, sweep.recipes[row], folder, data=data, seed=seed, overrides=sweep.changes(row))
     report = load_report(run.report)
     scores: dict[str, Any] = {
         "teacher": of_report(report, "teacher"),
@@ -214,7 +214,7 @@ def distilled(sweep: Sweep, row: str, folder: Path, seed: int) -> Found:
     entries = told(folder / "store")
     for best in report.best:
         scores["best"] = {"agreement": best.agreement, "correct": best.correct, "total": best.total}
-    if "distill" in run.sections:
+    if "distill_online" in run.steps:
         before, laps = 0.0, entries["distill_online"]
     else:
         before = sum(seconds_of(entries[step]) for step in ("train_generator", "materialize"))
@@ -235,8 +235,8 @@ def on_noise(sweep: Sweep, row: str, folder: Path, seed: int) -> Found:
 def on_real(sweep: Sweep, row: str, folder: Path, seed: int) -> Found:
     """A student taught on the teacher's own images; goes on where it was stopped."""
     recipe, out = sweep.recipe(row), folder / "student"
-    source = {"recipe": sweep.source(row), "teacher": str(sweep.teacher), "data": str(sweep.part("train"))}
-    train_student(**source, out=out, set_=assignments(sweep.changes(row)), seed=seed, workdir=str(folder / "work"))
+    changes, data, work = assignments(sweep.changes(row)), str(sweep.part("train")), str(folder / "work")
+    train_student(sweep.source(row), str(sweep.teacher), out, data=data, set_=changes, seed=seed, workdir=work)
     seconds = seconds_of(told(folder / "work" / "store")["train_student"])
     return Found(scores_of(sweep, load_classifier(out).freeze(), recipe), seconds)
 

@@ -7,6 +7,7 @@ row-major order, with `train-labels.npy`, and the same for `test`.
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from distillery.data.real import LabelledImages, load_labelled
@@ -47,7 +48,7 @@ def unpack(dataset: str, folder: Path, part: str, cache: Path) -> Path:
     return path
 
 
-def read_mosaics(folder: Path, part: str) -> tuple[np.ndarray, np.ndarray]:
+def read_mosaics(folder: Path, part: str) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """Images (N, 3, 32, 32) uint8 and labels (N,) of mosaics.
 
     Raises:

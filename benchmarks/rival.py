@@ -96,6 +96,8 @@ class StatisticsHook:
         if self._average is not None:
             mean = (1 - self._momentum) * mean + self._momentum * self._average[0]
             variance = (1 - self._momentum) * variance + self._momentum * self._average[1]
+        assert norm.running_var is not None
+        assert norm.running_mean is not None
         self.distance = torch.norm(norm.running_var - variance, 2) + torch.norm(norm.running_mean - mean, 2)
 
 
@@ -163,7 +165,7 @@ class Rival:
     def __init__(self, networks: Networks, schedule: Schedule, device: torch.device | str = "cpu", calls: int = 0) -> None:
         self.schedule, self.device, self.calls = schedule, torch.device(device), calls
         self.teacher, self.student, self.generator = (
-            copy.deepcopy(network).to(device=device, memory_format=torch.contiguous_format).requires_grad_(True)
+            copy.deepcopy(network).to(device).to(memory_format=torch.contiguous_format).requires_grad_(True)  # type: ignore[call-overload, unused-ignore]  # torch 2.9
             for network in (networks.teacher.eval(), networks.student, networks.generator.train())
         )
         self.hooks = [StatisticsHook(part, schedule.momentum) for part in self.teacher.modules() if isinstance(part, nn.BatchNorm2d)]
@@ -203,7 +205,7 @@ class Rival:
         labels = torch.randint(self.classes, (schedule.batch,), generator=draws).to(self.device)
         z = torch.randn(schedule.batch, schedule.latent, generator=draws).to(self.device).requires_grad_()
         adapted = copy.deepcopy(self.generator)
-        groups = [{"params": list(adapted.parameters())}, {"params": [z], "lr": schedule.latent_rate}]
+        groups: list[dict[str, Any]] = [{"params": list(adapted.parameters())}, {"params": [z], "lr": schedule.latent_rate}]
         optimizer = torch.optim.Adam(groups, lr=schedule.generator_rate, betas=BETAS)
         best, lowest = torch.empty(0), float("inf")
         for step in range(schedule.steps):
@@ -243,6 +245,8 @@ class Rival:
         for own, copied in zip(self.generator.parameters(), adapted.parameters(), strict=True):
             if first:
                 own.grad = torch.zeros_like(own)
+            assert own.grad is not None
+            assert copied.grad is not None
             own.grad += copied.grad
 
 

@@ -16,6 +16,7 @@ from shutil import rmtree
 
 import torch
 
+from distillery import Distilled, distill
 from distillery.data.pool import dequantize, quantize
 from distillery.evaluation.report import load_report
 from distillery.recipes.sections import MaterializeSection
@@ -24,7 +25,6 @@ from distillery.seeding import stream
 from distillery.synthesis.bundle import load_synthesizer
 from distillery.workbench.assembly import PlannedMethod, open_teacher
 from distillery_kfp.pipelines.demo.digits import TeacherTraining, make_teacher
-from distillery_kfp.pipelines.direct import DirectRun
 
 RECIPES = {"fast_dfkd": "fast_dfkd/digits", "ls_gdfd": "ls_gdfd/digits"}
 SEEDS = (0, 1, 2)
@@ -80,13 +80,13 @@ def prepare_worker() -> None:
 def run_once(method: str, folder: Path, seed: int) -> tuple[Score, list[str], list[str]]:
     """One run of a method: its score, what to print, and the bars that it missed by itself."""
     began = time.monotonic()
-    run = DirectRun(RECIPES[method], folder / "teacher", folder / f"{method}-{seed}", str(folder / "test.npz"), seed).execute()
+    run = distill(folder / "teacher", RECIPES[method], folder / f"{method}-{seed}", data=folder / "test.npz", seed=seed)
     score = read_score(run)
     seconds = time.monotonic() - began
     said = [f"{method} seed {seed}: {score.correct}/{score.total} in {seconds:.0f} s, 1/{1 / score.share:.1f} of the parameters"]
     missed = [f"{method} seed {seed} parameters"] if score.share > SHARE_BAR else []
-    if "materialize" in run.sections:
-        raw, kept = raw_agreement(run), run.metrics["materialize"]["set_agreement"]
+    if "materialize" in run.steps:
+        raw, kept = raw_agreement(run), run.steps["materialize"].metrics["set_agreement"]
         said.append(
             f"{method} seed {seed}: the teacher sees the asked label in {raw:.1%} of {RAW_IMAGES:,} raw images, {kept:.1%} of the set"
         )
@@ -103,21 +103,21 @@ def teach(folder: Path) -> bool:
     return bool(made["top1"] >= TEACHER_BAR)
 
 
-def read_score(run: DirectRun) -> Score:
+def read_score(run: Distilled) -> Score:
     """What `evaluate` wrote about the student of the last epoch."""
     report = load_report(run.report)
     scores = report.student.accuracy
     return Score(scores.correct, scores.total, report.student.cost.parameters / report.teacher.cost.parameters)
 
 
-def raw_agreement(run: DirectRun, batch: int = 500) -> float:
+def raw_agreement(run: Distilled, batch: int = 500) -> float:
     """Share of raw images, labels uniform, that the teacher names as they were asked for; seen in 256 levels, as a stored image is."""
-    section = MaterializeSection.parse(run.sections["materialize"])
+    section = MaterializeSection.parse(run.steps["materialize"].section)
     teacher = open_teacher(section, str(run.teacher))
     plan = PlannedMethod.parse(section.method, section.method_config, run.statistics)
     synthesizer = plan.build(teacher, resolve_runtime(precision="float32"), section.seed)
     synthesizer.load_state_dict(load_synthesizer(run.synthesizer, teacher.sha256).state)
-    asked = torch.randint(teacher.classifier.num_classes, (RAW_IMAGES,), generator=stream(run.seed, "seeds", "labels"))
+    asked = torch.randint(teacher.classifier.num_classes, (RAW_IMAGES,), generator=stream(section.seed, "seeds", "labels"))
     agreed = 0
     with torch.no_grad():
         for labels in asked.split(batch):

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from distillery.api.running import run_step
 from distillery.environment import environment
 from distillery.models.bundle import save_classifier
 from distillery.models.catalog import Architecture, build_network
@@ -17,7 +18,6 @@ from distillery.recipes.loader import load_document, pipeline_of
 from distillery.step_table import PIPELINES, STEPS
 from distillery.steps import plan
 from distillery.types import Classifier, ImageSpec
-from distillery_kfp.pipelines.direct import run_step
 
 STAGE = {"epochs": 2, "batch": 8, "objectives": [{"name": "kd"}], "steps_per_epoch": 2}
 GENERATOR = {"latent": 8, "width": 8}

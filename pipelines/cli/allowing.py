@@ -1,7 +1,7 @@
 """`--allow-module`, which every command has that may build a network from what a bundle, a recipe or a record names."""
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from functools import wraps
 from typing import Annotated, Any
 
@@ -26,8 +26,10 @@ def allowing(command: Callable[..., None]) -> Callable[..., None]:
     @wraps(command)
     def allowed(*args: Any, allow_module: list[str] | None = None, **options: Any) -> None:
         from distillery.models.allowance import allow_modules
+        from distillery.recipes.loader import parse_assignments, typed_modules
 
-        with allow_modules(*allow_module or (), *_named_student(options.get("set_") or [])):
+        typed = typed_modules(parse_assignments(options.get("set_") or []))
+        with allow_modules(*allow_module or (), *typed):
             command(*args, **options)
 
     signature = inspect.signature(command)
@@ -35,17 +37,3 @@ def allowing(command: Callable[..., None]) -> Callable[..., None]:
     allowed.__signature__ = signature.replace(parameters=[*signature.parameters.values(), option])  # type: ignore[attr-defined]
     allowed.__annotations__ = {**command.__annotations__, "allow_module": _Option}
     return allowed
-
-
-def _named_student(assignments: Sequence[str]) -> list[str]:
-    """The student that `--set` names, where it is no network of a table."""
-    from distillery.models.allowance import check_form, is_foreign
-    from distillery.recipes.loader import apply_overrides, parse_assignments
-
-    value: Any = apply_overrides({}, parse_assignments(assignments))
-    for part in ("student", "architecture", "name"):
-        value = value.get(part) if isinstance(value, Mapping) else None
-    if not isinstance(value, str) or not is_foreign(value):
-        return []
-    check_form(value)
-    return [value]

@@ -164,14 +164,16 @@ def evaluate(
     threads: Annotated[int, typer.Option(min=0, help="CPU threads, for the latencies too; 0 is torch's choice.")] = 0,
 ) -> None:
     """Score a student beside its teacher on labelled images."""
+    from distillery import evaluate as score
     from distillery.evaluation.report import save_report, table
     from distillery.models.bundle import read_bundle
     from distillery.provenance import Provenance, code_version
-    from distillery.steps.evaluate import evaluate_bundles
     from distillery_kfp.pipelines.cli.bar import bar
 
     with bar() as tell:
-        report = evaluate_bundles(teacher, student, data, device=device, threads=threads, progress=tell)
+        report = score(
+            student, teacher, data, device=device, threads=threads, progress=lambda told: tell(told.stage, told.done, told.total)
+        )
     if json_:
         inputs = {"teacher": read_bundle(teacher)[1], "student": read_bundle(student)[1]}
         save_report(json_.absolute(), report, Provenance(inputs=inputs, code_version=code_version()))

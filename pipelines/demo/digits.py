@@ -18,6 +18,7 @@ from torch.nn import functional
 
 from distillery.config import Config
 from distillery.data.real import LabelledImages
+from distillery.extras import need
 from distillery.models.catalog import Architecture, build_network
 from distillery.runtime import Runtime
 from distillery.seeding import seeded, stream
@@ -54,6 +55,7 @@ class TeacherTraining(Config):
 
 def load_split() -> Digits:
     """1,797 digits at 16 x 16, uint8, split once and for all into 1,347 to train on and 450 to test on, stratified."""
+    need("demo", "A teacher on real digits")
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 

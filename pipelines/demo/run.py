@@ -16,6 +16,7 @@ from distillery.data.real import load_labelled
 from distillery.errors import DistilleryError
 from distillery.evaluation.predict import predict
 from distillery.evaluation.report import EvaluationReport, load_report
+from distillery.extras import need
 from distillery.models.bundle import count_parameters
 from distillery.recipes.loader import load_recipe
 from distillery.redaction import redact_output
@@ -73,6 +74,8 @@ def main() -> None:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
     console = Console() if sys.stdout.isatty() else Console(width=120)
     try:
+        for extra in ("demo", "kubeflow"):
+            need(extra, "The demo")
         show(console, FOLDER.absolute())
     except DistilleryError as error:
         Console(stderr=True).print(f"demo: {error}", markup=False, soft_wrap=True)

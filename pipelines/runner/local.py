@@ -23,6 +23,7 @@ from rich.console import Console
 
 from distillery import errors
 from distillery.errors import DistilleryError, StoreError
+from distillery.extras import installed, need
 from distillery.ledger.runs import RunState, amend_run, set_place
 from distillery.provenance import dump_json
 from distillery.step_table import PIPELINES
@@ -84,6 +85,7 @@ def execute(request: RunRequest, console: Console) -> RunResult:
             later leaves its record, so that it can be resumed.
         SystemExit: the run was stopped by SIGINT (130) or SIGTERM (143); its steps have ended by then.
     """
+    need("kubeflow", "A pipeline on this machine")
     pipeline = request.pipeline()
     check_form(pipeline, request.arguments())
     store = open_store(request.store)
@@ -171,8 +173,9 @@ class _Run:
         return {**_SHARED_CORES, **os.environ, "MLFLOW_TRACKING_URI": self.tracking_uri(), **chosen}
 
     def tracking_uri(self) -> str:
-        """The environment's tracking server, else a database in the workspace."""
-        return os.environ.get("MLFLOW_TRACKING_URI", "").strip() or f"sqlite:///{self.request.workdir / 'mlflow.db'}"
+        """The environment's tracking server, else a database in the workspace; "" without MLflow, where JSON files take its place."""
+        database = f"sqlite:///{self.request.workdir / 'mlflow.db'}" if installed("mlflow") else ""
+        return os.environ.get("MLFLOW_TRACKING_URI", "").strip() or database
 
     def watch(self, display: Display) -> int:
         """Start the process, show its steps, pass signals on, and return how it ended (negative: by that signal)."""

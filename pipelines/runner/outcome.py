@@ -27,7 +27,8 @@ def show_result(console: Console, result: RunResult) -> None:
         "took": duration(result.seconds),
     }
     for name, place in places.items():
-        console.print(f"{name:<9}{place}", highlight=False, markup=False, soft_wrap=True)
+        if place:
+            console.print(f"{name:<9}{place}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _short(path: Path | str) -> str:

@@ -1,7 +1,8 @@
 """Which version of a step's code this is: the syntax trees of every module that it can reach, without comments and docstrings.
 
 A module is reached by an import anywhere in a reached one, or by its dotted name in a string, which is how the catalogs name what they
-load. Sources are read as text, and nothing is imported. What only a type checker sees is left out: it never runs.
+load. Sources are read as text, and nothing is imported. What only a type checker sees is left out: it never runs. The public surface in
+`distillery/__init__.py` names what it loads relatively and as types only, so that no step reaches it.
 """
 
 import ast
@@ -63,7 +64,7 @@ class SourceTree:
     def _module(self, name: str) -> _Module:
         if name not in self._read:
             path = self._paths[name]
-            text = tree_text(path.read_bytes())
+            text = tree_text(path.read_bytes(), facade=name == self._package)
             around = name if path.name == "__init__.py" else name.rpartition(".")[0]
             self._read[name] = _Module(text, frozenset(self._names_in(text, around)))
         return self._read[name]
@@ -91,11 +92,12 @@ def step_version(step: str) -> str:
     return _own().version(f"{__package__}.steps.{step}")
 
 
-def tree_text(source: bytes) -> str:
+def tree_text(source: bytes, facade: bool = False) -> str:
     """The syntax tree of a module as text, without comments, docstrings and what only a type checker sees.
 
     Args:
         source: the file's bytes.
+        facade: it is the public face of a package, whose `__all__` lists what others may import and runs nothing.
 
     Raises:
         SyntaxError: it is no Python of this version.
@@ -104,6 +106,8 @@ def tree_text(source: bytes) -> str:
     with warnings.catch_warnings(action="ignore"):  # what Python says of the author's text
         tree = ast.parse(source)
     _strip(tree)
+    if facade:
+        tree.body = [statement for statement in tree.body if not _is_surface(statement)]
     return ast.unparse(tree)
 
 
@@ -159,6 +163,11 @@ def _strip(node: ast.AST) -> None:
 
 def _is_text(node: ast.AST) -> bool:
     return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+
+
+def _is_surface(node: ast.AST) -> bool:
+    """Whether a statement is `__all__ = [...]`."""
+    return isinstance(node, ast.Assign) and [ast.unparse(target) for target in node.targets] == ["__all__"]
 
 
 def _is_type_checking(test: ast.expr) -> bool:

@@ -14,13 +14,13 @@ import yaml
 from PIL import Image
 
 from browser import Page, find_chromium, open_browser
+from distillery import Distilled, distill
 from distillery.evaluation.accuracy import whole_matrix
 from distillery.models.bundle import read_bundle, save_classifier
 from distillery.models.catalog import Architecture, build_network
 from distillery.provenance import Provenance, code_version, sha256_file
 from distillery.reporting import words
 from distillery.types import Classifier, ImageSpec
-from distillery_kfp.pipelines.direct import DirectRun
 from short_recipes import SHORT
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
@@ -36,7 +36,7 @@ SMALLEST = """Math.min(...[...document.querySelectorAll('p, td, th, li, dd, span
 class Shown:
     """A finished run and its page in a browser."""
 
-    run: DirectRun
+    run: Distilled
     page: Page
 
     @property
@@ -74,7 +74,7 @@ def shown(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         patch.setenv("KFP_RUN_ID", "run-1")
         patch.setenv("DISTILLERY_DEVICE", "cpu")
         overrides = {**SHORT[recipe], **MORE}
-        run = DirectRun(recipe, folder / "teacher", folder / "run", str(folder / "test.npz"), seed=3, overrides=overrides).execute()
+        run = distill(folder / "teacher", recipe, folder / "run", data=folder / "test.npz", seed=3, overrides=overrides)
     with open_browser(folder) as page:
         page.resize(1400)
         page.open(run.page.as_uri())

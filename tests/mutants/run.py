@@ -366,6 +366,13 @@ MUTANTS = (
         "if True:",
         "tests/unit/engine/test_fit.py",
     ),
+    Mutant(
+        "a step that takes a notebook's signals",
+        "src/distillery/workbench/bench.py",
+        "with nullcontext() if watcher() else _own_process(), guarded",
+        "with _own_process(), guarded",
+        "tests/unit/api/test_distilling.py",
+    ),
 )
 
 

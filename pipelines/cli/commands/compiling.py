@@ -19,6 +19,9 @@ def compile_pipelines(
     credentials: Annotated[list[str] | None, typer.Option(metavar="NAME", help="Secret that the run form offers; may be repeated.")] = None,
 ) -> None:
     """Compile the pipelines to YAML for a Kubeflow cluster."""
+    from distillery.extras import need
+
+    need("kubeflow", "To compile a pipeline")
     from distillery_kfp.pipelines.compile import compile_all
     from distillery_kfp.pipelines.deployment import PLACEHOLDER_HOST, choose_deployment
 

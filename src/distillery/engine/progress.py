@@ -1,4 +1,4 @@
-"""How far a step is: a file that `distillery run` draws a bar from, a bar where the step has a terminal, and one log line an epoch."""
+"""How far a step is: a file that `distillery run` draws a bar from, a bar in a terminal, one log line an epoch, word to a host."""
 
 import json
 import logging
@@ -9,7 +9,9 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
+
+from distillery.host import ProgressEvent, watcher
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
@@ -36,7 +38,7 @@ class Progress:
         self._ticked = 0.0
 
     def __enter__(self) -> Self:
-        if sys.stdout.isatty():
+        if sys.stdout.isatty() and watcher() is None:
             from rich.progress import Progress as Bar
 
             self._bar = Bar(transient=True)
@@ -68,12 +70,14 @@ class Progress:
 
     def _show(self, stage: str, done: int, total: int, numbers: dict[str, float]) -> None:
         self._ticked = time.monotonic()
-        document = {"step": self.step, "stage": stage, "done": done, "total": total, "numbers": numbers}
+        document: dict[str, Any] = {"step": self.step, "stage": stage, "done": done, "total": total, "numbers": numbers}
         temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}")
         with suppress(OSError):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             temporary.write_text(json.dumps(document))
             os.replace(temporary, self.path)
+        if tell := watcher():
+            tell(ProgressEvent(**document))
         if self._bar is not None:
             if self._task is None:
                 self._task = self._bar.add_task(stage, total=total)

@@ -32,7 +32,9 @@ from distillery.workbench.assembly import build_student
 SYNTHESIS_SECONDS, STUDENT_SECONDS, FORWARD_SECONDS = 4.0, 2.5, 0.5
 _FIRST_SIZE, _GROWTH, _REPEATS = 8, 4, 5
 _IMPORTS = f"""
-import kfp.dsl, mlflow, resource
+import contextlib, resource
+with contextlib.suppress(ImportError):
+    import kfp.dsl, mlflow
 import {", ".join(f"distillery.steps.{name}" for name, row in STEPS.items() if row.accelerated)}
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
 """

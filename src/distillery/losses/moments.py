@@ -86,7 +86,7 @@ def batch_moments(features: Tensor, groups: int = 1) -> LayerMoments:
     Source: DeepInversion, arXiv:1912.08795, equation 4.
     """
     assert len(features) % groups == 0, f"{len(features)} images are no {groups} groups of equal size"
-    mean, variance = _ChannelMoments.apply(features, groups)
+    mean, variance = _ChannelMoments.apply(features, groups)  # type: ignore[no-untyped-call, unused-ignore]  # torch 2.9 has no types for it
     return LayerMoments(mean, variance)
 
 

@@ -17,6 +17,7 @@ from pydantic import field_validator
 
 from distillery.config import Config, nearest
 from distillery.errors import CheckpointMismatchError, ConfigError
+from distillery.extras import need
 from distillery.foreign_code import guarded
 from distillery.models.allowance import PACKAGES, check_form, import_factory, is_foreign
 from distillery.provenance import sha256_bytes
@@ -242,10 +243,8 @@ def _build_torchvision(name: str, architecture: Architecture, spec: "ImageSpec",
 
 
 def _build_timm(name: str, architecture: Architecture, spec: "ImageSpec", num_classes: int) -> "nn.Module":
-    try:
-        timm = import_module("timm")
-    except ImportError:
-        raise ConfigError(f"{architecture.name} needs timm, which is not installed: pip install 'distillery[timm]'.") from None
+    need("timm", f"The architecture {architecture.name!r}")
+    timm = import_module("timm")
     known = timm.list_models()
     if name.split(".")[0] not in known:
         raise ConfigError(f"timm has no model {name!r}{nearest(name, known) or ': see timm.list_models().'}")

@@ -14,6 +14,7 @@ from torch.export import Dim, ExportedProgram
 from distillery.config import canonical_json
 from distillery.documents import Format
 from distillery.errors import ConfigError, StoreError
+from distillery.extras import need
 from distillery.foreign_code import guarded, named
 from distillery.models.bundle import load_classifier, publish, read_bundle
 from distillery.provenance import Provenance, code_version, load_json, sha256_bytes
@@ -100,13 +101,16 @@ def export_student(
         Each file by name, `export.json` last, which lists the others with their sha256 and says what goes in and out.
 
     Raises:
-        ConfigError: an unknown format or input, a network that torch.export cannot follow, or a file with other logits than the bundle's.
+        ConfigError: an unknown format or input, a format that is not installed, a network that torch.export cannot follow, or a file with
+            other logits than the bundle's.
         MissingResourceError: there is no bundle.
         CheckpointMismatchError: a bundle of a newer version, or weights that do not fit.
         StoreError: a damaged bundle, or a folder that cannot be written.
     """
     _check_known("format", formats, FORMATS)
     _check_known("input", inputs, INPUTS)
+    if "onnx" in formats:
+        need("export", "The format onnx")
     _check_target(out)
     info, sha256 = read_bundle(bundle)
     classifier = load_classifier(bundle, sha256).freeze()

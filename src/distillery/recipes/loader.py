@@ -142,6 +142,27 @@ def parse_assignments(assignments: Sequence[str], flag: str = "--set") -> dict[s
     return overrides
 
 
+def typed_modules(overrides: Mapping[str, Any]) -> list[str]:
+    """The student that overrides name, where it is a factory of a module and no network of a table: who types one allows it by that.
+
+    Args:
+        overrides: as in `apply_overrides`.
+
+    Returns:
+        What `allow_modules` takes.
+
+    Raises:
+        ConfigError: a factory's name of another form than module.path:factory.
+    """
+    from distillery.models.allowance import check_form, is_foreign
+
+    value = _find(apply_overrides({}, overrides), "student.architecture.name")
+    if not isinstance(value, str) or not is_foreign(value):
+        return []
+    check_form(value)
+    return [value]
+
+
 def apply_overrides(document: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
     """A copy of `document` with single values replaced.
 

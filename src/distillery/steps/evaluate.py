@@ -19,7 +19,6 @@ from distillery.evaluation.accuracy import whole_matrix
 from distillery.evaluation.report import (
     FORMAT,
     MAX_TRAINING_IMAGES,
-    EvaluationConfig,
     EvaluationImages,
     EvaluationReport,
     MeasuredModel,
@@ -33,7 +32,7 @@ from distillery.ledger.page import PageCollector
 from distillery.models.bundle import DOCUMENT, fetch_bundle, load_classifier, read_bundle
 from distillery.recipes.sections import EvaluationSection
 from distillery.reporting.render import render
-from distillery.runtime import Runtime, resolve_runtime
+from distillery.runtime import Runtime
 from distillery.seeding import stream
 from distillery.step_table import PageFile, ReportFile, SetFolder, StudentFolder
 from distillery.storage import join_uri, open_store
@@ -120,40 +119,6 @@ def run(section: Mapping[str, Any], inputs: Inputs, outputs: Outputs) -> dict[st
             if run:
                 bench.store.write(page_of(run), outputs.page.read_bytes())
         return flat_metrics(report)
-
-
-def evaluate_bundles(
-    teacher_folder: Path,
-    student_folder: Path,
-    data_uri: str,
-    config: EvaluationConfig | None = None,
-    device: str = "auto",
-    threads: int = 0,
-    progress: Callable[[str, int, int], None] | None = None,
-) -> EvaluationReport:
-    """Score one bundle beside another on labelled images, outside any pipeline.
-
-    Args:
-        teacher_folder: the bundle to compare with.
-        student_folder: the bundle to score.
-        data_uri: labelled images.
-        config: what is measured; None is the default.
-        device: auto, cpu, cuda or cuda:N.
-        threads: CPU threads; 0 is torch's choice.
-        progress: told the stage, the images done and all images after each batch.
-
-    Returns:
-        The report.
-
-    Raises:
-        DistilleryError: whatever does not fit, in one sentence.
-    """
-    if not data_uri:
-        raise ConfigError("No labelled images are given to evaluate on: give an npz file, a folder of idx files, or a folder a class.")
-    teacher, student = open_model(teacher_folder), open_model(student_folder)
-    data, _ = _test_images(teacher.classifier, data_uri)
-    _place(resolve_runtime(device, "float32", threads), teacher, student)
-    return evaluate(teacher, student, data, config, progress)
 
 
 def open_model(folder: Path, expected_sha256: str = "") -> MeasuredModel:

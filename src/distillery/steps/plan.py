@@ -17,7 +17,7 @@ from distillery.recipes.schema import Recipe
 from distillery.recipes.sections import SECTIONS
 from distillery.step_table import PIPELINES
 from distillery.students.check import check_labels, check_ood
-from distillery.tracking.open import open_parent
+from distillery.tracking.open import check_observer, open_parent
 from distillery.workbench.bench import open_run_store, reporting, runtime_here, workspace
 from distillery.workbench.keys import step_versions
 from distillery.workbench.networks import check_networks
@@ -56,6 +56,7 @@ def run(pipeline: str, parameters: Mapping[str, Any]) -> dict[str, dict[str, Any
         StoreError: a damaged bundle, or a store that cannot be written.
     """
     open_run_store()  # before anything is fetched: a store that loses everything is refused in the first second
+    check_observer()
     values = read_parameters(pipeline, check_placement(parameters))
     source = recipe_source(values)
     recipe = resolve_recipe(pipeline, values)

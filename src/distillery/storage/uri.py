@@ -5,6 +5,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from distillery.errors import ConfigError
+from distillery.extras import need
 from distillery.storage.base import Store, check_key
 from distillery.storage.folder import FolderStore
 
@@ -39,6 +40,7 @@ def _open_bucket(uri: str) -> Store:
         raise ConfigError(f"The URI {uri!r} names no bucket: give one such as s3://bucket/prefix.")
     if "?" in prefix or "#" in prefix:
         raise ConfigError(f"The URI {uri!r} carries a query: give s3://bucket/prefix, and the server's address in AWS_ENDPOINT_URL_S3.")
+    need("s3", f"The store {uri!r}")
     from distillery.storage.s3 import S3Store  # boto3 only for who needs it: it takes a good part of a second to import
 
     return S3Store(bucket, check_key(prefix) if prefix else "")

@@ -19,6 +19,7 @@ from typing import Any
 
 from distillery.environment import environment
 from distillery.errors import DistilleryError, MissingResourceError, StoreError
+from distillery.extras import need
 from distillery.redaction import redact
 from distillery.tracking.flatten import flatten, json_bytes, metric_names, relative_name
 from distillery.tracking.guard import Guard, first_line, within
@@ -379,6 +380,7 @@ def _guard(uri: str, advice: str) -> Guard:
 
 
 def _import() -> None:
+    need("mlflow", "What MLFLOW_TRACKING_URI asks for")
     set_impatience()
     import mlflow  # noqa: F401
 

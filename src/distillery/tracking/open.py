@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from distillery.extras import installed, need
 from distillery.tracking.protocol import Status, Tracker, tracking_uri
 
 
@@ -61,6 +62,16 @@ def open_parent(name: str, fallback: Path, params: Mapping[str, Any], tags: Mapp
     return ""
 
 
+def check_observer() -> None:
+    """Refuse a tracking URI where there is no MLflow, before a run is planned; a step that finds it so later warns and goes on.
+
+    Raises:
+        ConfigError: names the extra.
+    """
+    if tracking_uri():
+        need("mlflow", f"MLFLOW_TRACKING_URI = {tracking_uri()!r}")
+
+
 def close_parent(status: Status) -> None:
     """End the run of the whole pipeline; the register step and the command line call it. Never raises."""
     if tracking_uri() and os.environ.get("KFP_RUN_ID"):
@@ -71,7 +82,7 @@ def close_parent(status: Status) -> None:
 
 def preload() -> None:
     """Import what the observer of a step will need, in a process that others are forked from."""
-    if tracking_uri():
+    if tracking_uri() and installed("mlflow"):
         from distillery.tracking.mlflow import preload
 
         preload(tracking_uri())

@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 from distillery.errors import ConfigError
+from distillery.extras import need
 from distillery.storage.workspace import workspace
 from distillery.tracking.protocol import Version, tracking_uri
 
@@ -37,15 +38,16 @@ def find_version(reference: str) -> Version:
         reference: what `parse_reference` takes.
 
     Raises:
-        ConfigError: no reference, or no registry to ask.
+        ConfigError: no reference, no registry to ask, or no mlflow to ask it with.
         MissingResourceError: the registry has no such version.
         StoreError: the registry does not answer.
     """
-    from distillery.tracking.mlflow import read_version
-
     named = parse_reference(reference)
     if named is None:
         raise ConfigError(f"{reference!r} names no version: give name:number, name@alias or models:/name/number.")
+    need("mlflow", f"The registry's version {reference!r}")
+    from distillery.tracking.mlflow import read_version
+
     return read_version(registry_uri(), *named)
 
 

@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -21,6 +21,7 @@ from distillery.engine.session import Session
 from distillery.engine.stopwatch import Stopwatch
 from distillery.errors import ConfigError, DistilleryError, MissingResourceError, StoreError
 from distillery.foreign_code import guarded
+from distillery.host import watcher
 from distillery.models.catalog import check_own_sources
 from distillery.provenance import Provenance, code_version, sha256_file
 from distillery.recipes.sections import Section, check_code
@@ -261,29 +262,37 @@ def reporting(step: str) -> Iterator[None]:
     SIGTERM exits 143 and SIGINT 130, both by SystemExit, so that open files and locks are let go; a signal that whoever calls the step
     handles already (a notebook, a server, a test runner) stays theirs. The sentence of a DistilleryError is written to
     `<workspace>/errors/<step>.json` and the error goes on; want of memory is made one, wherever in the step it shows. What is warned of
-    stands in `warnings/<step>.json`. Nothing that is logged names a password. Usable as a decorator; may be nested.
+    stands in `warnings/<step>.json`. Nothing that is logged names a password. In a host's process (`distillery.host`) signals, logging
+    and the collector of garbage stay as the host has them. Usable as a decorator; may be nested.
 
     Args:
         step: name of the step's module.
     """
-    redact_output()
-    if not logging.getLogger().handlers:
-        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     path = workspace() / "errors" / f"{step}.json"
     with suppress(OSError):
         path.unlink()
-    previous = _listen()
-    thresholds = gc.get_threshold()
-    gc.set_threshold(_OBJECTS_BETWEEN_COLLECTIONS, *thresholds[1:])
-    _leave_at_once()
     try:
-        with guarded(f"{step} stopped", "", only_memory=True), keeping_warnings(step):
+        with nullcontext() if watcher() else _own_process(), guarded(f"{step} stopped", "", only_memory=True), keeping_warnings(step):
             yield
     except DistilleryError as error:
         with suppress(OSError):
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(json.dumps({"step": step, "error": type(error).__name__, "message": str(error)}))
         raise
+
+
+@contextmanager
+def _own_process() -> Iterator[None]:
+    """Signals, logging and garbage as a step wants them that has the process for itself; a host's are left alone."""
+    redact_output()
+    if not logging.getLogger().handlers:
+        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    previous = _listen()
+    thresholds = gc.get_threshold()
+    gc.set_threshold(_OBJECTS_BETWEEN_COLLECTIONS, *thresholds[1:])
+    _leave_at_once()
+    try:
+        yield
     finally:
         gc.set_threshold(*thresholds)
         for number, handler in previous.items():

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from distillery import distill
 from distillery.data.store import SyntheticSet
 from distillery.models.bundle import read_bundle, save_classifier
 from distillery.models.catalog import Architecture, build_network
@@ -17,7 +18,6 @@ from distillery.provenance import Provenance, code_version
 from distillery.storage import open_store
 from distillery.storage.s3 import S3Store
 from distillery.types import Classifier, ImageSpec
-from distillery_kfp.pipelines.direct import DirectRun
 from s3_requests import counting
 from s3_servers import environment, free_port
 
@@ -68,17 +68,21 @@ def test_a_bucket_gives_the_student_that_a_folder_gives(
     there = f"s3://{real_bucket}/store"
     uri = upload(teacher, S3Store(real_bucket, "teacher"))
     overrides = {**overrides, **SHORT}
-    near = DirectRun(recipe, teacher, tmp_path / "near", overrides=overrides).execute()
-    far = DirectRun(recipe, uri, tmp_path / "far", overrides=overrides, store=there).execute()
+    near = distill(teacher, recipe, tmp_path / "near", overrides=overrides)
+    far = distill(uri, recipe, tmp_path / "far", overrides=overrides, store=there)
     assert read_bundle(far.student)[1] == read_bundle(near.student)[1]
     references = [json.loads((run.set / "reference.json").read_bytes()) for run in (near, far)]
     assert references[0]["sha256"] == references[1]["sha256"]
     assert references[1]["uri"].startswith(f"{there}/sets/")
     SyntheticSet.open(references[1]["uri"]).verify()
+    before = set(open_store(there).list())
     with counting() as seen:
-        again = DirectRun(recipe, uri, tmp_path / "again", overrides=overrides, store=there).execute()
+        again = distill(uri, recipe, tmp_path / "again", overrides=overrides, store=there)
     assert read_bundle(again.student)[1] == read_bundle(near.student)[1]
-    assert seen["PutObject"] == 1  # the record of the plan; all other work was found done by a machine that shares nothing but the bucket
+    # only the run's own records: all other work was found done by a machine that shares nothing but the bucket
+    fresh = set(open_store(there).list()) - before
+    assert {key.split("/")[1] for key in fresh if key.startswith("runs/")} == {again.run_id}
+    assert seen["PutObject"] - 1 == len([key for key in fresh if key.startswith("runs/")])  # the record is written twice, once with results
     assert not [key for key in open_store(there).list() if key.endswith("latest.json") or "payloads/" in key]
 
 

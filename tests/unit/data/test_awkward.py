@@ -13,13 +13,13 @@ from PIL import Image
 from torch import Tensor
 from typer.testing import CliRunner
 
+from distillery import evaluate
 from distillery.data.pictures import find_pictures, read_pictures
 from distillery.data.real import LabelledImages, load_labelled
 from distillery.models.bundle import save_classifier
 from distillery.models.catalog import Architecture, build_network
 from distillery.provenance import Provenance
 from distillery.seeding import seeded
-from distillery.steps.evaluate import evaluate_bundles
 from distillery.steps.import_teacher import answer
 from distillery.types import Classifier, ImageSpec
 from distillery_kfp.pipelines.cli import app as cli
@@ -123,7 +123,7 @@ def test_predict_evaluate_and_check_agree(data: Path, loaded: LabelledImages, tm
     guesses = [row["classes"][0]["index"] for row in found["images"]]
     right = sum(guess == label for guess, label in zip(guesses, loaded.labels.tolist(), strict=True))
     assert len(set(guesses)) > 1
-    report = evaluate_bundles(tmp_path / "teacher", tmp_path / "student", str(data), threads=1)
+    report = evaluate(tmp_path / "student", tmp_path / "teacher", data, threads=1)
     assert (report.images, report.teacher.accuracy.correct) == (len(loaded), right)
     assert answer(teacher, loaded.images).tolist() == guesses
     assert len(found["skipped"]) == 6

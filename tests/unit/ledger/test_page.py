@@ -1,11 +1,13 @@
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from distillery import Distilled, distill
 from distillery.documents import seal
 from distillery.evaluation.report import load_report
 from distillery.ledger.page import PageCollector
@@ -17,12 +19,11 @@ from distillery.reporting.page import PageData
 from distillery.storage import open_store
 from distillery.types import Classifier, ImageSpec
 from distillery.workbench.keys import key_of
-from distillery_kfp.pipelines.direct import DirectRun
 from short_recipes import SHORT
 
 
 @pytest.fixture(scope="module")
-def done(tmp_path_factory: pytest.TempPathFactory) -> DirectRun:
+def done(tmp_path_factory: pytest.TempPathFactory) -> Distilled:
     """A finished offline run without a test set, so that it holds a generator, a set and a student."""
     folder = tmp_path_factory.mktemp("collector")
     architecture, spec = Architecture(name="wrn_16_1"), ImageSpec(channels=1, height=16, width=16, mean=(0.3,), std=(0.3,))
@@ -33,26 +34,26 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> DirectRun:
         patch.setenv("KFP_RUN_ID", "run-1")
         patch.setenv("DISTILLERY_DEVICE", "cpu")
         overrides = {**SHORT["ls_gdfd/digits"], "student.keep_epochs": 1}
-        return DirectRun("ls_gdfd/digits", folder / "teacher", folder / "run", overrides=overrides).execute()
+        return distill(folder / "teacher", "ls_gdfd/digits", folder / "run", overrides=overrides)
 
 
 @pytest.fixture
-def run(done: DirectRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> DirectRun:
+def run(done: Distilled, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Distilled:
     """A copy of it, to be broken; the set's reference goes on naming the original's."""
     monkeypatch.setenv("KFP_RUN_ID", "run-1")
     monkeypatch.setenv("DISTILLERY_WORKDIR", str(tmp_path / "work"))
     shutil.copytree(done.folder, tmp_path / "run")
-    return DirectRun(done.recipe, done.teacher, tmp_path / "run", sections=done.sections)
+    return replace(done, folder=tmp_path / "run")
 
 
-def gather(run: DirectRun) -> PageData:
-    section = EvaluationSection.parse(run.sections["evaluation"])
+def gather(run: Distilled) -> PageData:
+    section = EvaluationSection.parse(run.steps["evaluate"].section)
     store = open_store(str(run.folder / "store"))
     report = load_report(run.report)
     return PageCollector(store, section, report, run.report, str(run.teacher), run.student, run.set).collect()
 
 
-def test_everything_of_a_run_is_found(run: DirectRun) -> None:
+def test_everything_of_a_run_is_found(run: Distilled) -> None:
     data = gather(run)
     assert data.missing == {}
     assert set(data.histories) == {"train_generator", "materialize", "train_student"}
@@ -68,7 +69,7 @@ def test_everything_of_a_run_is_found(run: DirectRun) -> None:
     assert (data.method, data.recipe) == ("LS-GDFD", "ls_gdfd/digits")
 
 
-def test_a_page_is_written_and_kept_by_the_tracker(done: DirectRun) -> None:
+def test_a_page_is_written_and_kept_by_the_tracker(done: Distilled) -> None:
     page = done.page.read_text()
     assert page.startswith("<!DOCTYPE html>")
     kept = list((done.folder / "work" / "tracking").glob("evaluate-*/artifacts/report.html"))
@@ -86,7 +87,7 @@ BREAKS: dict[str, tuple[Break, set[str]]] = {
 
 
 @pytest.mark.parametrize("name", BREAKS)
-def test_what_is_not_there_costs_only_itself(name: str, run: DirectRun, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_not_there_costs_only_itself(name: str, run: Distilled, monkeypatch: pytest.MonkeyPatch) -> None:
     plant, parts = BREAKS[name]
     plant(run, monkeypatch)
     data = gather(run)
@@ -95,7 +96,7 @@ def test_what_is_not_there_costs_only_itself(name: str, run: DirectRun, monkeypa
     assert data.lineage
 
 
-def test_the_student_of_another_run_brings_its_own_history(run: DirectRun) -> None:
+def test_the_student_of_another_run_brings_its_own_history(run: Distilled) -> None:
     document = json.loads((run.student / "bundle.json").read_bytes())
     document["provenance"]["config"]["seed"] = 99
     (run.student / "bundle.json").write_bytes(seal(document))
@@ -105,12 +106,12 @@ def test_the_student_of_another_run_brings_its_own_history(run: DirectRun) -> No
 
 
 @pytest.mark.parametrize("made_by", ["distill_online", "train_student", ""])
-def test_a_students_step_is_the_one_whose_work_is_in_the_store(made_by: str, run: DirectRun, tmp_path: Path) -> None:
+def test_a_students_step_is_the_one_whose_work_is_in_the_store(made_by: str, run: Distilled, tmp_path: Path) -> None:
     made = Provenance(config={"seed": 1}, code_version="c", step_version="v")
     store = open_store(str(tmp_path / "other"))
     if made_by:
         store.write(f"checkpoints/{made_by}/{key_of(made_by, made)}/history.json", b"{}")
-    section = EvaluationSection.parse(run.sections["evaluation"])
+    section = EvaluationSection.parse(run.steps["evaluate"].section)
     collector = PageCollector(store, section, load_report(run.report), run.report, str(run.teacher), run.student, run.set)
     step, checkpoints = collector._work("student", made)
     assert step == (made_by or "train_student")

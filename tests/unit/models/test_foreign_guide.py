@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import torch
 
+from distillery import Distilled, distill
 from distillery.models.allowance import allow_modules
 from distillery.models.bundle import load_classifier, read_bundle
 from distillery.statistics.moments import load_moments
 from distillery_kfp.pipelines.cli import app as cli
-from distillery_kfp.pipelines.direct import DirectRun
 from distillery_kfp.pipelines.runner.local import RunRequest
 
 GUIDE = Path(__file__).parents[3] / "docs" / "guides" / "foreign-teacher.md"
@@ -58,7 +58,7 @@ def test_a_model_of_ones_own_in_three_steps(outside: Path, monkeypatch: pytest.M
     (outside / "my_models").mkdir()
     (outside / "my_models" / "nets.py").write_text(_script("my_models/nets.py"))
     monkeypatch.syspath_prepend(outside)
-    runs: list[DirectRun] = []
+    runs: list[Distilled] = []
     monkeypatch.setattr("distillery_kfp.pipelines.cli.running.carry_out", lambda request: runs.append(_run_here(request)))
     try:
         trained: dict[str, Any] = {}
@@ -77,7 +77,7 @@ def test_a_model_of_ones_own_in_three_steps(outside: Path, monkeypatch: pytest.M
         _do_as_told(2, monkeypatch, "run")
         student = read_bundle(runs[0].student)[0]
         assert student.architecture.to_json() == {"name": "vgg8_bn", "arguments": {"base_width": 8}}
-        assert runs[0].metrics["evaluation"]["student/top1"] > 0.9
+        assert runs[0].metrics["student/top1"] > 0.9
         _do_as_told(3, monkeypatch, "extract-statistics")
         moments = load_moments(outside / "leaf-moments.safetensors", sha256)
         assert (moments.kind, moments.counts.tolist()) == ("per_class", [100, 100, 100])
@@ -86,8 +86,7 @@ def test_a_model_of_ones_own_in_three_steps(outside: Path, monkeypatch: pytest.M
             del sys.modules[name]
 
 
-def _run_here(request: RunRequest) -> DirectRun:
+def _run_here(request: RunRequest) -> Distilled:
     """What `distillery run` would do in processes of its own; the environment that they inherit is this one's."""
     assert request.arguments()["run_recipe_uri"] == str(Path(request.recipe).absolute())
-    run = DirectRun(request.recipe, request.teacher, Path("run").absolute(), request.data, request.seed, request.overrides)
-    return run.execute()
+    return distill(request.teacher, request.recipe, "run", data=request.data, seed=request.seed, overrides=request.overrides)

@@ -11,6 +11,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from distillery import ProgressEvent, evaluate
 from distillery.data.store import SetHeader, SetWriter
 from distillery.errors import ConfigError
 from distillery.methods.catalog import find_method
@@ -18,7 +19,6 @@ from distillery.models.bundle import load_classifier, save_classifier
 from distillery.provenance import Provenance
 from distillery.statistics.extract import global_moments
 from distillery.statistics.moments import save_moments
-from distillery.steps.evaluate import evaluate_bundles
 from distillery.storage import FolderStore
 from distillery.synthesis.bundle import SynthesizerState, save_synthesizer
 from distillery.workbench.assembly import PlannedMethod
@@ -156,9 +156,9 @@ def test_a_run_on_no_device_is_refused_before_anything_starts(device: str, desk:
 
 
 def test_evaluate_is_told_how_far_it_is(desk: Desk, capsys: pytest.CaptureFixture[str]) -> None:
-    told: list[tuple[str, int, int]] = []
-    evaluate_bundles(desk.teacher, desk.teacher, str(desk.folder / "real.npz"), device="cpu", progress=lambda *words: told.append(words))
-    assert told[-1][1:] == (32, 32)
+    told: list[ProgressEvent] = []
+    evaluate(desk.teacher, desk.teacher, desk.folder / "real.npz", device="cpu", progress=told.append)
+    assert (told[-1].done, told[-1].total) == (32, 32)
     with bar() as tell:
         tell("nobody watches", 1, 2)
     assert capsys.readouterr() == ("", "")

@@ -7,6 +7,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+import distillery
 from distillery.data.store import SetHeader, SetWriter, read_reference, write_reference
 from distillery.documents import seal
 from distillery.errors import CheckpointMismatchError, ConfigError, StoreError
@@ -16,7 +17,7 @@ from distillery.models.catalog import Architecture, build_network
 from distillery.provenance import Provenance, code_version
 from distillery.seeding import seeded
 from distillery.steps import evaluate as evaluate_module
-from distillery.steps.evaluate import MAX_SHOWN_CLASSES, Inputs, Outputs, choose_images, evaluate_bundles, log_confusion, run
+from distillery.steps.evaluate import MAX_SHOWN_CLASSES, Inputs, Outputs, choose_images, log_confusion, run
 from distillery.storage import open_store
 from distillery.types import Classifier, ImageSpec
 from distillery_kfp.pipelines.cli import app as cli
@@ -252,14 +253,14 @@ def test_a_damaged_holdout_shard_is_an_error(bench: Bench, tmp_path: Path) -> No
 
 def test_two_bundles_can_be_compared_without_a_pipeline(bench: Bench, tmp_path: Path) -> None:
     metrics = bench.run(data := make_data(tmp_path / "test.npz"))
-    report = evaluate_bundles(tmp_path / "teacher", tmp_path / "student", data)
+    report = distillery.evaluate(tmp_path / "student", tmp_path / "teacher", data)
     assert report.student.accuracy.correct == metrics["student/correct"]
     assert report.teacher.sha256 == read_bundle(tmp_path / "teacher")[1]
 
 
 def test_bundles_without_data_are_refused(bench: Bench, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="No labelled images"):
-        evaluate_bundles(tmp_path / "teacher", tmp_path / "student", "")
+        distillery.evaluate(tmp_path / "student", tmp_path / "teacher", "")
 
 
 def test_the_command_measures_with_the_threads_it_is_given(bench: Bench, tmp_path: Path) -> None:

@@ -1,0 +1,70 @@
+"""A student beside its teacher on labelled images."""
+
+import copy
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from typing import Any
+
+from distillery.api.process import Place, located, visiting
+from distillery.api.progress import silent
+from distillery.api.teachers import local_bundle
+from distillery.data.real import load_labelled
+from distillery.errors import ConfigError
+from distillery.evaluation.report import EvaluationConfig, EvaluationImages, EvaluationReport, MeasuredModel
+from distillery.evaluation.report import evaluate as measure
+from distillery.host import ProgressEvent, Watcher
+from distillery.runtime import resolve_runtime
+from distillery.steps.evaluate import open_model
+from distillery.types import Classifier
+
+
+def evaluate(
+    student: Place | Classifier,
+    teacher: Place | Classifier,
+    data: Place,
+    *,
+    options: Mapping[str, Any] | EvaluationConfig | None = None,
+    device: str = "auto",
+    threads: int = 0,
+    progress: Watcher = silent,
+) -> EvaluationReport:
+    """Score a student beside its teacher: accuracy, calibration, agreement, size, speed.
+
+    Args:
+        student: folder or URI of its bundle, or a classifier in memory, which is copied and left as it is.
+        teacher: what to compare with, likewise.
+        data: labelled images: npz, npy, idx or CIFAR files, or a folder a class.
+        options: what is measured, as `evaluation:` of a recipe: `{"latency": False}`.
+        device: auto, cpu, cuda or cuda:N.
+        threads: CPU threads, for the latencies too; 0 is torch's choice.
+        progress: told how many images were shown, such as `TextProgress()`.
+
+    Returns:
+        The report; `report.student.accuracy.top1`, `report.agreement.rate` and more.
+
+    Raises:
+        DistilleryError: whatever does not fit, in one sentence.
+    """
+    if not (uri := located(data, "data")):
+        raise ConfigError("No labelled images are given to evaluate on: give an npz file, a folder of idx files, or a folder a class.")
+    config = options if isinstance(options, EvaluationConfig) else EvaluationConfig.parse(dict(options or {}), "options")
+    with visiting(progress), ExitStack() as opened:
+        judge, judged = _opened(teacher, "teacher", opened), _opened(student, "student", opened)
+        first = judge.classifier
+        labelled = load_labelled(uri, first.class_names, first.spec)
+        labelled.check(first.spec, first.num_classes)
+        runtime = resolve_runtime(device, "float32", threads)
+        for model in (judge, judged):
+            runtime.place(model.classifier)
+        images = EvaluationImages(labelled.images, labelled.labels, "test set")
+        return measure(judge, judged, images, config, _telling(progress))
+
+
+def _opened(model: Place | Classifier, what: str, opened: ExitStack) -> MeasuredModel:
+    if isinstance(model, Classifier):
+        return MeasuredModel(copy.deepcopy(model).freeze(), type(model.network).__name__)
+    return open_model(opened.enter_context(local_bundle(model, what=what)))
+
+
+def _telling(watch: Watcher) -> Callable[[str, int, int], None]:
+    return lambda stage, done, total: watch(ProgressEvent("evaluate", stage, done, total))

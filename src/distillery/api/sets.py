@@ -1,0 +1,119 @@
+"""More images from a trained synthesizer, as a set of their own."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from distillery.api.process import Place, located, surroundings, visiting
+from distillery.api.progress import silent
+from distillery.api.running import run_step
+from distillery.api.teachers import local_bundle
+from distillery.config import Config
+from distillery.data.store import SyntheticSet, open_reference, read_reference
+from distillery.engine.materialize import SetConfig
+from distillery.evaluation.health import HealthConfig
+from distillery.host import Watcher
+from distillery.models.bundle import read_bundle
+from distillery.models.catalog import code_of_others
+from distillery.provenance import code_version
+from distillery.recipes.sections import MaterializeSection, StatisticsSection
+from distillery.runtime import Precision
+from distillery.synthesis.bundle import load_synthesizer
+from distillery.workbench.assembly import PlannedMethod
+
+
+@dataclass(frozen=True)
+class MaterializedSet:
+    """A published synthetic set.
+
+    Attributes:
+        folder: holds the reference to it; `distillery inspect`, `verify` and `export` take it.
+        uri: where the set lies.
+        sha256: of its manifest, which names every shard by hash.
+        metrics: `images`, `holdout`, `drawn`, `shortfall`, where classes were asked for `asked_agreement` and `set_agreement`, and
+            `health/` numbers.
+        seconds: what drawing it took; next to nothing where it was done before.
+    """
+
+    folder: Path
+    uri: str
+    sha256: str
+    metrics: Mapping[str, float]
+    seconds: float
+
+    def open(self) -> SyntheticSet:
+        """The set: `open().load("train")` has images (N, C, H, W) uint8, the labels asked for and the teacher's logits, verified."""
+        return open_reference(self.folder)
+
+
+class MaterializeOptions(Config):
+    """What else can be said of a set.
+
+    Attributes:
+        set: as in a recipe; `size` is an argument of its own.
+        health: when a set counts as collapsed.
+        precision: of the teacher and the synthesizer.
+    """
+
+    set: SetConfig = SetConfig()
+    health: HealthConfig = HealthConfig()
+    precision: Precision = "auto"
+
+
+def materialize(
+    teacher: Place,
+    synthesizer: Place,
+    out: Place,
+    size: int,
+    *,
+    options: Mapping[str, Any] | MaterializeOptions | None = None,
+    seed: int = 0,
+    store: Place = "",
+    device: str = "",
+    threads: int = 0,
+    progress: Watcher = silent,
+) -> MaterializedSet:
+    """Draw images from a trained synthesizer until every class, as the teacher sees them, has its quota, and publish them as a set.
+
+    Args:
+        teacher: the bundle that it was trained against: a folder, a URI, or what `import_teacher` returned.
+        synthesizer: folder of the synthesizer, such as `Distilled.synthesizer`.
+        out: folder for the reference to the set.
+        size: images, held-out ones included.
+        options: of the set, as `{"set": {"holdout": 0, "strict": True}}`.
+        seed: of every random stream; another one draws other images.
+        store: folder or s3:// URI for the set and the checkpoints; "" is a folder in `out`.
+        device: auto, cpu, cuda or cuda:N; "" leaves it to `DISTILLERY_DEVICE`, else auto.
+        threads: CPU threads; 0 leaves them to `DISTILLERY_THREADS`, else torch's choice.
+        progress: told how far the work is, such as `TextProgress()`.
+
+    Raises:
+        DistilleryError: a synthesizer of another teacher, an option that is not allowed, a set that comes out short under `strict`.
+    """
+    folder, origin = Path(located(out, "out")), located(teacher, "teacher")
+    uri = located(store, "store") or str(folder / "store")
+    parsed = options if isinstance(options, MaterializeOptions) else MaterializeOptions.parse(dict(options or {}), "options")
+    chosen = SetConfig.parse({**parsed.set.to_json(), "size": size}, "options.set")
+    began = time.monotonic()
+    with visiting(progress, surroundings(uri, folder / "work", device, threads)):
+        with local_bundle(origin, what="teacher") as bundle:
+            info, sha256 = read_bundle(bundle)
+        places = {"statistics": folder / "statistics.safetensors", "set": folder / "set"}
+        places["synthesizer"] = Path(located(synthesizer, "synthesizer"))
+        made = load_synthesizer(places["synthesizer"], sha256)
+        common = {
+            "seed": seed,
+            "code_version": code_version(),
+            "teacher_sha256": sha256,
+            **code_of_others(info.architecture),
+            "precision": parsed.precision,
+        }
+        if PlannedMethod.parse(made.method, made.config, places["statistics"]).statistics_path:
+            run_step("extract_statistics", StatisticsSection.parse(common, "statistics").to_json(), places, {"teacher_uri": origin})
+        own = {"method": made.method, "method_config": made.config, "set": chosen.to_json(), "health": parsed.health.to_json()}
+        section = MaterializeSection.parse({**common, **own}, "materialize").to_json()
+        metrics = run_step("materialize", section, places, {"teacher_uri": origin})
+    reference = read_reference(folder / "set")
+    return MaterializedSet(folder / "set", reference.uri, reference.sha256, metrics, time.monotonic() - began)
