@@ -42,7 +42,7 @@ def loop_of(
     synthesizer = FakeSynthesizer(teacher, **{"warmup": 2, **fake})
 
     def judge(student: Classifier, start: int) -> Score:
-        images, answers = pool.held_out.images[start:], pool.held_out_logits()[start:].argmax(1)
+        images, answers = pool.held_out.images[start:], pool.held_out_answers()[start:].argmax(1)
         with torch.no_grad():
             agreed = student(images.float() / 255).argmax(1) == answers
         return Score(len(images), int(agreed.sum()))

@@ -15,6 +15,10 @@ MemoryFormat = Literal["channels_last", "contiguous"]
 """Order in which a network gets its images: the fastest, or the only one that some networks take."""
 
 
+Task = Literal["classification", "segmentation"]
+"""What a network answers: a class for each image, or one for each of its pixels."""
+
+
 class ImageSpec(Config):
     """What a classifier expects to see: shape, and the constants it normalises with."""
 
@@ -62,13 +66,19 @@ class Classifier(nn.Module):
         class_names: one a class, in the order of the logits.
         memory_format: channels_last, the fastest order of images in memory; contiguous for a network that fails on it, say for
             `x.view(n, -1)`. Whoever makes images for a classifier asks `arrange`; what a contiguous network gets is contiguous anyway.
+        task: what it answers; of a segmenter the logits are (N, K, H, W).
     """
 
     mean: Tensor
     std: Tensor
 
     def __init__(
-        self, network: nn.Module, spec: ImageSpec, class_names: tuple[str, ...], memory_format: MemoryFormat = "channels_last"
+        self,
+        network: nn.Module,
+        spec: ImageSpec,
+        class_names: tuple[str, ...],
+        memory_format: MemoryFormat = "channels_last",
+        task: Task = "classification",
     ) -> None:
         super().__init__()
         if len(class_names) < 2:
@@ -77,6 +87,7 @@ class Classifier(nn.Module):
         self.spec = spec
         self.class_names = class_names
         self.memory_format: MemoryFormat = memory_format
+        self.task: Task = task
         self._is_ours = type(network).__module__.startswith("distillery.")
         self.register_buffer("mean", torch.tensor(spec.mean).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(spec.std).view(1, -1, 1, 1), persistent=False)

@@ -191,3 +191,9 @@ def test_squared_norm_is_the_mean_over_images() -> None:
     images = draw(3, 2, 4, 5)
     expected = sum(sum(value**2 for value in image.flatten().tolist()) for image in images) / 3
     torch.testing.assert_close(squared_norm(images).item(), expected, rtol=1e-12, atol=1e-12)
+
+
+def test_distillation_of_dense_answers_is_the_mean_over_images_and_pixels() -> None:
+    student, teacher = draw(2, 3, 4, 5), draw(2, 3, 4, 5)
+    pixels = [kd_loss(student[i, :, y, x][None], teacher[i, :, y, x][None], 2.0) for i in range(2) for y in range(4) for x in range(5)]
+    torch.testing.assert_close(kd_loss(student, teacher, 2.0), torch.stack(pixels).mean(), rtol=1e-12, atol=1e-12)

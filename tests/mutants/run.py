@@ -93,6 +93,27 @@ MUTANTS = (
         "tests/equivalence/test_grouped_moments.py",
     ),
     Mutant(
+        "an image counted for one class of a map only",
+        "src/distillery/data/shards.py",
+        "scatter_(1, answers.flatten(1).long(), True)",
+        "scatter_(1, answers.flatten(1)[:, :1].long(), True)",
+        "tests/unit/engine/test_labelling.py",
+    ),
+    Mutant(
+        "classes asked for that are not missing",
+        "src/distillery/engine/materialize.py",
+        "repeat_interleave(self._quota - self._kept)",
+        "repeat_interleave(self._quota)",
+        "tests/unit/engine/test_materialize_images.py",
+    ),
+    Mutant(
+        "a received file that nobody compares with its hash",
+        "src/distillery/storage/local.py",
+        "    if digest.hexdigest() != sha256:",
+        "    if not digest.hexdigest():",
+        "tests/unit/storage/test_files.py",
+    ),
+    Mutant(
         "a recorded moment computed with the wrong variance",
         "src/distillery/statistics/extract.py",
         "freedom = self.count - 1",

@@ -20,6 +20,8 @@ FORMAT = Format("distillery-shard", 1, "materialize the set again")
 """Holds no hash of itself: a shard is named by that of its bytes, and read only by who knows it."""
 _SHA256 = r"^[0-9a-f]{64}$"
 
+_LOGITS, _CLASSES = "teacher_logits", "teacher_classes"  # what a teacher answered, by the type of it
+
 Role = Literal["train", "holdout"]
 
 ClassCounts = tuple[tuple[int, int], ...]
@@ -32,7 +34,7 @@ class Shard(NamedTuple):
     Attributes:
         images: (n, C, H, W) uint8.
         asked: (n,) int64, the class each image was asked for, -1 where none was.
-        teacher_logits: (n, K) float32.
+        teacher_logits: (n, K) float32; of a segmenter its answers as a map of classes, (n, H, W) uint8.
     """
 
     images: Tensor
@@ -84,8 +86,12 @@ def pack_shard(shard: Shard, provenance: Provenance) -> bytes:
     tensors = {
         "images": shard.images.cpu().contiguous(),
         "asked": shard.asked.cpu().contiguous(),
-        "teacher_logits": shard.teacher_logits.detach().float().cpu().contiguous(),
     }
+    answers = shard.teacher_logits.detach()
+    if answers.is_floating_point():
+        tensors[_LOGITS] = answers.float().cpu().contiguous()
+    else:
+        tensors[_CLASSES] = answers.cpu().contiguous()
     return write_tensors(FORMAT, provenance, {}, tensors)
 
 
@@ -97,14 +103,31 @@ def describe_shard(shard: Shard, data: bytes, role: Role) -> ShardEntry:
 def count_shard(shard: Shard) -> dict[str, Any]:
     """The fields of a shard's entry that count its images."""
     asked = shard.asked.cpu()
-    # float32 first: the counts are those of the logits as they are stored
-    obtained = shard.teacher_logits.float().cpu().argmax(1)
+    images, obtained = classes_in(shard.teacher_logits)
     return {
         "images": len(shard.images),
         "counts": _count(obtained),
         "asked": _count(asked[asked != NO_LABEL]),
-        "agreed": int((asked == obtained).sum()),
+        "agreed": int((asked[images] == obtained).sum()),
     }
+
+
+def classes_in(answers: Tensor) -> tuple[Tensor, Tensor]:
+    """Which classes images count for.
+
+    Args:
+        answers: of the teacher, as a shard holds them: logits (n, K) count for their argmax, a map (n, H, W) uint8 for each class in it.
+
+    Returns:
+        (M,) numbers of images, rising, and (M,) the class of each, both int64 on the CPU; no pair occurs twice.
+    """
+    answers = answers.cpu()
+    if answers.is_floating_point():
+        # float32 first: what is counted are the logits as they are stored
+        return torch.arange(len(answers)), answers.float().argmax(1)
+    present = torch.zeros(len(answers), 256, dtype=torch.bool).scatter_(1, answers.flatten(1).long(), True)
+    images, classes = present.nonzero(as_tuple=True)
+    return images, classes
 
 
 def add_up(counts: Iterable[ClassCounts], num_classes: int) -> tuple[int, ...]:
@@ -204,7 +227,7 @@ def sample_shards(store: Store, entries: Sequence[ShardEntry], limit: int, draws
 def _unpack(data: bytes, where: str, entry: ShardEntry) -> Shard:
     _, tensors = read_tensors(FORMAT, data, where)
     try:
-        shard = Shard(tensors["images"], tensors["asked"], tensors["teacher_logits"])
+        shard = Shard(tensors["images"], tensors["asked"], tensors[_CLASSES if _CLASSES in tensors else _LOGITS])
     except KeyError as error:
         raise StoreError(f"{where} has no {error}: materialize the set again.") from None
     if {len(part) for part in shard} != {entry.images}:

@@ -154,7 +154,7 @@ class SetWriter:
         Args:
             images: (n, C, H, W) uint8, n above 0.
             asked: (n,) int64, -1 where an image was asked for no class; None if none was.
-            teacher_logits: (n, K), the teacher's logits of exactly these uint8 images.
+            teacher_logits: (n, K), the teacher's logits of exactly these uint8 images; or its map of classes, (n, H, W) uint8.
             role: train, or holdout for images that no student may train on.
 
         Raises:
@@ -163,7 +163,8 @@ class SetWriter:
         asked = torch.full((len(images),), -1) if asked is None else asked
         assert (images.dtype, tuple(images.shape[1:])) == (torch.uint8, self.header.shape), "images are uint8 of the set's shape"
         assert (asked.dtype, len(asked)) == (torch.int64, len(images)), "one asked label an image, int64"
-        assert teacher_logits.shape == (len(images), self.header.num_classes), "logits are (n, K)"
+        row = (self.header.num_classes,) if teacher_logits.is_floating_point() else self.header.shape[1:]
+        assert teacher_logits.shape == (len(images), *row), "logits are (n, K), a map is (n, H, W)"
         shard = Shard(images, asked, teacher_logits)
         data = pack_shard(shard, self.header.provenance)
         entry = describe_shard(shard, data, role)
@@ -254,12 +255,13 @@ class SyntheticSet:
 
     def load(self, role: Role = "train") -> Shard:
         """All images of one role, with asked labels and teacher logits; empty tensors where the set has none."""
-        empty = Shard(
+        if shards := [*self.shards(role)]:
+            return Shard(*(torch.cat(parts) for parts in zip(*shards, strict=True)))
+        return Shard(
             torch.empty((0, *self.manifest.shape), dtype=torch.uint8),
             torch.empty(0, dtype=torch.int64),
             torch.empty((0, self.manifest.num_classes)),
         )
-        return Shard(*(torch.cat(parts) for parts in zip(empty, *self.shards(role), strict=True)))
 
     def verify(self) -> None:
         """Read every shard from the store, past any cache, and compare what it holds with the manifest.

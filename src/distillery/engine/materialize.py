@@ -17,7 +17,7 @@ from distillery.config import Config
 from distillery.data.pool import NO_LABEL, quantize
 from distillery.data.shards import Role, Shard, ShardEntry
 from distillery.data.store import SetHeader, SetWriter
-from distillery.engine.labelling import teacher_logits
+from distillery.engine.labelling import labeller_of
 from distillery.engine.session import Review, Session, accept
 from distillery.engine.terms import TurnWatch
 from distillery.errors import ConfigError
@@ -89,10 +89,13 @@ class Materializer:
         self._synthesizer = synthesizer
         self._images_per_turn = images_per_turn
         self._teacher = teacher
+        self._labeller = labeller_of(teacher.task)
+        if not self._labeller.has_quotas:
+            raise ConfigError(f"A set has a quota of each class, and an image of {teacher.task} is of several classes: give a classifier.")
         self._quota = quotas(config.size, teacher.num_classes)
         self._kept = torch.zeros_like(self._quota)
         self._draws = stream(seed, "materialize", "labels")
-        self._buffers: dict[Role, Shard] = {"train": _empty(teacher), "holdout": _empty(teacher)}
+        self._buffers: dict[Role, Shard] = {"train": self._empty(), "holdout": self._empty()}
 
     def run(self, store: Store, header: SetHeader, session: Session, review: Review = accept) -> Materialized:
         """Fill the set; a half-written one is continued from its last shard.
@@ -173,9 +176,9 @@ class Materializer:
     def _keep(self, batch: Batch) -> None:
         """Keep those raw images whose class is open, in the order they came."""
         images = quantize(batch.images).cpu()
-        logits = teacher_logits(self._teacher, images).cpu()
+        answers = self._labeller.label(self._teacher, images).cpu()
         asked = torch.full((len(images),), NO_LABEL) if batch.labels is None else batch.labels.cpu()
-        obtained = logits.argmax(1)
+        obtained = self._labeller.classes(answers)[1]
         number = self._kept[obtained] + _ranks(obtained)
         keep = number <= self._quota[obtained]
         withheld = is_withheld(number, obtained, self.config.holdout)
@@ -186,8 +189,12 @@ class Materializer:
         self._kept = self._kept + torch.bincount(obtained[keep], minlength=len(self._kept))
         chosen: dict[Role, Tensor] = {"train": keep & ~withheld, "holdout": keep & withheld}
         for role, mask in chosen.items():
-            parts = zip(self._buffers[role], (images, asked, logits), strict=True)
+            parts = zip(self._buffers[role], (images, asked, answers), strict=True)
             self._buffers[role] = Shard(*(torch.cat([old, new[mask]]) for old, new in parts))
+
+    def _empty(self) -> Shard:
+        images = torch.empty((0, *self._teacher.spec.shape), dtype=torch.uint8)
+        return Shard(images, torch.empty(0, dtype=torch.int64), self._labeller.none(self._teacher))
 
     def _labels(self, n: int) -> Tensor | None:
         if self.config.labels == "uniform":
@@ -281,8 +288,3 @@ def _ranks(classes: Tensor) -> Tensor:
     ranks = torch.empty_like(classes)
     ranks[order] = torch.arange(1, len(classes) + 1) - torch.searchsorted(ordered, ordered)
     return ranks
-
-
-def _empty(teacher: Classifier) -> Shard:
-    images = torch.empty((0, *teacher.spec.shape), dtype=torch.uint8)
-    return Shard(images, torch.empty(0, dtype=torch.int64), torch.empty(0, teacher.num_classes))

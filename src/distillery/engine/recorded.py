@@ -12,7 +12,7 @@ from distillery.data.pool import NO_LABEL, ImagePool, quantize
 from distillery.data.shards import Role, Shard, ShardEntry, read_shard
 from distillery.data.start import StartSet
 from distillery.data.store import SetHeader, SetWriter, split_holdout
-from distillery.engine.labelling import teacher_logits
+from distillery.engine.labelling import labeller_of
 from distillery.engine.session import Review
 from distillery.engine.stopwatch import Stopwatch
 from distillery.seeding import stream
@@ -26,7 +26,7 @@ class _Turn(NamedTuple):
     images: Tensor
     asked: Tensor
     withheld: Tensor
-    logits: Tensor
+    answers: Tensor
 
 
 @dataclass(frozen=True)
@@ -61,10 +61,11 @@ class RecordedPool:
         self.last_turn = ImagePool(teacher.spec, teacher.mean.device)
         self.held_out = ImagePool(teacher.spec, teacher.mean.device)
         self.clock = Stopwatch()
-        self._held_out_logits: list[Tensor] = []
+        self._held_out_answers: list[Tensor] = []
         self._turns: list[_Turn] = []  # of the round that is not booked
         self._writer = SetWriter(ground.store, ground.header)
         self._teacher = teacher
+        self._labeller = labeller_of(teacher.task)
         self._holdout = ground.holdout
         self._draws = stream(ground.seed, "holdout")
 
@@ -107,7 +108,7 @@ class RecordedPool:
         if not turns:
             return {}
         asked, withheld = torch.cat([turn.asked.cpu() for turn in turns]), torch.cat([turn.withheld for turn in turns])
-        logits = torch.cat([turn.logits for turn in turns]).cpu()
+        answers = torch.cat([turn.answers for turn in turns]).cpu()
         images = torch.cat([turn.images for turn in turns])
         parts: dict[Role, Tensor] = {"train": ~withheld, "holdout": withheld}
         first = {role: next((i for i, turn in enumerate(turns) if bool((turn.withheld == (role == "holdout")).any())), 0) for role in parts}
@@ -116,13 +117,13 @@ class RecordedPool:
             if bool(chosen.any()):
                 picked = rows(images, chosen)
                 with self.clock.part("io"):
-                    self._writer.append(picked.cpu(), asked[chosen], logits[chosen], role)
+                    self._writer.append(picked.cpu(), asked[chosen], answers[chosen], role)
                 if role == "holdout":
-                    self._hold_out(picked, logits[chosen])
+                    self._hold_out(picked, answers[chosen])
         numbers = {"synthesis/pool": float(len(self.train))}
         known = asked != NO_LABEL
         if bool(known.any()):
-            numbers["synthesis/asked_agreement"] = float((logits.argmax(1) == asked)[known].double().mean())
+            numbers["synthesis/asked_agreement"] = float(self._labeller.agrees(answers, asked)[known].double().mean())
         return numbers
 
     @property
@@ -138,9 +139,9 @@ class RecordedPool:
     def conclude(self) -> None:
         """Write what a round does not; the last one is over."""
 
-    def held_out_logits(self) -> Tensor:
-        """The teacher's logits (N, K) of `held_out`, on the CPU."""
-        return torch.cat([torch.empty(0, self._teacher.num_classes), *self._held_out_logits])
+    def held_out_answers(self) -> Tensor:
+        """What is stored of the teacher's answers to `held_out`, on the CPU."""
+        return torch.cat([self._labeller.none(self._teacher), *self._held_out_answers])
 
     def review(self, review: Review) -> None:
         """Show the shards to somebody who may refuse them."""
@@ -181,7 +182,7 @@ class RecordedPool:
         self.last_turn = ImagePool(self.train.spec, self.train.device, capacity=len(shown))
         self.last_turn.append(shown)
         if len(images):
-            self._turns.append(_Turn(images, asked, withheld, teacher_logits(self._teacher, images)))
+            self._turns.append(_Turn(images, asked, withheld, self._labeller.label(self._teacher, images)))
 
     def _remember(self, role: Role, shard: Shard) -> None:
         if role == "holdout":
@@ -189,9 +190,9 @@ class RecordedPool:
         else:
             self.train.append(shard.images)
 
-    def _hold_out(self, images: Tensor, logits: Tensor) -> None:
+    def _hold_out(self, images: Tensor, answers: Tensor) -> None:
         self.held_out.append(images)
-        self._held_out_logits.append(logits)
+        self._held_out_answers.append(answers)
 
 
 def rows(values: Tensor, chosen: Tensor) -> Tensor:

@@ -12,7 +12,6 @@ from distillery.data.pool import NO_LABEL, ImagePool
 from distillery.data.shards import Role
 from distillery.documents import Format
 from distillery.engine.growing import ADVICE
-from distillery.engine.labelling import teacher_logits
 from distillery.engine.recorded import Ground, RecordedPool, rows
 from distillery.errors import MissingResourceError, StoreError
 from distillery.provenance import Provenance, code_version, sha256_bytes
@@ -131,7 +130,7 @@ class SampledPool(RecordedPool):
         self.train, self.held_out = (self._samples[role].pool for role in ("train", "holdout"))
         self._store = room.store
         self._parts: list[SamplePart] = []
-        self._answers = torch.empty(0)
+        self._answers = self._labeller.none(self._teacher)
         self._answered = -1  # of how many held-out images that passed by the answers are
 
     @property
@@ -159,27 +158,27 @@ class SampledPool(RecordedPool):
             with self.clock.part("io"):
                 self._parts.append(self._write(role, places, images, labels))
             known = labels != NO_LABEL
-            agreed.append(teacher_logits(self._teacher, images[known]).cpu().argmax(1) == labels[known])
+            agreed.append(self._labeller.agrees(self._labeller.label(self._teacher, images[known]), labels[known].cpu()))
         numbers = {"synthesis/pool": float(len(self.train)), "synthesis/seen": float(self.seen)}
         if agreed and len(all_agreed := torch.cat(agreed)):
             numbers["synthesis/asked_agreement"] = float(all_agreed.double().mean())
         return numbers
 
-    def held_out_logits(self) -> Tensor:
-        """The teacher's logits (N, K) of `held_out`, on the CPU; always of all in one order, so that a resumed run has the same."""
+    def held_out_answers(self) -> Tensor:
+        """What is stored of the teacher's answers to `held_out`, on the CPU; of all in one order, so that a resumed run has the same."""
         if self._answered != (seen := self._samples["holdout"].seen):
-            self._answers, self._answered = teacher_logits(self._teacher, self.held_out.images).cpu(), seen
+            self._answers, self._answered = self._labeller.label(self._teacher, self.held_out.images).cpu(), seen
         return self._answers
 
     def conclude(self) -> None:
         """Write the sample as shards."""
         for role, sample in self._samples.items():
-            logits = teacher_logits(self._teacher, sample.pool.images).cpu()
-            parts = (sample.pool.images.cpu(), sample.pool.labels.cpu(), logits)
+            answers = self._labeller.label(self._teacher, sample.pool.images).cpu()
+            parts = (sample.pool.images.cpu(), sample.pool.labels.cpu(), answers)
             with self.clock.part("io"):
-                for images, labels, answers in zip(*(part.split(SHARD_IMAGES) for part in parts), strict=True):
+                for images, labels, said in zip(*(part.split(SHARD_IMAGES) for part in parts), strict=True):
                     if len(images):
-                        self._writer.append(images, labels, answers, role)
+                        self._writer.append(images, labels, said, role)
 
     def state_dict(self) -> dict[str, Any]:
         """The random streams, and how many images passed by."""

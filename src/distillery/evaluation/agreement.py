@@ -2,14 +2,11 @@
 
 from typing import Self
 
-import torch
 from pydantic import Field
 from torch import Tensor
 
 from distillery.config import Config
-
-_AT_ONCE = 1024
-"""Images whose logits are in float64 at a time: of many classes they are the largest thing in memory."""
+from distillery.losses.distillation import exact_kl
 
 
 class Agreement(Config):
@@ -31,12 +28,6 @@ class Agreement(Config):
     def measure(cls, teacher_logits: Tensor, student_logits: Tensor) -> Self:
         """Compare logits (N, K) of the same N >= 1 images."""
         agreed = int((teacher_logits.argmax(1) == student_logits.argmax(1)).sum())
-        parts = zip(teacher_logits.split(_AT_ONCE), student_logits.split(_AT_ONCE), strict=True)
-        kl = float(torch.cat([_divergence(teacher, student) for teacher, student in parts]).mean())
+        kl = float(exact_kl(teacher_logits, student_logits).mean())
         total = len(teacher_logits)
         return cls(agreed=agreed, total=total, rate=agreed / total, kl=max(kl, 0.0))
-
-
-def _divergence(teacher_logits: Tensor, student_logits: Tensor) -> Tensor:
-    teacher, student = teacher_logits.double().log_softmax(1), student_logits.double().log_softmax(1)
-    return (teacher.exp() * (teacher - student)).sum(1)

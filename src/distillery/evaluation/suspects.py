@@ -85,7 +85,7 @@ def _changes(classifier: Classifier, images: Tensor) -> Iterator[tuple[str, str,
     yield "light and dark swapped (inverted pictures)", f"invert them, {wrap}", classifier, 255 - images
     for words, mean, std in _constants(spec, images):
         other = spec.model_copy(update={"mean": mean, "std": std})
-        changed = Classifier(classifier.network, other, classifier.class_names, classifier.memory_format)
+        changed = Classifier(classifier.network, other, classifier.class_names, classifier.memory_format, classifier.task)
         remedy = "look up what its training code gave to Normalize"
         yield words, remedy, changed.to(classifier.mean.device).train(classifier.training), images
 

@@ -5,6 +5,7 @@ import secrets
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -22,10 +23,10 @@ from distillery.models.versions import Weights
 from distillery.provenance import Provenance, sha256_bytes, sha256_file
 from distillery.statistics.layers import find_layers
 from distillery.storage import open_store
-from distillery.types import Classifier, ImageSpec, MemoryFormat
+from distillery.types import Classifier, ImageSpec, MemoryFormat, Task
 
-FORMAT = Format("distillery-bundle", 3, "fetch it or import the teacher again")
-"""1 has no `document_sha256` and 2 no `memory_format`; both are read as before."""
+FORMAT = Format("distillery-bundle", 4, "fetch it or import the teacher again")
+"""1 has no `document_sha256`, 2 no `memory_format` and 3 no `task`; all are read as before."""
 WEIGHTS = "weights.safetensors"
 DOCUMENT = "bundle.json"
 
@@ -42,6 +43,7 @@ class BundleInfo(Config):
         weights_sha256: of weights.safetensors.
         weights_bytes: size of weights.safetensors.
         memory_format: order in memory of the images that it takes.
+        task: what it answers.
     """
 
     architecture: Architecture
@@ -52,6 +54,7 @@ class BundleInfo(Config):
     weights_sha256: str = Field(pattern="^[0-9a-f]{64}$")
     weights_bytes: int = Field(ge=0)
     memory_format: MemoryFormat = "channels_last"
+    task: Task = "classification"
 
     @property
     def num_classes(self) -> int:
@@ -90,8 +93,9 @@ def save_classifier(folder: Path, classifier: Classifier, architecture: Architec
         weights_sha256=sha256_bytes(weights),
         weights_bytes=len(weights),
         memory_format=classifier.memory_format,
+        task=classifier.task,
     )
-    document = FORMAT.write(provenance, info.to_json())
+    document = _written(info, provenance)
     publish(folder, {WEIGHTS: weights, DOCUMENT: document})
     return sha256_bytes(document)
 
@@ -144,7 +148,7 @@ def load_classifier(folder: Path, expected_sha256: str = "") -> Classifier:
         raise CheckpointMismatchError(
             f"The weights of {str(folder)!r} do not fit {name} as this code builds it: import the teacher again."
         ) from error
-    return Classifier(network, info.spec, info.class_names, info.memory_format)
+    return Classifier(network, info.spec, info.class_names, info.memory_format, info.task)
 
 
 def fetch_bundle(uri: str, folder: Path) -> Path:
@@ -231,6 +235,14 @@ def _has(folder: Path, document: bytes, info: BundleInfo) -> bool:
     """Whether a bundle lies in a folder, whole: a copy that was damaged is fetched again."""
     present = all((folder / name).is_file() for name in (DOCUMENT, WEIGHTS))
     return present and (folder / DOCUMENT).read_bytes() == document and sha256_file(folder / WEIGHTS) == info.weights_sha256
+
+
+def _written(info: BundleInfo, provenance: Provenance) -> bytes:
+    fields = info.to_json()
+    if fields["task"] == "classification":
+        del fields["task"]  # as before there were tasks: equal teachers keep their hash, and with it every key that it is in
+        return replace(FORMAT, version=3).write(provenance, fields)
+    return FORMAT.write(provenance, fields)
 
 
 def _parse(data: bytes, where: str) -> BundleInfo:

@@ -32,7 +32,7 @@ def check_rebuilt(classifier: Classifier, architecture: Architecture, images: Te
         network = build_network(architecture, classifier.spec, classifier.num_classes)
     with guarded(f"{architecture.name} does not take its own weights when it is built again", "let its arguments alone decide its parts"):
         network.load_state_dict(Weights.written_by(network, classifier.network.state_dict()))
-    other = Classifier(network, classifier.spec, classifier.class_names, classifier.memory_format).to(images.device).eval()
+    other = Classifier(network, classifier.spec, classifier.class_names, classifier.memory_format, classifier.task).to(images.device).eval()
     with torch.no_grad():
         first, second = (each(each.arrange(images)) for each in (classifier, other))
     if not is_close(first, second, _CLOSE):

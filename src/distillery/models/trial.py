@@ -229,6 +229,11 @@ def _forward(classifier: Classifier, name: str, images: Tensor) -> Tensor:
             f"{name} gives {type(logits).__name__} for {n} images of {size}{mode}, not logits of {expected}: wrap it in a module that "
             "returns the logits alone, or switch other outputs off (googlenet, inception_v3 of torchvision: argument aux_logits=false)."
         )
+    if logits.dim() == 4 and tuple(logits.shape[:2]) == expected:
+        raise ConfigError(
+            f"{name} gives {tuple(logits.shape)} for {n} images of {size}{mode}, a class for each pixel: what is distilled are "
+            f"classifiers, whose logits are {expected}; give a network that answers once an image."
+        )
     if tuple(logits.shape) != expected:
         advice = "keep the dimension of the batch, flatten(1) instead of squeeze()" if apart else "check the class names"
         raise ConfigError(f"{name} gives {tuple(logits.shape)} for {n} images of {size}{mode}, not logits of {expected}: {advice}.")

@@ -158,7 +158,7 @@ def prepare(bench: Workbench, section: DistillSection, cast: _Cast) -> OnlineDis
         synthesizer,
         trainer,
         pool,
-        Selection(store, judging(lambda: (pool.held_out.images, pool.held_out_logits())), section.student.keep_epochs),
+        Selection(store, judging(lambda: (pool.held_out.images, pool.held_out_answers())), section.student.keep_epochs),
         bench.session(section.checkpoint_every),
         start,
     )

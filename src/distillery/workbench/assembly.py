@@ -8,9 +8,9 @@ from typing import Any
 from torch import Tensor
 
 from distillery.data.ood import OodImages
+from distillery.engine.labelling import labeller_of
 from distillery.engine.selection import Judge, Score, Selection
 from distillery.errors import ConfigError
-from distillery.evaluation.agreement import Agreement
 from distillery.evaluation.predict import predict
 from distillery.evaluation.report import Chosen
 from distillery.methods.catalog import Method, Need, Supply, find_method
@@ -138,22 +138,21 @@ def build_student(architecture: Architecture, teacher: Classifier, runtime: Runt
         order = try_architecture(architecture, teacher.spec, teacher.num_classes, runtime)
     with seeded(seed, "student"):
         network = build_network(architecture, teacher.spec, teacher.num_classes)
-    return runtime.place(Classifier(network, teacher.spec, teacher.class_names, order))
+    return runtime.place(Classifier(network, teacher.spec, teacher.class_names, order, teacher.task))
 
 
 def judging(held_out: Callable[[], tuple[Tensor, Tensor]]) -> Judge:
     """A judge by held-out images: agreement with the teacher, and KL.
 
     Args:
-        held_out: gives uint8 images and the teacher's logits, asked again each time because the images of an online run grow.
+        held_out: gives uint8 images and what is stored of the teacher's answers, asked again each time because those of an online run grow.
     """
 
     def judge(student: Classifier, start: int) -> Score:
-        images, logits = (part[start:] for part in held_out())
+        images, answers = (part[start:] for part in held_out())
         if not len(images):
             return Score()
-        found = Agreement.measure(logits, predict(student, images))
-        return Score(found.total, found.agreed, found.kl * found.total)
+        return labeller_of(student.task).compare(answers, predict(student, images))
 
     return judge
 

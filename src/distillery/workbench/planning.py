@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from distillery.data.start import StartSet
+from distillery.engine.labelling import labeller_of
 from distillery.errors import CheckpointMismatchError, ConfigError, StoreError
 from distillery.methods.catalog import Supply
 from distillery.models.allowance import check_allowed
@@ -102,8 +103,9 @@ def check_expected(recipe: Recipe, info: BundleInfo) -> None:
     """Refuse a teacher that the recipe was not written for.
 
     Raises:
-        ConfigError: another image shape or class count.
+        ConfigError: another task, image shape or class count.
     """
+    labeller_of(info.task)
     expects = recipe.expects
     wanted = {"channels": expects.channels, "height": expects.height, "width": expects.width, "classes": expects.classes}
     found = {"channels": info.spec.channels, "height": info.spec.height, "width": info.spec.width, "classes": info.num_classes}
@@ -119,7 +121,7 @@ def check_teacher(recipe: Recipe, info: BundleInfo) -> None:
     """Refuse a teacher that the recipe was not written for, or that lacks what the method needs.
 
     Raises:
-        ConfigError: another image shape or class count, or a need of the method that the run does not meet.
+        ConfigError: another task, image shape or class count, or a need of the method that the run does not meet.
     """
     check_expected(recipe, info)
     recipe.method.check(recipe.settings, Supply(info.has_batchnorm, teacher=f" {info.architecture.name!r}"))

@@ -27,7 +27,7 @@ def test_the_published_set_is_the_pool_as_trained_on(teacher: Classifier, store:
     train, held_out = made.load("train"), made.load("holdout")
     assert torch.equal(train.images, loop.pool.train.images)
     assert torch.equal(held_out.images, loop.pool.held_out.images)
-    assert torch.equal(held_out.teacher_logits, loop.pool.held_out_logits())
+    assert torch.equal(held_out.teacher_logits, loop.pool.held_out_answers())
     assert len(train.images) + len(held_out.images) == 6 * 24
     assert len(held_out.images) == 36
     assert len(made.entries("train")) == 6

@@ -111,8 +111,8 @@ def _edit(folder: Path, **fields: object) -> None:
 
 def test_newer_version_and_other_format_are_refused(tmp_path: Path) -> None:
     save_classifier(tmp_path / "b", _classifier(), WRN, ORIGIN)
-    _edit(tmp_path / "b", version=4)
-    with pytest.raises(CheckpointMismatchError, match="version 4"):
+    _edit(tmp_path / "b", version=5)
+    with pytest.raises(CheckpointMismatchError, match="version 5"):
         load_classifier(tmp_path / "b")
     _edit(tmp_path / "b", version=3, format="distillery-set")
     with pytest.raises(CheckpointMismatchError, match="distillery-bundle"):
@@ -312,3 +312,22 @@ def test_older_bundles_are_read_as_before(tmp_path: Path, version: int) -> None:
     loaded = load_classifier(tmp_path / "b")
     assert loaded.memory_format == "channels_last"
     assert all(torch.equal(value, classifier.state_dict()[name]) for name, value in loaded.state_dict().items())
+
+
+def test_a_classifier_is_written_as_before_and_says_no_task(tmp_path: Path) -> None:
+    save_classifier(tmp_path / "b", _classifier(), WRN, ORIGIN)
+    document = json.loads((tmp_path / "b" / "bundle.json").read_bytes())
+    assert document["version"] == 3
+    assert "task" not in document
+    assert read_bundle(tmp_path / "b")[0].task == load_classifier(tmp_path / "b").task == "classification"
+
+
+def test_another_task_is_said_in_a_version_that_older_code_refuses(tmp_path: Path) -> None:
+    classifier = _classifier()
+    classifier.task = "segmentation"
+    save_classifier(tmp_path / "b", classifier, WRN, ORIGIN)
+    assert json.loads((tmp_path / "b" / "bundle.json").read_bytes())["version"] == 4
+    assert read_bundle(tmp_path / "b")[0].task == load_classifier(tmp_path / "b").task == "segmentation"
+    _edit(tmp_path / "b", task="detection")
+    with pytest.raises(StoreError, match="its field 'task' is missing or wrong"):
+        read_bundle(tmp_path / "b")

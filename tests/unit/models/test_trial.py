@@ -180,3 +180,9 @@ def test_logits_of_a_network_under_inference_mode_serve_a_loss() -> None:
     logits = teacher(torch.rand(2, 3, 8, 8))
     (student(torch.rand(2, 3)) * logits).sum().backward()
     assert student.weight.grad is not None
+
+
+def test_a_network_that_answers_each_pixel_is_refused_by_its_task() -> None:
+    dense = Classifier(nn.Conv2d(3, 3, 1), SPEC, NAMES)
+    with pytest.raises(ConfigError, match=r"gives \(2, 3, 8, 8\) .* a class for each pixel: what is distilled are classifiers.*\(2, 3\)"):
+        settle(dense, "mine")

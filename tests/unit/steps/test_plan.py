@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from distillery.documents import seal
 from distillery.errors import CheckpointMismatchError, ConfigError, DistilleryError, MissingResourceError, StoreError
 from distillery.models.bundle import save_classifier
 from distillery.models.catalog import Architecture, build_network
@@ -50,6 +51,14 @@ def test_every_step_gets_its_section(teacher: dict[str, str], pipeline: str) -> 
         assert (parsed.seed, parsed.salt, parsed.teacher_sha256) == (5, "again", teacher["sha256"])
         assert parsed.code_version == code_version()
         assert "None" not in str(sections[name])
+
+
+@pytest.mark.parametrize("pipeline", [ONLINE, OFFLINE])
+def test_a_teacher_of_another_task_is_refused_with_what_is_supported(teacher: dict[str, str], pipeline: str) -> None:
+    path = Path(teacher["teacher_uri"]) / "bundle.json"
+    path.write_bytes(seal({**json.loads(path.read_bytes()), "version": 4, "task": "segmentation"}))
+    with pytest.raises(ConfigError, match="task is segmentation, and what is distilled are networks of the task classification"):
+        plan(pipeline, teacher)
 
 
 def test_the_recipe_reaches_the_sections(teacher: dict[str, str]) -> None:
