@@ -23,7 +23,7 @@ WORKERS ?= 2
 LOWEST_TESTS ?= tests/unit/api tests/unit/test_packaging.py tests/unit/models/test_export.py tests/unit/models/test_bundle.py \
 	tests/unit/storage tests/unit/data/test_decoding.py tests/unit/tracking tests/unit/steps tests/pipelines/test_compile.py
 
-.PHONY: help setup lock lowest demo seeds bench demo-split results test soak check mutants goldens graph compile clean
+.PHONY: help setup bytecode lock lowest demo seeds bench demo-split results test soak check mutants goldens graph compile clean
 
 help: ## Say what each target does
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 14
@@ -51,6 +51,10 @@ $(UV): requirements/bootstrap.txt
 	fi
 	@touch $@
 
+# After an edit, where PYTHONDONTWRITEBYTECODE is set, every process of a run would compile our sources for itself.
+bytecode: $(STAMP)
+	@env -u PYTHONDONTWRITEBYTECODE $(RUN) -m compileall -q src components pipelines
+
 lock: $(UV) ## Resolve the dependencies of pyproject.toml anew, with hashes and without addresses
 	$(UV) pip compile -q --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --extra all --extra dev pyproject.toml -o requirements/locked.txt
 	echo uv | $(UV) pip compile -q --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header - -o requirements/bootstrap.txt
@@ -64,7 +68,7 @@ lowest: $(UV) ## Check and try the lowest versions that pyproject.toml allows, i
 	$(MAKE) check BIN=.venv-lowest/bin STAMP=.venv-lowest/.installed
 	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest -q $(LOWEST_TESTS)
 
-demo: $(STAMP) ## Teacher on real digits, images deleted, two students distilled without them: under 5 minutes on 2 cores
+demo: bytecode ## Teacher on real digits, images deleted, two students distilled without them: under 5 minutes on 2 cores
 	$(RUN) -m distillery_kfp.pipelines.demo.run
 
 seeds: $(STAMP) ## Both methods with seeds 0, 1, 2; fails where an accuracy bar is missed
@@ -79,10 +83,10 @@ demo-split: $(STAMP) ## The demo's time by step: start-up, imports, work; and it
 results: $(STAMP) ## Write docs/results.md from the files in benchmarks/results
 	$(RUN) benchmarks/publish.py
 
-test: $(STAMP) ## Every test, in two processes
+test: bytecode ## Every test, in two processes
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(WORKERS) --dist worksteal $(PYTEST)
 
-soak: $(STAMP) ## What takes too long for make test: every byte of small files flipped, all toy networks; no time limit
+soak: bytecode ## What takes too long for make test: every byte of small files flipped, all toy networks; no time limit
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(WORKERS) --dist worksteal -m soak --timeout 0 $(PYTEST)
 
 check: $(STAMP) ## Lint, format, types, import contracts, house rules, goldens: under 2 minutes
