@@ -39,9 +39,9 @@ def open_teacher(uri: str) -> "tuple[Classifier, str]":
     """
     from tempfile import TemporaryDirectory
 
-    from distillery.models.bundle import fetch_bundle, load_classifier, read_bundle
+    from distillery.models.bundle import VerifiedBundle, fetch_bundle
 
     with TemporaryDirectory() as folder:
         path = fetch_bundle(uri, Path(folder))
-        sha256 = read_bundle(path)[1]
-        return load_classifier(path, sha256).freeze(), sha256
+        bundle = VerifiedBundle(path)
+        return bundle.classifier, bundle.sha256

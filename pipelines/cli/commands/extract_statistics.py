@@ -33,7 +33,7 @@ def extract_statistics(
     from distillery.recipes.sections import StatisticsSection
     from distillery.step_table import StatisticsFile
     from distillery.steps.extract_statistics import Inputs, Outputs, run
-    from distillery.workbench.planning import open_teacher
+    from distillery.workbench.planning import verify_teacher
     from distillery_kfp.pipelines.runner.local import check_writable
 
     out, folder = out.expanduser().absolute(), workdir_of(str(out), workdir)
@@ -41,7 +41,7 @@ def extract_statistics(
     check_writable(folder, "--workdir")
     chosen = {"DISTILLERY_WORKDIR": str(folder), "DISTILLERY_DEVICE": device, "DISTILLERY_THREADS": str(threads or "")}
     with environment({**chosen, "DISTILLERY_FOLDER_STORE": "1"}):
-        found = open_teacher(teacher, "")
+        found = verify_teacher(teacher, "")
         section = StatisticsSection(
             seed=0,
             code_version=code_version(),

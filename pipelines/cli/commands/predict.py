@@ -29,11 +29,11 @@ def predict(
     from distillery.config import canonical_json
     from distillery.data.pictures import find_pictures, read_pictures
     from distillery.evaluation.predict import predict as logits_of
-    from distillery.models.bundle import load_classifier, read_bundle
+    from distillery.models.bundle import VerifiedBundle
 
     with local_bundle(bundle, sha256) as folder:
-        found = read_bundle(folder)[1]
-        classifier = load_classifier(folder, found)
+        opened = VerifiedBundle(folder)
+        classifier, found = opened.classifier, opened.sha256
     files, left_out = find_pictures(images)
     pictures = list(read_pictures(files, classifier.spec, resize))
     if not pictures:

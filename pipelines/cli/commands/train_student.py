@@ -100,12 +100,12 @@ def _plan(source: str, overrides: Mapping[str, Any], teacher_uri: str, seed: int
     from distillery.recipes.sections import StudentSection
     from distillery.workbench.bench import runtime_here
     from distillery.workbench.networks import check_networks
-    from distillery.workbench.planning import check_expected, open_teacher
+    from distillery.workbench.planning import check_expected, verify_teacher
 
     recipe = load_recipe(source, overrides)
-    teacher = open_teacher(teacher_uri, "")
+    teacher = verify_teacher(teacher_uri, "")
     check_expected(recipe, teacher.info)
-    check_networks(recipe, teacher.folder, teacher.info, runtime_here(recipe.precision), makes_images=live)
+    check_networks(recipe, teacher, runtime_here(recipe.precision), makes_images=live)
     section = {
         "seed": seed,
         "code_version": code_version(),

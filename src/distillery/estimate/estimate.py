@@ -11,7 +11,7 @@ from distillery.engine.selection import CANDIDATES
 from distillery.errors import ConfigError
 from distillery.estimate.profiling import Profile, Timing, profile_run
 from distillery.evaluation.report import MAX_TRAINING_IMAGES
-from distillery.models.bundle import fetch_bundle, load_classifier, read_bundle
+from distillery.models.bundle import VerifiedBundle, fetch_bundle
 from distillery.recipes.parameters import read_parameters
 from distillery.recipes.schema import Recipe
 from distillery.recipes.workload import workload_of
@@ -93,13 +93,12 @@ def estimate(pipeline: str, parameters: Mapping[str, Any], device: str = "auto",
     if not values["teacher_uri"]:
         raise ConfigError("teacher_uri is missing: give the bundle folder that `distillery import-teacher` wrote.")
     with TemporaryDirectory() as folder:
-        bundle = fetch_bundle(str(values["teacher_uri"]), Path(folder))
-        teacher = load_classifier(bundle, str(values["teacher_sha256"])).freeze()
-        info, sha256 = read_bundle(bundle)
+        bundle = VerifiedBundle(fetch_bundle(str(values["teacher_uri"]), Path(folder)), str(values["teacher_sha256"]))
+        teacher, info, sha256 = bundle.classifier, bundle.info, bundle.sha256
         check_expected(recipe, info)
         runtime = resolve_runtime(device, recipe.precision, threads)
         check_labels(recipe.student.stages)
-        check_networks(recipe, bundle, info, runtime)
+        check_networks(recipe, bundle, runtime)
         check_teacher(recipe, info)
     tested = 0
     if data:

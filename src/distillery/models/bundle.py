@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -21,7 +22,7 @@ from distillery.foreign_code import guarded
 from distillery.models.catalog import Architecture, build_network
 from distillery.models.versions import Weights
 from distillery.provenance import Provenance, sha256_bytes, sha256_file
-from distillery.statistics.layers import find_layers
+from distillery.statistics.layers import Layers, find_layers
 from distillery.storage import open_store
 from distillery.types import Classifier, ImageSpec, MemoryFormat, Task
 
@@ -67,7 +68,9 @@ def count_parameters(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def save_classifier(folder: Path, classifier: Classifier, architecture: Architecture, provenance: Provenance) -> str:
+def save_classifier(
+    folder: Path, classifier: Classifier, architecture: Architecture, provenance: Provenance, layers: Layers | None = None
+) -> str:
     """Write a bundle; equal classifiers of equal origin give equal bytes.
 
     Args:
@@ -75,6 +78,7 @@ def save_classifier(folder: Path, classifier: Classifier, architecture: Architec
         classifier: the network, its images and its class names.
         architecture: what `build_network` rebuilds the network from.
         provenance: where the weights come from.
+        layers: of the network, as `find_layers` gives them, where that was asked already.
 
     Returns:
         The bundle's sha256: that of bundle.json, which holds that of the weights.
@@ -89,7 +93,7 @@ def save_classifier(folder: Path, classifier: Classifier, architecture: Architec
         spec=classifier.spec,
         class_names=classifier.class_names,
         parameters=count_parameters(classifier.network),
-        has_batchnorm=bool(find_layers(classifier).visits),
+        has_batchnorm=bool((layers or find_layers(classifier)).visits),
         weights_sha256=sha256_bytes(weights),
         weights_bytes=len(weights),
         memory_format=classifier.memory_format,
@@ -133,22 +137,77 @@ def load_classifier(folder: Path, expected_sha256: str = "") -> Classifier:
         StoreError: the weights fail their hash.
         ConfigError: the architecture cannot be built here.
     """
-    info, found = read_bundle(folder)
-    if expected_sha256 and found != expected_sha256:
-        raise CheckpointMismatchError(
-            f"The bundle {str(folder)!r} has sha256 {found}, but {expected_sha256} was asked for: give that one, or pin the one you have."
-        )
-    tensors = _verified(_read(folder, WEIGHTS), info, str(folder / WEIGHTS))
-    network = build_network(info.architecture, info.spec, info.num_classes)
-    name = info.architecture.name
-    try:
-        with guarded(f"{name} does not take the weights of {str(folder)!r}", "import them again"):
-            network.load_state_dict(Weights.written_by(network, tensors))
-    except ConfigError as error:
-        raise CheckpointMismatchError(
-            f"The weights of {str(folder)!r} do not fit {name} as this code builds it: import the teacher again."
-        ) from error
-    return Classifier(network, info.spec, info.class_names, info.memory_format, info.task)
+    return VerifiedBundle(folder, expected_sha256).load()
+
+
+class VerifiedBundle:
+    """A bundle that is opened once: its document is read at once, its weights when they are first asked for, and each is verified.
+
+    Args:
+        folder: the bundle.
+        expected_sha256: refuse any other bundle; "" takes what is there.
+
+    Attributes:
+        folder: where it lies.
+        info: what its document says.
+        sha256: of its document, which names that of its weights.
+
+    Raises:
+        MissingResourceError: there is no bundle.
+        CheckpointMismatchError: another bundle than expected, or a newer version.
+        StoreError: the document is damaged.
+    """
+
+    def __init__(self, folder: Path, expected_sha256: str = "") -> None:
+        self.folder = folder
+        self.info, self.sha256 = read_bundle(folder)
+        if expected_sha256 and self.sha256 != expected_sha256:
+            raise CheckpointMismatchError(
+                f"The bundle {str(folder)!r} has sha256 {self.sha256}, but {expected_sha256} was asked for: give that one, or pin the one "
+                "you have."
+            )
+
+    @cached_property
+    def classifier(self) -> Classifier:
+        """The network, frozen, on the CPU; raises as `load` does."""
+        return self.load().freeze()
+
+    def verify(self) -> None:
+        """Look at the weights without building the network.
+
+        Raises:
+            MissingResourceError: there are none.
+            StoreError: they fail their hash.
+        """
+        try:
+            found = sha256_file(self.folder / WEIGHTS)
+        except OSError:
+            _read(self.folder, WEIGHTS)
+            raise
+        if found != self.info.weights_sha256:
+            raise StoreError(
+                f"The weights {str(self.folder / WEIGHTS)!r} fail their sha256, so they are damaged: fetch, import or train them again."
+            )
+
+    def load(self) -> Classifier:
+        """Verify the weights, build the network and load them: a classifier of its own, in train mode, not frozen.
+
+        Raises:
+            StoreError: the weights fail their hash.
+            CheckpointMismatchError: they do not fit the architecture.
+            ConfigError: the architecture cannot be built here.
+        """
+        info, folder, name = self.info, self.folder, self.info.architecture.name
+        tensors = _verified(_read(folder, WEIGHTS), info, str(folder / WEIGHTS))
+        network = build_network(info.architecture, info.spec, info.num_classes)
+        try:
+            with guarded(f"{name} does not take the weights of {str(folder)!r}", "import them again"):
+                network.load_state_dict(Weights.written_by(network, tensors))
+        except ConfigError as error:
+            raise CheckpointMismatchError(
+                f"The weights of {str(folder)!r} do not fit {name} as this code builds it: import the teacher again."
+            ) from error
+        return Classifier(network, info.spec, info.class_names, info.memory_format, info.task)
 
 
 def fetch_bundle(uri: str, folder: Path) -> Path:

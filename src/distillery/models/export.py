@@ -16,7 +16,7 @@ from distillery.documents import Format
 from distillery.errors import ConfigError, StoreError
 from distillery.extras import need
 from distillery.foreign_code import guarded, named
-from distillery.models.bundle import load_classifier, publish, read_bundle
+from distillery.models.bundle import VerifiedBundle, publish
 from distillery.provenance import Provenance, code_version, load_json, sha256_bytes
 from distillery.types import Classifier
 
@@ -112,8 +112,8 @@ def export_student(
     if "onnx" in formats:
         need("export", "The format onnx")
     _check_target(out)
-    info, sha256 = read_bundle(bundle)
-    classifier = load_classifier(bundle, sha256).freeze()
+    opened = VerifiedBundle(bundle)
+    info, sha256, classifier = opened.info, opened.sha256, opened.classifier
     contents: dict[str, bytes] = {}
     differences: dict[str, float | None] = {}
     for input in inputs:

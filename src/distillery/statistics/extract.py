@@ -7,7 +7,7 @@ from torch import Tensor
 
 from distillery.errors import ConfigError
 from distillery.numerics import exact
-from distillery.statistics.layers import find_layers, statistics_of
+from distillery.statistics.layers import Layers, find_layers, statistics_of
 from distillery.statistics.modes import eval_mode
 from distillery.statistics.moments import Moments
 from distillery.statistics.taps import tap_inputs, visited_path
@@ -73,12 +73,13 @@ class RunningMoments:
         self.count[groups] = before + count
 
 
-def global_moments(classifier: Classifier, teacher_sha256: str) -> Moments:
+def global_moments(classifier: Classifier, teacher_sha256: str, layers: Layers | None = None) -> Moments:
     """The running statistics of every layer that a forward pass visits, gathered while the teacher was trained; needs no data.
 
     Args:
         classifier: the teacher; as before afterwards.
         teacher_sha256: its bundle.
+        layers: of the teacher, as `find_layers` gives them, where that was asked already.
 
     Returns:
         Moments of kind global, (C,) a visit, copies of the buffers; a layer that is visited twice has its own twice.
@@ -86,7 +87,7 @@ def global_moments(classifier: Classifier, teacher_sha256: str) -> Moments:
     Raises:
         ConfigError: the teacher has no layer with moments, see `find_layers`.
     """
-    found = _visits(classifier)
+    found = _visits(classifier, layers)
     mean = {key: value[0].detach().clone() for key, value in found.items()}
     variance = {key: value[1].detach().clone() for key, value in found.items()}
     return Moments("global", mean, variance, teacher_sha256)
@@ -133,9 +134,9 @@ def class_moments(classifier: Classifier, images: Tensor, labels: Tensor, teache
     return Moments("per_class", mean, variance, teacher_sha256, counts)
 
 
-def _visits(classifier: Classifier) -> dict[str, tuple[Tensor, Tensor]]:
+def _visits(classifier: Classifier, layers: Layers | None = None) -> dict[str, tuple[Tensor, Tensor]]:
     """Running mean and variance (C,) of every visit's layer, by the visit's name."""
-    layers = find_layers(classifier)
+    layers = layers or find_layers(classifier)
     if not layers.visits:
         raise ConfigError(
             f"The teacher has no BatchNorm2d layer with running statistics{layers.exceptions()}, so it holds no moments: "

@@ -29,7 +29,7 @@ from distillery.evaluation.report import (
     table,
 )
 from distillery.ledger.page import PageCollector
-from distillery.models.bundle import DOCUMENT, fetch_bundle, load_classifier, read_bundle
+from distillery.models.bundle import DOCUMENT, VerifiedBundle, fetch_bundle, load_classifier
 from distillery.recipes.sections import EvaluationSection
 from distillery.reporting.render import render
 from distillery.runtime import Runtime
@@ -128,9 +128,11 @@ def open_model(folder: Path, expected_sha256: str = "") -> MeasuredModel:
         folder: the bundle.
         expected_sha256: refuse any other bundle; "" takes what is there.
     """
-    info, sha256 = read_bundle(folder)
-    classifier = load_classifier(folder, expected_sha256).freeze()
-    return MeasuredModel(classifier, info.architecture.name, sha256, info.weights_bytes, _snapshots(folder), read_choice(folder))
+    bundle = VerifiedBundle(folder, expected_sha256)
+    info = bundle.info
+    return MeasuredModel(
+        bundle.classifier, info.architecture.name, bundle.sha256, info.weights_bytes, _snapshots(folder), read_choice(folder)
+    )
 
 
 def choose_images(teacher: Classifier, data_uri: str, set_path: Path, teacher_sha256: str) -> tuple[EvaluationImages, str]:

@@ -95,7 +95,7 @@ def read_moments(teacher: Classifier, teacher_sha256: str) -> Moments:
     if layers.visits:
         if layers.left_out:
             logger.warning("The file holds the moments of %d layers%s.", len(layers.visits), layers.exceptions())
-        return global_moments(teacher, teacher_sha256)
+        return global_moments(teacher, teacher_sha256, layers)
     logger.warning(
         "The teacher has no BatchNorm2d%s, so the file holds no moments; what works without: %s.",
         layers.exceptions(),

@@ -73,7 +73,7 @@ def run(
         if result["hint"]:
             _log.warning(result["hint"])
     provenance = Provenance(inputs={"checkpoint": sha256_file(Path(checkpoint))}, code_version=code_version())
-    return {"sha256": save_classifier(Path(out_folder), classifier, parsed, provenance), **result}
+    return {"sha256": save_classifier(Path(out_folder), classifier, parsed, provenance, layers), **result}
 
 
 @torch.no_grad()

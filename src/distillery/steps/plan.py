@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from distillery.ledger.runs import write_run
+from distillery.models.bundle import VerifiedBundle
 from distillery.models.catalog import code_of_others
 from distillery.provenance import Provenance, code_version
 from distillery.recipes.loader import recipe_name
@@ -22,16 +23,15 @@ from distillery.workbench.bench import open_run_store, reporting, runtime_here, 
 from distillery.workbench.keys import step_versions
 from distillery.workbench.networks import check_networks
 from distillery.workbench.planning import (
-    TeacherBundle,
     check_data,
     check_expected,
     check_pipeline,
     check_room,
     check_teacher,
     open_start,
-    open_teacher,
     recipe_source,
     resolve_recipe,
+    verify_teacher,
     warn_schedule,
 )
 
@@ -61,14 +61,14 @@ def run(pipeline: str, parameters: Mapping[str, Any]) -> dict[str, dict[str, Any
     source = recipe_source(values)
     recipe = resolve_recipe(pipeline, values)
     check_pipeline(pipeline, recipe, source)
-    teacher = open_teacher(str(values["teacher_uri"]), str(values["teacher_sha256"]))
+    teacher = verify_teacher(str(values["teacher_uri"]), str(values["teacher_sha256"]))
     check_expected(recipe, teacher.info)
     start = open_start(str(values["synth_start_uri"]), recipe, teacher)
     check_room(recipe, teacher.info, start.images if start else 0)
     if values["eval_data_uri"]:
         check_data(str(values["eval_data_uri"]), teacher.info)
     check_labels(recipe.student.stages)
-    check_networks(recipe, teacher.folder, teacher.info, runtime_here(recipe.precision))
+    check_networks(recipe, teacher, runtime_here(recipe.precision))
     check_teacher(recipe, teacher.info)
     check_ood(recipe.student.stages, False, "no pipeline takes them yet, so give distill_online or train_student an ood_uri by themselves")
     warn_schedule(recipe)
@@ -78,7 +78,7 @@ def run(pipeline: str, parameters: Mapping[str, Any]) -> dict[str, dict[str, Any
 
 
 def build_sections(
-    pipeline: str, recipe: Recipe, values: Mapping[str, Value], teacher: TeacherBundle, start_sha256: str
+    pipeline: str, recipe: Recipe, values: Mapping[str, Value], teacher: VerifiedBundle, start_sha256: str
 ) -> dict[str, dict[str, Any]]:
     """Every section of the pipeline as plain JSON."""
     synthesis = recipe.synthesis
@@ -120,7 +120,7 @@ def build_sections(
 
 
 def _record(
-    pipeline: str, recipe: Recipe, values: Mapping[str, Value], teacher: TeacherBundle, sections: Mapping[str, Mapping[str, Any]]
+    pipeline: str, recipe: Recipe, values: Mapping[str, Value], teacher: VerifiedBundle, sections: Mapping[str, Mapping[str, Any]]
 ) -> None:
     """Leave `runs/<id>/run.json`, which alone suffices to run again, and create the parent run of the tracker."""
     now = datetime.now(UTC)

@@ -13,11 +13,11 @@ from typing import Any
 import torch
 
 from distillery.documents import Format
-from distillery.errors import CheckpointMismatchError, ConfigError, StoreError
+from distillery.errors import CheckpointMismatchError, ConfigError
 from distillery.evaluation.report import EvaluationReport, flat_metrics, load_report
 from distillery.evaluation.report import read_origin as report_origin
 from distillery.ledger.runs import note_results
-from distillery.models.bundle import WEIGHTS, read_bundle
+from distillery.models.bundle import VerifiedBundle, read_bundle
 from distillery.models.bundle import read_origin as bundle_origin
 from distillery.models.export import export_student, file_name, random_images
 from distillery.provenance import sha256_file
@@ -101,10 +101,9 @@ def run(section: Mapping[str, Any], inputs: Inputs, outputs: Outputs) -> dict[st
 
 def _verified_student(folder: Path) -> str:
     """The bundle's sha256, after its weights passed their hash."""
-    info, sha256 = read_bundle(folder)
-    if sha256_file(folder / WEIGHTS) != info.weights_sha256:
-        raise StoreError(f"The weights {str(folder / WEIGHTS)!r} fail their sha256, so they are damaged: train the student again.")
-    return sha256
+    bundle = VerifiedBundle(folder)
+    bundle.verify()
+    return bundle.sha256
 
 
 def serve(bundle: Path, folder: Path) -> ServedModel | None:

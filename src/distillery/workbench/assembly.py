@@ -1,7 +1,7 @@
 """What the training steps put together from their inputs: a verified teacher, a method, a student, a way to score it."""
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from distillery.errors import ConfigError
 from distillery.evaluation.predict import predict
 from distillery.evaluation.report import Chosen
 from distillery.methods.catalog import Method, Need, Supply, find_method
-from distillery.models.bundle import fetch_bundle, load_classifier, read_bundle, save_classifier
+from distillery.models.bundle import VerifiedBundle, fetch_bundle, save_classifier
 from distillery.models.catalog import Architecture, build_network
 from distillery.models.trial import try_architecture
 from distillery.models.versions import Weights
@@ -23,7 +23,7 @@ from distillery.recipes.sections import Section
 from distillery.runtime import Runtime
 from distillery.seeding import seeded
 from distillery.statistics.layers import find_layers
-from distillery.statistics.moments import load_moments
+from distillery.statistics.moments import Moments, load_moments
 from distillery.synthesis.config import MethodConfig
 from distillery.synthesis.protocol import Ingredients, Synthesizer
 from distillery.types import Classifier, MemoryFormat
@@ -59,6 +59,7 @@ class PlannedMethod:
     name: str
     config: MethodConfig
     statistics_path: Path | None
+    _read: dict[str, Moments] = field(default_factory=dict, compare=False, repr=False)
 
     @classmethod
     def parse(cls, method: str, config: Mapping[str, Any], statistics_path: Path | None) -> "PlannedMethod":
@@ -88,11 +89,17 @@ class PlannedMethod:
         """
         if self.statistics_path is None:
             return {"teacher": teacher.sha256}
-        layers = find_layers(teacher.classifier)
-        self.row.check(self.config, Supply(bool(layers.visits), by_class=True, ood=True, left_out=layers.exceptions()))
-        moments = load_moments(self.statistics_path, teacher.sha256)
-        self.row.check(self.config, Supply(bool(moments.mean), by_class=moments.kind == "per_class", ood=True))
+        moments = self._moments(self.statistics_path, teacher)
+        # their file names the layers: only where it names none, the network is asked which were left out, and why
+        left_out = "" if moments.mean else find_layers(teacher.classifier).exceptions()
+        self.row.check(self.config, Supply(bool(moments.mean), by_class=moments.kind == "per_class", ood=True, left_out=left_out))
         return {"teacher": teacher.sha256, "statistics": sha256_file(self.statistics_path)}
+
+    def _moments(self, path: Path, teacher: Teacher) -> Moments:
+        """The teacher's moments, read once however often they are asked for."""
+        if teacher.sha256 not in self._read:
+            self._read[teacher.sha256] = load_moments(path, teacher.sha256)
+        return self._read[teacher.sha256]
 
     def build(self, teacher: Teacher, runtime: Runtime, seed: int, turns: int = 1, ood: OodImages | None = None) -> Synthesizer:
         """The synthesizer; places the teacher on the device.
@@ -108,7 +115,7 @@ class PlannedMethod:
             CheckpointMismatchError: moments of another teacher.
         """
         placed = runtime.place(teacher.classifier)
-        moments = load_moments(self.statistics_path, teacher.sha256).to(runtime.device) if self.statistics_path else None
+        moments = self._moments(self.statistics_path, teacher).to(runtime.device) if self.statistics_path else None
         others = ood.pool(placed.spec, runtime.device) if ood else None
         synthesizer: Synthesizer = self.row.load()[0](self.config, Ingredients(placed, runtime, seed, moments, turns, others))
         return synthesizer
@@ -123,8 +130,8 @@ def open_teacher(section: Section, uri: str) -> Teacher:
         StoreError: damaged weights.
     """
     folder = fetch_bundle(uri, workspace() / "bundles")
-    classifier = load_classifier(folder, section.teacher_sha256).freeze()
-    return Teacher(classifier, read_bundle(folder)[1])
+    bundle = VerifiedBundle(folder, section.teacher_sha256)
+    return Teacher(bundle.classifier, bundle.sha256)
 
 
 def build_student(architecture: Architecture, teacher: Classifier, runtime: Runtime, seed: int) -> Classifier:
@@ -171,11 +178,12 @@ def save_student(bench: Workbench, folder: Path, student: Classifier, selection:
         Where anything was held out: `best_epoch`, its `best_agreement` and `best_kl` there, `best_images`, how many images that was, and
         `best_compared`, how many students were judged on them.
     """
-    save_classifier(folder, student, architecture, bench.provenance)
+    layers = find_layers(student)
+    save_classifier(folder, student, architecture, bench.provenance, layers)
     best = selection.best
     for name, weights in _others(selection):
         student.load_state_dict(Weights.written_by(student, weights))
-        save_classifier(folder / name, student, architecture, bench.provenance)
+        save_classifier(folder / name, student, architecture, bench.provenance, layers)
     if not best:
         return {}
     write_choice(folder, Chosen(best.epoch, best.score.images), bench.provenance)

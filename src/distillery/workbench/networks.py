@@ -1,11 +1,9 @@
 """Teacher and student of a run, tried as its steps will run them, before anything is trained."""
 
-from pathlib import Path
-
 import torch
 
 from distillery.errors import ConfigError
-from distillery.models.bundle import BundleInfo, load_classifier
+from distillery.models.bundle import BundleInfo, VerifiedBundle
 from distillery.models.catalog import Architecture, build_network
 from distillery.models.findings import judge
 from distillery.models.trial import confirm, try_architecture
@@ -16,15 +14,14 @@ from distillery.students.check import check_stages, looks_inside
 from distillery.types import Classifier, MemoryFormat
 
 
-def check_networks(recipe: Recipe, folder: Path, info: BundleInfo, runtime: Runtime, makes_images: bool = True) -> None:
+def check_networks(recipe: Recipe, teacher: VerifiedBundle, runtime: Runtime, makes_images: bool = True) -> None:
     """Run both networks on images of their true size, forwards and backwards.
 
     A student of ours runs without memory and a teacher of ours not at all: it was tried at its import, and its code is this.
 
     Args:
         recipe: resolved.
-        folder: the teacher's bundle.
-        info: what it says.
+        teacher: its bundle.
         runtime: what the steps will run on, as far as it is known here.
         makes_images: whether the recipe's method will be run, which needs gradients of the teacher on its images.
 
@@ -32,13 +29,14 @@ def check_networks(recipe: Recipe, folder: Path, info: BundleInfo, runtime: Runt
         ConfigError: one of the networks fails, or a stage of the student's plan names layers that are not there or do not fit, in one
             sentence.
     """
+    info = teacher.info
     order = try_architecture(recipe.student.architecture, info.spec, info.num_classes, runtime)
     if looks_inside(recipe.student.stages):
         _check_stages(recipe, info, runtime, order)
     name = info.architecture.name
     if ":" not in name:
         return
-    found = confirm(load_classifier(folder).freeze(), name, runtime)
+    found = confirm(teacher.classifier, name, runtime)
     judge(found, name)
     if makes_images and found.blocked:
         raise ConfigError(

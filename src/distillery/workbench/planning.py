@@ -5,16 +5,13 @@ Each check raises one sentence; the plan step, the estimate and the commands tha
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
 
 from distillery.data.start import StartSet
 from distillery.engine.labelling import labeller_of
-from distillery.errors import CheckpointMismatchError, ConfigError, StoreError
+from distillery.errors import CheckpointMismatchError, ConfigError
 from distillery.methods.catalog import Supply
 from distillery.models.allowance import check_allowed
-from distillery.models.bundle import WEIGHTS, BundleInfo, fetch_bundle, read_bundle
-from distillery.provenance import sha256_file
+from distillery.models.bundle import BundleInfo, VerifiedBundle, fetch_bundle
 from distillery.recipes.loader import apply_overrides, is_own_file, load_document, recipe_name
 from distillery.recipes.parameters import Value, parameters_of
 from distillery.recipes.schema import Recipe, read_recipe
@@ -22,15 +19,6 @@ from distillery.recipes.workload import workload_of
 from distillery.storage.workspace import workspace
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class TeacherBundle:
-    """A verified teacher: its bundle's JSON, digest and folder; its weights are not loaded."""
-
-    info: BundleInfo
-    sha256: str
-    folder: Path
 
 
 def recipe_source(values: Mapping[str, Value]) -> str:
@@ -75,8 +63,8 @@ def check_pipeline(pipeline: str, recipe: Recipe, source: str) -> None:
         )
 
 
-def open_teacher(uri: str, pinned: str) -> TeacherBundle:
-    """Read a teacher's bundle and verify its bytes.
+def verify_teacher(uri: str, pinned: str) -> VerifiedBundle:
+    """Open a teacher's bundle and verify its bytes; a network of somebody else's is built at once, since it will be tried.
 
     Raises:
         ConfigError: no teacher was given, or one of a module that nobody allowed.
@@ -86,17 +74,19 @@ def open_teacher(uri: str, pinned: str) -> TeacherBundle:
     """
     if not uri:
         raise ConfigError("teacher_uri is missing: give the bundle folder that `distillery import-teacher` wrote.")
-    folder = fetch_bundle(uri, workspace() / "bundles")
-    info, sha256 = read_bundle(folder)
-    check_allowed(info.architecture.name)
-    if pinned and sha256 != pinned:
+    teacher = VerifiedBundle(fetch_bundle(uri, workspace() / "bundles"))
+    name = teacher.info.architecture.name
+    check_allowed(name)
+    if pinned and teacher.sha256 != pinned:
         raise CheckpointMismatchError(
-            f"The teacher {uri!r} has sha256 {sha256}, but teacher_sha256 asks for {pinned}: "
+            f"The teacher {uri!r} has sha256 {teacher.sha256}, but teacher_sha256 asks for {pinned}: "
             f"give that teacher, or leave teacher_sha256 empty."
         )
-    if sha256_file(folder / WEIGHTS) != info.weights_sha256:
-        raise StoreError(f"The weights of the teacher {uri!r} fail their sha256, so they are damaged: fetch or import the teacher again.")
-    return TeacherBundle(info, sha256, folder)
+    if ":" in name:
+        _ = teacher.classifier
+    else:
+        teacher.verify()
+    return teacher
 
 
 def check_expected(recipe: Recipe, info: BundleInfo) -> None:
@@ -127,7 +117,7 @@ def check_teacher(recipe: Recipe, info: BundleInfo) -> None:
     recipe.method.check(recipe.settings, Supply(info.has_batchnorm, teacher=f" {info.architecture.name!r}"))
 
 
-def open_start(uri: str, recipe: Recipe, teacher: TeacherBundle) -> StartSet | None:
+def open_start(uri: str, recipe: Recipe, teacher: VerifiedBundle) -> StartSet | None:
     """The set that the pool of an online run begins with, None where no URI is given.
 
     Raises:

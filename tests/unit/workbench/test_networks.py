@@ -18,7 +18,7 @@ from distillery.evaluation.cost import Cost, LatencyConfig
 from distillery.evaluation.features import penultimate
 from distillery.evaluation.predict import predict
 from distillery.methods.fast_dfkd import FastDFKD, FastDFKDConfig
-from distillery.models.bundle import load_classifier, read_bundle, save_classifier
+from distillery.models.bundle import VerifiedBundle, load_classifier, save_classifier
 from distillery.models.catalog import Architecture, build_network
 from distillery.models.export import export_student
 from distillery.provenance import Provenance
@@ -102,9 +102,9 @@ def test_a_teacher_that_cannot_serve_is_found_in_the_plan(tmp_path: Path, teache
 def test_a_teacher_without_gradients_still_teaches_on_a_set_that_exists(tmp_path: Path) -> None:
     folder = Path(save(tmp_path / "teacher", "Blocked"))
     recipe = load_recipe("fast_dfkd/digits", {**OVERRIDES, "student.architecture": {"name": "toy_networks:Pooled"}})
-    check_networks(recipe, folder, read_bundle(folder)[0], CPU, makes_images=False)
+    check_networks(recipe, VerifiedBundle(folder), CPU, makes_images=False)
     with pytest.raises(ConfigError, match="makes images"):
-        check_networks(recipe, folder, read_bundle(folder)[0], CPU)
+        check_networks(recipe, VerifiedBundle(folder), CPU)
 
 
 @pytest.mark.parametrize(("teacher", "student"), [("toy_networks:Pooled", "toy_networks:Viewed"), ("resnet8", "resnet8")])
@@ -122,7 +122,7 @@ def test_a_plan_that_names_layers_is_tried_on_networks_of_ours_and_of_others(
         stages = [{"objectives": [{"name": "kd"}, {"name": "hint", "teacher": layer, "student": path}]}]
         settings = {**OVERRIDES, "student": {"architecture": {"name": student}, "stages": stages}}
         recipe = load_recipe("fast_dfkd/digits", settings)
-        check_networks(recipe, tmp_path / "teacher", read_bundle(tmp_path / "teacher")[0], CPU, makes_images=False)
+        check_networks(recipe, VerifiedBundle(tmp_path / "teacher"), CPU, makes_images=False)
 
     check(layer)
     with pytest.raises(ConfigError, match=rf"^student.stages.0 cannot be trained: The objective hint reads '{layer}x' of the student"):
@@ -133,9 +133,9 @@ def test_a_plan_that_names_layers_is_tried_on_networks_of_ours_and_of_others(
 def test_what_fails_under_autocast_asks_for_float32(tmp_path: Path, teacher: str, student: str) -> None:
     folder = Path(save(tmp_path / "teacher", teacher))
     recipe = load_recipe("fast_dfkd/digits", {**OVERRIDES, "student.architecture": {"name": f"toy_networks:{student}"}})
-    check_networks(recipe, folder, read_bundle(folder)[0], CPU)
+    check_networks(recipe, VerifiedBundle(folder), CPU)
     with pytest.raises(ConfigError, match=r"Under autocast to bfloat16 toy_networks:Float32Only .*set precision: float32"):
-        check_networks(recipe, folder, read_bundle(folder)[0], Runtime(torch.device("cpu"), "bfloat16", 1))
+        check_networks(recipe, VerifiedBundle(folder), Runtime(torch.device("cpu"), "bfloat16", 1))
 
 
 def test_a_student_is_what_its_seed_says_though_it_was_tried(tmp_path: Path) -> None:
