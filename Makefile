@@ -71,7 +71,7 @@ lowest: $(UV) ## Check and try the lowest versions that pyproject.toml allows, i
 demo: bytecode ## Teacher on real digits, images deleted, two students distilled without them: under 5 minutes on 2 cores
 	$(RUN) -m distillery_kfp.pipelines.demo.run
 
-seeds: $(STAMP) ## Both methods with seeds 0, 1, 2; fails where an accuracy bar is missed
+seeds: $(STAMP) ## Every method with seeds 0, 1, 2; fails where an accuracy bar is missed
 	$(RUN) benchmarks/seeds.py
 
 bench: $(STAMP) ## FastDFKD's speed beside a plain loop that does what the reference code does, and what each habit costs

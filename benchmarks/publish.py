@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from distillery.methods.catalog import METHODS
 from measure import FORMAT, write
 
 RESULTS = Path("benchmarks/results")
@@ -17,8 +18,7 @@ PAGE = Path("docs/results.md")
 SUMMARY = "summary.json"
 TITLES = {"fashion_mnist": "Fashion-MNIST", "cifar10": "CIFAR-10"}
 SAW = {
-    "fast_dfkd": "FastDFKD, no real image",
-    "ls_gdfd": "LS-GDFD, no real image",
+    **{row.name: f"{row.title}, {'images of another domain' if 'ood' in row.needs else 'no real image'}" for row in METHODS.values()},
     "noise": "noise",
     "real": "the real images (KD, the ceiling)",
 }

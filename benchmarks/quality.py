@@ -24,9 +24,10 @@ from distillery.data.real import load_labelled
 from distillery.errors import DistilleryError
 from distillery.evaluation.predict import predict
 from distillery.evaluation.report import EvaluationReport, load_report
+from distillery.methods.catalog import METHODS
 from distillery.models.bundle import count_parameters, load_classifier, read_bundle
 from distillery.provenance import sha256_bytes
-from distillery.recipes.loader import load_recipe, parse_assignments
+from distillery.recipes.loader import load_recipe, parse_assignments, recipe_names
 from distillery.recipes.schema import Recipe
 from distillery.runtime import Runtime, resolve_runtime
 from distillery.storage import FolderStore
@@ -38,11 +39,12 @@ from measure import document, write
 from real_data import CLASSES, load, unpack
 from teachers import TRAININGS, Training, train_teacher
 
+_PRESETS = {"fashion_mnist": "fashion_mnist", "cifar10": "cifar10-laptop"}
 RECIPES = {
-    "fashion_mnist": {"fast_dfkd": "fast_dfkd/fashion_mnist", "ls_gdfd": "ls_gdfd/fashion_mnist"},
-    "cifar10": {"fast_dfkd": "fast_dfkd/cifar10-laptop", "ls_gdfd": "ls_gdfd/cifar10-laptop"},
+    dataset: {method: name for method in METHODS if (name := f"{method}/{preset}") in recipe_names()}
+    for dataset, preset in _PRESETS.items()
 }
-ROWS = ("teacher", "fast_dfkd", "ls_gdfd", "noise", "real")
+ROWS = ("teacher", *METHODS, "noise", "real")
 PLAN = "ls_gdfd"
 """Whose student, plan and number of images the two comparisons take."""
 

@@ -19,6 +19,7 @@ import torch
 from distillery import Distilled, distill
 from distillery.data.pool import dequantize, quantize
 from distillery.evaluation.report import load_report
+from distillery.methods.catalog import METHODS
 from distillery.recipes.sections import MaterializeSection
 from distillery.runtime import resolve_runtime
 from distillery.seeding import stream
@@ -26,7 +27,7 @@ from distillery.synthesis.bundle import load_synthesizer
 from distillery.workbench.assembly import PlannedMethod, open_teacher
 from distillery_kfp.pipelines.demo.digits import TeacherTraining, make_teacher
 
-RECIPES = {"fast_dfkd": "fast_dfkd/digits", "ls_gdfd": "ls_gdfd/digits"}
+RECIPES = {name: f"{name}/digits" for name in METHODS}
 SEEDS = (0, 1, 2)
 MEAN_BAR, MIN_BAR, TEACHER_BAR, SHARE_BAR, LABEL_BAR = 0.99, 0.98, 0.99, 1 / 8, 0.90
 RAW_IMAGES = 10_000

@@ -11,6 +11,7 @@ import torch
 
 from distillery.api.running import run_step
 from distillery.environment import environment
+from distillery.methods.catalog import METHODS, Method
 from distillery.models.bundle import save_classifier
 from distillery.models.catalog import Architecture, build_network
 from distillery.provenance import Provenance, code_version, sha256_file
@@ -18,30 +19,20 @@ from distillery.recipes.loader import load_document, pipeline_of
 from distillery.step_table import PIPELINES, STEPS
 from distillery.steps import plan
 from distillery.types import Classifier, ImageSpec
+from methods import tiny
 
 STAGE = {"epochs": 2, "batch": 8, "objectives": [{"name": "kd"}], "steps_per_epoch": 2}
-GENERATOR = {"latent": 8, "width": 8}
 STUDENT = {"architecture": {"name": "resnet8", "arguments": {"base_width": 8}}, "stages": [STAGE]}
-OVERRIDES: dict[str, dict[str, Any]] = {
-    "ls_gdfd/digits": {
-        "synthesis.rounds": 2,
-        "synthesis.config.steps_per_round": 1,
-        "synthesis.config.batch": 8,
-        "synthesis.config.generator": GENERATOR,
-        "set.size": 24,
-        "set.batch": 8,
-        "set.shard_images": 8,
-        "set.max_oversampling": 2.0,
-    },
-    "fast_dfkd/digits": {
-        "synthesis.rounds": 2,
-        "synthesis.student_steps_per_turn": 2,
-        "synthesis.config.batch": 8,
-        "synthesis.config.steps": 1,
-        "synthesis.config.warmup": 1,
-        "synthesis.config.generator": GENERATOR,
-    },
-}
+
+
+def _overrides(row: Method) -> dict[str, Any]:
+    shared = {"synthesis.rounds": 2, "synthesis.config": tiny(row.name)}
+    if row.coupling == "online":
+        return {**shared, "synthesis.student_steps_per_turn": 2}
+    return {**shared, "set.size": 24, "set.batch": 8, "set.shard_images": 8, "set.max_oversampling": 2.0}
+
+
+OVERRIDES: dict[str, dict[str, Any]] = {f"{row.name}/digits": _overrides(row) for row in METHODS.values()}
 SHARED = {"student.architecture": STUDENT["architecture"], "student.stages": STUDENT["stages"], "evaluation.latency": False}
 EXPECTS = {"expects.height": 8, "expects.width": 8, "expects.classes": 3, "expects.channels": 1}
 

@@ -1,25 +1,18 @@
-"""The digits recipes cut down to seconds."""
+"""The digits recipe of every method cut down to seconds."""
 
 from typing import Any
 
+from distillery.methods.catalog import METHODS, Method
+from methods import tiny
+
 STAGE = {"epochs": 2, "batch": 8, "objectives": [{"name": "kd"}], "steps_per_epoch": 2}
-SHORT: dict[str, dict[str, Any]] = {
-    "fast_dfkd/digits": {
-        "synthesis.rounds": 3,
-        "synthesis.student_steps_per_turn": 2,
-        "synthesis.config.batch": 16,
-        "synthesis.config.steps": 2,
-        "synthesis.config.warmup": 1,
-        "student.stages": [STAGE],
-        "evaluation.latency": False,
-    },
-    "ls_gdfd/digits": {
-        "synthesis.rounds": 2,
-        "synthesis.config.steps_per_round": 2,
-        "synthesis.config.batch": 16,
-        "set.size": 40,
-        "set.max_oversampling": 2.0,
-        "student.stages": [STAGE],
-        "evaluation.latency": False,
-    },
-}
+
+
+def _short(row: Method) -> dict[str, Any]:
+    shared = {"synthesis.config": tiny(row.name), "student.stages": [STAGE], "evaluation.latency": False}
+    if row.coupling == "online":
+        return {**shared, "synthesis.rounds": 3, "synthesis.student_steps_per_turn": 2}
+    return {**shared, "synthesis.rounds": 2, "set.size": 40, "set.max_oversampling": 2.0}
+
+
+SHORT: dict[str, dict[str, Any]] = {f"{row.name}/digits": _short(row) for row in METHODS.values()}

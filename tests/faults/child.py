@@ -15,6 +15,7 @@ from typing import Any
 
 from distillery import provenance, storage
 from distillery.engine import checkpoint, session
+from distillery.methods.catalog import METHODS
 
 
 class Saboteur:
@@ -109,8 +110,10 @@ def work(job: dict[str, Any]) -> None:
 
 def main() -> None:
     """Do jobs until stdin ends."""
-    for name in ("steps.distill_online", "steps.train_student", "steps.train_generator", "methods.fast_dfkd", "methods.ls_gdfd"):
-        importlib.import_module(f"distillery.{name}")
+    for name in ("distill_online", "train_student", "train_generator"):
+        importlib.import_module(f"distillery.steps.{name}")
+    for row in METHODS.values():
+        row.load()
     importlib.import_module("torch._dynamo")  # the first optimizer of a process imports it, for seconds
     provenance.code_version()  # one for all children, also where somebody edits meanwhile
     for line in sys.stdin:

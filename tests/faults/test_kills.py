@@ -15,17 +15,18 @@ from typing import Any
 import pytest
 
 from distillery.data.store import open_reference
+from distillery.methods.catalog import METHODS
 from distillery.models.bundle import save_classifier
 from distillery.provenance import Provenance, code_version, sha256_file
 from distillery.statistics.extract import global_moments
 from distillery.statistics.moments import save_moments
 from distillery.step_table import STEPS
 from fakes import TINY, tiny_teacher
+from methods import killed as killed_settings
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(240)]
 
 ROUNDS = 7
-GENERATOR = {"latent": 8, "width": 4}
 STUDENT = {
     "architecture": {"name": "wrn_10_1", "arguments": {"base_width": 8}},
     "stages": [
@@ -49,13 +50,12 @@ class Ground:
     statistics: Path
     common: dict[str, Any] = field(default_factory=dict)
 
-    def online(self, out: Path, **changes: Any) -> list[tuple[str, dict[str, Any]]]:
-        """FastDFKD, two warm-up rounds, two closing ones."""
-        config = {"generator": {"name": "generator", **GENERATOR}, "batch": 24, "steps": 2, "warmup": 2, "reset_after": 2}
+    def online(self, method: str, out: Path, **changes: Any) -> list[tuple[str, dict[str, Any]]]:
+        """A method that plays against the student, two closing rounds."""
         section = {
             **self.common,
-            "method": "fast_dfkd",
-            "method_config": config,
+            "method": method,
+            "method_config": killed_settings(method),
             "rounds": ROUNDS,
             "checkpoint_every": 1,
             "student": STUDENT,
@@ -67,12 +67,11 @@ class Ground:
         }
         return [self._job("distill_online", section, out)]
 
-    def offline(self, out: Path) -> list[tuple[str, dict[str, Any]]]:
-        """LS-GDFD: a generator, a set of it, a student on the set."""
-        generator = {"name": "conditional", "condition": "one_hot", **GENERATOR}
-        config = {"generator": generator, "batch": 24, "steps_per_round": 4, "rate": 0.01}
-        method = {**self.common, "method": "ls_gdfd", "method_config": config}
-        drawn = {"size": 120, "batch": 24, "holdout": 0.1, "shard_images": 15, "max_oversampling": 4, "labels": "missing"}
+    def offline(self, name: str, out: Path) -> list[tuple[str, dict[str, Any]]]:
+        """A generator, a set of it, a student on the set."""
+        method = {**self.common, "method": name, "method_config": killed_settings(name)}
+        # a generator that has hardly learned makes images of one class: its quota alone is several shards
+        drawn = {"size": 800, "batch": 24, "holdout": 0.1, "shard_images": 15, "max_oversampling": 2, "labels": "missing"}
         return [
             self._job("train_generator", {**method, "rounds": ROUNDS}, out),
             self._job("materialize", {**method, "set": drawn}, out),
@@ -196,6 +195,11 @@ class Runner:
         return self.nursery.events({"environment": environment, "steps": self.steps, "target": target})
 
 
+def both(folder: Path) -> tuple[Path, Path]:
+    """Of the run that is left alone, and of the one that is killed."""
+    return folder / "alone", folder / "killed"
+
+
 def check_equal(left_alone: Runner, killed: Runner) -> None:
     expected, found = left_alone.hashes(), killed.hashes()
     assert sorted(expected) == sorted(found)
@@ -203,16 +207,9 @@ def check_equal(left_alone: Runner, killed: Runner) -> None:
     assert not list((killed.folder / "store").rglob(".tmp-*"))
 
 
-def online(nursery: Nursery, ground: Ground, folder: Path) -> Runner:
-    return Runner(nursery, folder, ground.online(folder / "out"))
-
-
-def offline(nursery: Nursery, ground: Ground, folder: Path) -> Runner:
-    return Runner(nursery, folder, ground.offline(folder / "out"))
-
-
-def test_online_run_killed_eight_times(nursery: Nursery, ground: Ground, tmp_path: Path) -> None:
-    left_alone, killed = online(nursery, ground, tmp_path / "alone"), online(nursery, ground, tmp_path / "killed")
+@pytest.mark.parametrize("method", [row.name for row in METHODS.values() if row.coupling == "online"])
+def test_online_run_killed_eight_times(method: str, nursery: Nursery, ground: Ground, tmp_path: Path) -> None:
+    left_alone, killed = (Runner(nursery, folder, ground.online(method, folder / "out")) for folder in both(tmp_path))
     left_alone.complete()
     # a shard of round r + 1 is written after r finished rounds, the checkpoint of round r after r
     for kind, number in [("shard", 1), ("payload", 2), ("shard", 3), ("pointer", 4), ("snapshot", 4), ("payload", 5), ("payload", 6)]:
@@ -234,11 +231,11 @@ def test_turns_killed_with_a_sample_and_with_a_set_to_begin_with(nursery: Nurser
     if way == "a sample":
         changes |= {"feed": "round", "record": 40}
     else:
-        before = Runner(nursery, tmp_path / "before", ground.online(tmp_path / "before/out", rounds=3, closing_rounds=0))
+        before = Runner(nursery, tmp_path / "before", ground.online("fast_dfkd", tmp_path / "before/out", rounds=3, closing_rounds=0))
         before.complete()
         changes |= {"start_sha256": open_reference(tmp_path / "before/out/set").digest}
     for name in ("alone", "killed"):
-        runners.append(Runner(nursery, tmp_path / name, ground.online(tmp_path / name / "out", **changes)))
+        runners.append(Runner(nursery, tmp_path / name, ground.online("fast_dfkd", tmp_path / name / "out", **changes)))
         if way != "a sample":
             runners[-1].steps[0][1]["settings"] = {"synth_start_uri": str(tmp_path / "before/out/set")}
     left_alone, killed = runners
@@ -251,8 +248,9 @@ def test_turns_killed_with_a_sample_and_with_a_set_to_begin_with(nursery: Nurser
     assert made.seen > made.images if way == "a sample" else made.start_images > 0, "the set is not what this test is about"
 
 
-def test_offline_steps_killed_in_each(nursery: Nursery, ground: Ground, tmp_path: Path) -> None:
-    left_alone, killed = offline(nursery, ground, tmp_path / "alone"), offline(nursery, ground, tmp_path / "killed")
+@pytest.mark.parametrize("method", [row.name for row in METHODS.values() if row.coupling == "offline"])
+def test_offline_steps_killed_in_each(method: str, nursery: Nursery, ground: Ground, tmp_path: Path) -> None:
+    left_alone, killed = (Runner(nursery, folder, ground.offline(method, folder / "out")) for folder in both(tmp_path))
     events = left_alone.complete()
     shards = [event["round"] for event in events if event["event"] == "round" and event["step"] == "materialize"]
     assert len(shards) >= 5, "too few shards to kill between"
@@ -271,7 +269,7 @@ def test_offline_steps_killed_in_each(nursery: Nursery, ground: Ground, tmp_path
 
 
 def test_equal_hashes_are_no_accident(nursery: Nursery, ground: Ground, tmp_path: Path) -> None:
-    one, two = online(nursery, ground, tmp_path / "one"), online(nursery, ground, tmp_path / "two")
+    one, two = (Runner(nursery, folder, ground.online("fast_dfkd", folder / "out")) for folder in both(tmp_path))
     two.steps[0][1]["section"]["seed"] = 6
     one.complete()
     two.complete()

@@ -14,6 +14,12 @@ def tiny(name: str) -> dict[str, Any]:
     return found
 
 
+def killed(name: str) -> dict[str, Any]:
+    """The `KILLED` of `tests/methods/<name>.py`, where kill tests need more than its `TINY`: say a warm-up that a kill can come into."""
+    found: dict[str, Any] = getattr(import_module(f"methods.{name}"), "KILLED", tiny(name))
+    return found
+
+
 def shortened(settings: MethodConfig, images: int, steps: int) -> dict[str, Any]:
     """The values that make a turn of a recipe's method that small, to override its own with."""
     own = settings.to_json()

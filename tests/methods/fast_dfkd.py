@@ -8,3 +8,6 @@ TINY = {
     "reset_after": 1,
     "augment": {"crop_padding": 1, "flip": True},
 }
+
+# a kill may come into the warm-up, and the reset after a resume
+KILLED = {**TINY, "batch": 24, "warmup": 2, "reset_after": 2}

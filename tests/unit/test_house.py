@@ -5,12 +5,16 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from distillery.methods.catalog import METHODS
+from distillery.reporting.words import TERMS, TITLES
+from distillery.synthesis.config import WEIGHT
 
 ROOT = Path(__file__).parents[2]
 SOURCES = sorted(path for folder in ("src", "components", "pipelines", "images", "benchmarks") for path in (ROOT / folder).rglob("*.py"))
@@ -138,11 +142,22 @@ def test_no_two_public_classes_have_one_name() -> None:
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_a_method_owes_a_page_a_recipe_and_an_equivalence_test(name: str) -> None:
-    assert (ROOT / "src/distillery/methods" / f"{name}.py").is_file()
-    assert (ROOT / "docs/methods" / f"{name}.md").is_file()
-    assert list((ROOT / "src/distillery/recipes" / name).glob("*.yaml"))
-    assert (ROOT / "tests/equivalence" / f"test_{name}.py").is_file()
+def test_a_method_owes_what_contributing_says(name: str) -> None:
+    owed = (
+        f"src/distillery/methods/{name}.py",
+        f"src/distillery/recipes/{name}/digits.yaml",
+        f"tests/methods/{name}.py",
+        f"tests/equivalence/test_{name}.py",
+        f"docs/methods/{name}.md",
+    )
+    said = (ROOT / "CONTRIBUTING.md").read_text()
+    for path in owed:
+        assert (ROOT / path).is_file(), path
+        assert path.replace(name, "<name>") in said
+    assert METHODS[name].title in (ROOT / "README.md").read_text()
+    terms = {weight.removesuffix(WEIGHT) for weight in METHODS[name].load()[1]().weights}
+    assert terms <= set(TERMS) & set(TITLES), "a term that the page has no words for"
+    assert any(mutant.file == owed[0] for mutant in mutants())
 
 
 def test_every_method_file_has_a_row() -> None:
@@ -199,16 +214,23 @@ def test_listing_imports_nothing_heavy(module: str) -> None:
     assert done.stdout.strip() == "[]"
 
 
-def test_every_mutant_applies_to_one_line_and_names_its_tests() -> None:
+@cache
+def mutants() -> tuple[Any, ...]:
+    """The mistakes that `make mutants` makes."""
     spec = spec_from_file_location("mutants_run", ROOT / "tests/mutants/run.py")
     assert spec is not None
     assert spec.loader is not None
     module = module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses look their module up
     spec.loader.exec_module(module)
-    wrong = [mutant.name for mutant in module.MUTANTS if (ROOT / mutant.file).read_text().count(mutant.old) != 1]
+    found: tuple[Any, ...] = module.MUTANTS
+    return found
+
+
+def test_every_mutant_applies_to_one_line_and_names_its_tests() -> None:
+    wrong = [mutant.name for mutant in mutants() if (ROOT / mutant.file).read_text().count(mutant.old) != 1]
     assert wrong == []
-    assert all((ROOT / mutant.tests).is_file() for mutant in module.MUTANTS)
+    assert all((ROOT / mutant.tests).is_file() for mutant in mutants())
 
 
 def calls_of(tree: ast.AST, name: str) -> Iterator[ast.Call]:

@@ -13,24 +13,14 @@ from distillery.estimate.profiling import Profile, Timing, profile_run
 from distillery.methods.catalog import METHODS
 from distillery.models.bundle import save_classifier
 from distillery.provenance import Provenance
-from distillery.recipes.effects import drop_idle
+from distillery.recipes.effects import drop_idle, kind_of
 from distillery.recipes.loader import load_document, load_recipe
 from distillery.runtime import Runtime
 from fakes import CPU, SPEC, TINY, tiny_teacher
+from methods import tiny
 
 EXPECTS = {"expects": {"height": 8, "width": 8, "classes": 4}}
-SMALL = {
-    "fast_dfkd/digits": {
-        **EXPECTS,
-        "synthesis.config": {"batch": 16, "steps": 2, "generator": {"latent": 8, "width": 8}},
-        "student.stages.0.batch": 16,
-    },
-    "ls_gdfd/digits": {
-        **EXPECTS,
-        "synthesis.config": {"batch": 16, "steps_per_round": 2, "generator": {"latent": 8, "width": 8}},
-        "student.stages.0.batch": 16,
-    },
-}
+SMALL = {f"{name}/digits": {**EXPECTS, "synthesis.config": tiny(name), "student.stages.0.batch": 16} for name in METHODS}
 TIMING = Timing(0.5, 64, 64, 1000)
 MEASURED = Profile(
     turn=Timing(2.0, 32, 64, 5000),
@@ -136,14 +126,14 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("quick")
-@pytest.mark.parametrize(("recipe", "feed"), [("fast_dfkd/digits", "pool"), ("fast_dfkd/digits", "fresh"), ("ls_gdfd/digits", "")])
+@pytest.mark.parametrize(("recipe", "feed"), [*((recipe, "") for recipe in SMALL), ("fast_dfkd/digits", "fresh")])
 def test_real_steps_are_timed(recipe: str, feed: str) -> None:
     chosen = load_recipe(recipe, {**SMALL[recipe], **({"synthesis.feed": feed} if feed else {})})
     found = profile_run(chosen, CPU.place(tiny_teacher(steps=1)), "t" * 64, CPU)
-    drawn = recipe.startswith("ls") or feed == "fresh"
+    drawn = kind_of(chosen.method) == "generator" or feed == "fresh"
     timings = [found.turn, *found.stages, *([found.draw] if drawn else [])]
     assert all(timing.seconds > 0 for timing in timings)
-    assert found.turn.full == 16
+    assert found.turn.full == chosen.settings.images_per_turn == 8
     assert found.teacher_image > 0
     assert min(found.student_bytes, found.synthesizer_bytes) > 1000
     assert found.trainer_bytes > found.student_bytes
@@ -160,7 +150,7 @@ def test_a_turn_of_many_steps_is_told_from_two_short_ones(steps: int, seconds: f
         def advance(self, student: object) -> None:
             clock[0] += self.takes
 
-    recipe = load_recipe("ls_gdfd/digits", {**SMALL["ls_gdfd/digits"], "synthesis.config.steps_per_round": steps})
+    recipe = load_recipe("ls_gdfd/digits", {**EXPECTS, "synthesis.config": {"batch": 16, "steps_per_round": steps}})
     monkeypatch.setattr(profiling.time, "perf_counter", lambda: clock[0])
     monkeypatch.setattr(profiling._Bench, "synthesizer", lambda self, images, steps: Slow(images, steps))
     found = profiling._Bench(recipe, CPU.place(tiny_teacher(steps=1)), "t" * 64, CPU, 0).time_turn()
