@@ -31,6 +31,7 @@ class Saboteur:
         self.round = 0
         self.key = ""
         self._write = storage.FolderStore.write
+        self._write_file = storage.FolderStore.write_file
         self._fsync = os.fsync
         self._note = session.Session.note
         self._load = checkpoint.Checkpoints.load
@@ -44,9 +45,14 @@ class Saboteur:
             watcher._write(store, key, data)
             watcher.key = ""
 
+        def write_file(store: storage.FolderStore, key: str, *args: Any, **kwargs: Any) -> None:
+            watcher.key = key
+            watcher._write_file(store, key, *args, **kwargs)
+            watcher.key = ""
+
         def fsync(descriptor: int) -> None:
-            if watcher.is_meant() and os.path.isfile(f"/proc/self/fd/{descriptor}"):
-                os.ftruncate(descriptor, os.fstat(descriptor).st_size // 2)
+            if watcher.is_meant() and os.path.isfile(file := f"/proc/self/fd/{descriptor}"):
+                os.truncate(file, os.fstat(descriptor).st_size // 2)
                 say(event="paused", step=watcher.step, round=watcher.round, key=watcher.key)
                 time.sleep(600)
             watcher._fsync(descriptor)
@@ -63,6 +69,7 @@ class Saboteur:
             return found
 
         storage.FolderStore.write = write
+        storage.FolderStore.write_file = write_file
         os.fsync = fsync
         session.Session.note = note
         checkpoint.Checkpoints.load = load

@@ -81,7 +81,9 @@ class Desk:
 def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Desk:
     monkeypatch.setenv("DISTILLERY_WORKDIR", str(tmp_path / "work"))
     monkeypatch.setenv("DISTILLERY_DEVICE", "cpu")
-    monkeypatch.setattr(PlannedMethod, "build", lambda plan, teacher, runtime, seed, turns=1: FakeSynthesizer(teacher.classifier, seed))
+    monkeypatch.setattr(
+        PlannedMethod, "build", lambda plan, teacher, runtime, seed, turns=1, ood=None: FakeSynthesizer(teacher.classifier, seed)
+    )
     return Desk(tmp_path)
 
 

@@ -84,7 +84,9 @@ class Bench:
         save_moments(self.statistics, global_moments(load_classifier(self.teacher), self.sha256), PROVENANCE)
 
     def run(self, step: str, kind: type[FakeSynthesizer], strict: bool = False, **health: Any) -> dict[str, float]:
-        self._monkeypatch.setattr(PlannedMethod, "build", lambda plan, teacher, runtime, seed, turns=1: kind(teacher.classifier, seed))
+        self._monkeypatch.setattr(
+            PlannedMethod, "build", lambda plan, teacher, runtime, seed, turns=1, ood=None: kind(teacher.classifier, seed)
+        )
         name = {"materialize": "ls_gdfd", "distill_online": "fast_dfkd"}[step]
         common = {"seed": 1, "code_version": code_version(), "teacher_sha256": self.sha256, "precision": "float32"}
         section = {**common, "method": name, "method_config": CONFIGS[name], "health": {**HEALTH, **health}}

@@ -99,7 +99,9 @@ def _other_hardware(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator
     # every worker has a workspace of his own, so that no lock is met
     monkeypatch.setattr("distillery.workbench.bench.workspace", lambda: tmp_path / f"work of {threading.current_thread().name}")
     monkeypatch.setattr(
-        PlannedMethod, "build", lambda plan, teacher, runtime, seed, turns=1: FakeSynthesizer(teacher.classifier, seed + hardware())
+        PlannedMethod,
+        "build",
+        lambda plan, teacher, runtime, seed, turns=1, ood=None: FakeSynthesizer(teacher.classifier, seed + hardware()),
     )
     monkeypatch.setattr("distillery.workbench.assembly.seeded", lambda seed, name: seeded(seed + hardware(), name))
     monkeypatch.setattr("distillery.engine.materialize.quantize", lambda images: quantize((images + 0.02 * hardware()).clamp(max=1)))
