@@ -123,7 +123,7 @@ def test_the_confusion_matrix_is_the_reports(shown: Shown) -> None:
 
 def test_the_lineage_is_what_lies_on_the_disk(shown: Shown) -> None:
     links = dict(shown.page.value("[...document.querySelectorAll('[data-link]')].map(e => [e.dataset.link, e.textContent])"))
-    assert links["Teacher"] == sha256_file(shown.run.teacher / "bundle.json")
+    assert links["Teacher"] == sha256_file(Path(shown.run.teacher, "bundle.json"))
     assert links["Statistics"] == sha256_file(shown.run.statistics)
     assert links["Generator"] == sha256_file(shown.run.synthesizer / "synthesizer.json")
     assert links["Synthetic set"] == sha256_file(shown.run.set / "manifest.json")
