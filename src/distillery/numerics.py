@@ -44,7 +44,7 @@ def is_bad(values: Tensor) -> Tensor:
 
 def clamp_through(images: Tensor) -> Tensor:
     """Images clamped to [0, 1], exactly; gradients pass as if they were not, so that a pixel outside is still pulled back."""
-    clamped: Tensor = _ClampThrough.apply(images)
+    clamped: Tensor = _ClampThrough.apply(images)  # type: ignore[no-untyped-call, unused-ignore]  # torch 2.9 has no types for it
     return clamped
 
 
