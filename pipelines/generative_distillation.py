@@ -15,14 +15,15 @@ from distillery_kfp.pipelines.resources import for_plan, place
 def generative_distillation(form: Form) -> None:
     """Distil a teacher without its data: train a generator, draw a synthetic set, train and register a student."""
     common = {"teacher_uri": form["teacher_uri"], "accelerators": form["k8s_gpu_limit"]}
+    others = {"synth_ood_uri": form["synth_ood_uri"]}
     sections = place(plan(pipeline="generative_distillation", **for_plan(form)), form).outputs
     extract = place(extract_statistics(section=sections["statistics"], teacher_uri=form["teacher_uri"]), form)
     moments = extract.outputs["statistics"]
-    train = place(train_generator(section=sections["generator"], **common, statistics=moments), form)
+    train = place(train_generator(section=sections["generator"], **common, **others, statistics=moments), form)
     made = {"statistics": moments, "synthesizer": train.outputs["synthesizer"]}
-    draw = place(materialize(section=sections["materialize"], **common, **made), form)
+    draw = place(materialize(section=sections["materialize"], **common, **others, **made), form)
     dataset = draw.outputs["dataset"]
-    learn = place(train_student(section=sections["student"], **common, dataset=dataset), form)
+    learn = place(train_student(section=sections["student"], **common, **others, dataset=dataset), form)
     scored = {"eval_data_uri": form["eval_data_uri"], "student": learn.outputs["student"], "dataset": dataset}
     score = place(evaluate(section=sections["evaluation"], **common, **scored), form)
     place(register(section=sections["registration"], student=learn.outputs["student"], report=score.outputs["report"]), form)

@@ -14,12 +14,13 @@ from distillery_kfp.pipelines.resources import for_plan, place
 def inversion_distillation(form: Form) -> None:
     """Distil a teacher without its data: make images by gradients on their pixels, train and register a student."""
     common = {"teacher_uri": form["teacher_uri"], "accelerators": form["k8s_gpu_limit"]}
+    others = {"synth_ood_uri": form["synth_ood_uri"]}
     sections = place(plan(pipeline="inversion_distillation", **for_plan(form)), form).outputs
     extract = place(extract_statistics(section=sections["statistics"], teacher_uri=form["teacher_uri"]), form)
     moments = extract.outputs["statistics"]
-    draw = place(materialize(section=sections["materialize"], **common, statistics=moments), form)
+    draw = place(materialize(section=sections["materialize"], **common, **others, statistics=moments), form)
     dataset = draw.outputs["dataset"]
-    learn = place(train_student(section=sections["student"], **common, dataset=dataset), form)
+    learn = place(train_student(section=sections["student"], **common, **others, dataset=dataset), form)
     scored = {"eval_data_uri": form["eval_data_uri"], "student": learn.outputs["student"], "dataset": dataset}
     score = place(evaluate(section=sections["evaluation"], **common, **scored), form)
     place(register(section=sections["registration"], student=learn.outputs["student"], report=score.outputs["report"]), form)

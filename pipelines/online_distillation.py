@@ -16,8 +16,8 @@ def online_distillation(form: Form) -> None:
     sections = place(plan(pipeline="online_distillation", **for_plan(form)), form).outputs
     extract = place(extract_statistics(section=sections["statistics"], teacher_uri=form["teacher_uri"]), form)
     moments = extract.outputs["statistics"]
-    start = {"synth_start_uri": form["synth_start_uri"]}
-    play = place(distill_online(section=sections["distill"], **common, **start, statistics=moments), form)
+    given = {name: form[name] for name in ("synth_ood_uri", "synth_start_uri")}
+    play = place(distill_online(section=sections["distill"], **common, **given, statistics=moments), form)
     scored = {"eval_data_uri": form["eval_data_uri"], "student": play.outputs["student"], "dataset": play.outputs["dataset"]}
     score = place(evaluate(section=sections["evaluation"], **common, **scored), form)
     place(register(section=sections["registration"], student=play.outputs["student"], report=score.outputs["report"]), form)

@@ -15,7 +15,7 @@ from distillery.methods.catalog import METHODS, Method
 from distillery.models.bundle import save_classifier
 from distillery.models.catalog import Architecture, build_network
 from distillery.provenance import Provenance, code_version, sha256_file
-from distillery.recipes.loader import load_document, pipeline_of
+from distillery.recipes.loader import is_own_file, load_document, pipeline_of
 from distillery.step_table import PIPELINES, STEPS
 from distillery.steps import plan
 from distillery.types import Classifier, ImageSpec
@@ -60,6 +60,7 @@ class Chain:
         sections: what the plan handed to each step.
         registered: what the register step answered.
         more: overrides besides those of its recipe.
+        form: further fields of the run form; steps get those that they have an input for.
     """
 
     folder: Path
@@ -69,6 +70,7 @@ class Chain:
     sections: dict[str, dict[str, Any]] = field(default_factory=dict)
     registered: dict[str, Any] = field(default_factory=dict)
     more: dict[str, Any] = field(default_factory=dict)
+    form: dict[str, str] = field(default_factory=dict)
 
     @property
     def teacher(self) -> Path:
@@ -96,7 +98,8 @@ class Chain:
             make_teacher(self.teacher)
         out = self.folder / self.run
         with self.environment():
-            values = {"run_recipe": self.recipe, "teacher_uri": str(self.teacher), "run_seed": 0}
+            given = {"teacher_uri": str(self.teacher), **self.form}
+            values = {"run_recipe_uri" if is_own_file(self.recipe) else "run_recipe": self.recipe, "run_seed": 0, **given}
             overrides = {**OVERRIDES.get(self.recipe, {}), **SHARED, **EXPECTS, **self.more}
             self.sections = sections = plan.run(self.pipeline, {**values, "run_overrides": overrides})
             pipeline = PIPELINES[self.pipeline]
@@ -104,7 +107,7 @@ class Chain:
             places = {"page" if name == "report.html" else name.partition(".")[0]: out / name for name in names}
             places = {name: place for name, place in places.items() if name in pipeline.artifacts}
             for step in pipeline.steps[1:]:
-                answer = run_step(step, sections[STEPS[step].section], places, {"teacher_uri": str(self.teacher)})
+                answer = run_step(step, sections[STEPS[step].section], places, given)
             self.registered = answer
         return self
 

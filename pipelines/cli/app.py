@@ -55,6 +55,12 @@ def run(
         str, typer.Option(help="Labelled test images (npz, npy, idx or CIFAR files, or a folder a class); only the evaluation sees them.")
     ] = "",
     start: Annotated[str, typer.Option(metavar="SET", help="Set of the same teacher with which the pool of an online method begins.")] = "",
+    ood: Annotated[
+        str,
+        typer.Option(
+            metavar="PICTURES|SET", help="Images of another domain, for methods that learn from some and stages with an ood_share."
+        ),
+    ] = "",
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Replace a value: --set synthesis.rounds=40.")
     ] = None,
@@ -84,6 +90,7 @@ def run(
         workdir=workdir_of(store, workdir),
         data=data,
         start=start,
+        ood=ood,
         overrides=parse_assignments(set_ or []),
         seed=seed,
         salt=salt,

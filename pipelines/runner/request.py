@@ -24,6 +24,7 @@ class RunRequest:
         workdir: local workspace for logs, locks, kfp's files and the tracking database.
         data: labelled images for the evaluation; "" for none.
         start: a set of the same teacher, with which the pool of an online method begins; "" for none.
+        ood: images of another domain, for a method or a stage that uses some; "" for none.
         overrides: dotted keys of the recipe and their values.
         seed: of every random stream.
         salt: a new value forces new work.
@@ -40,6 +41,7 @@ class RunRequest:
     workdir: Path
     data: str = ""
     start: str = ""
+    ood: str = ""
     overrides: dict[str, Any] = field(default_factory=dict)
     seed: int = 0
     salt: str = ""
@@ -65,7 +67,7 @@ class RunRequest:
         """The pipeline's parameters; what is left out keeps its default."""
         own = is_own_file(self.recipe)
         source = {"run_recipe_uri": _absolute(self.recipe)} if own else {"run_recipe": self.recipe}
-        given = {"eval_data_uri": self.data, "synth_start_uri": self.start}
+        given = {"eval_data_uri": self.data, "synth_start_uri": self.start, "synth_ood_uri": self.ood}
         places = {name: _absolute(place) for name, place in given.items() if place}
         chosen = {"run_overrides": self.overrides, "run_seed": self.seed, "run_salt": self.salt}
         pinned = {"teacher_sha256": self.teacher_sha256} if self.teacher_sha256 else {}

@@ -29,6 +29,7 @@ _REQUESTED = (
     "teacher_sha256",
     "eval_data_uri",
     "synth_start_uri",
+    "synth_ood_uri",
 )
 
 
@@ -63,6 +64,7 @@ def request_of(run: Run, store: str, workdir: Path, teacher: str = "", data: str
         workdir=workdir,
         data=data or str(values["eval_data_uri"]),
         start=str(values["synth_start_uri"]),
+        ood=str(values["synth_ood_uri"]),
         overrides=overrides,
         seed=run.seed,
         salt=str(values["run_salt"]),

@@ -53,8 +53,8 @@ MUTANTS = (
     Mutant(
         "a component that keeps its promise of accelerators to itself",
         "components/student/distill_online/component.py",
-        "        accelerators=accelerators,\n",
-        "",
+        ", accelerators=accelerators, **given",
+        ", **given",
         "tests/unit/workbench/test_accelerators.py",
     ),
     Mutant(

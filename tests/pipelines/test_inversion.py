@@ -127,6 +127,7 @@ def test_its_component_takes_no_synthesizer(chain: Chain, tmp_path: Path) -> Non
             section=chain.sections["materialize"],
             teacher_uri=str(chain.teacher),
             accelerators="0",
+            synth_ood_uri="",
             statistics=statistics,
             dataset=dataset,
             metrics=SimpleNamespace(log_metric=numbers.__setitem__),

@@ -10,6 +10,7 @@ def distill_online(
     section: dict[str, Any],
     teacher_uri: str,
     accelerators: str,
+    synth_ood_uri: str,
     synth_start_uri: str,
     statistics: dsl.Input[dsl.Artifact],
     synthesizer: dsl.Output[dsl.Model],
@@ -23,6 +24,7 @@ def distill_online(
         section: the plan's settings for this step.
         teacher_uri: folder of the teacher's bundle.
         accelerators: how many the cluster was asked for; the step refuses to work where it finds none.
+        synth_ood_uri: images of another domain, where the method or a stage of the student uses some; empty for none.
         synth_start_uri: a set made before with which the pool begins; empty for none.
         statistics: the teacher's moments.
         synthesizer: the synthesizer after the last round.
@@ -35,12 +37,9 @@ def distill_online(
     from distillery.step_table import SetFolder, StatisticsFile, StudentFolder, SynthesizerFolder
     from distillery.steps.distill_online import Inputs, Outputs, run
 
-    inputs = Inputs(
-        teacher_uri=teacher_uri,
-        statistics=StatisticsFile(Path(statistics.path)),
-        synth_start_uri=synth_start_uri,
-        accelerators=accelerators,
-    )
+    given = {"synth_start_uri": synth_start_uri, "synth_ood_uri": synth_ood_uri}
+    moments = StatisticsFile(Path(statistics.path))
+    inputs = Inputs(teacher_uri=teacher_uri, statistics=moments, accelerators=accelerators, **given)
     outputs = Outputs(
         synthesizer=SynthesizerFolder(Path(synthesizer.path)),
         set=SetFolder(Path(dataset.path)),

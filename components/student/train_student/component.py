@@ -10,6 +10,7 @@ def train_student(
     section: dict[str, Any],
     teacher_uri: str,
     accelerators: str,
+    synth_ood_uri: str,
     dataset: dsl.Input[dsl.Dataset],
     student: dsl.Output[dsl.Model],
     metrics: dsl.Output[dsl.Metrics],
@@ -20,6 +21,7 @@ def train_student(
         section: the plan's settings for this step.
         teacher_uri: folder of the teacher's bundle.
         accelerators: how many the cluster was asked for; the step refuses to work where it finds none.
+        synth_ood_uri: images of another domain, where the method or a stage of the student uses some; empty for none.
         dataset: reference to the synthetic set; its shards are verified as they are read.
         student: the student's bundle.
         metrics: the loss terms of the last epoch, and agreement on held-out images.
@@ -29,6 +31,11 @@ def train_student(
     from distillery.step_table import SetFolder, StudentFolder
     from distillery.steps.train_student import Inputs, Outputs, run
 
-    inputs = Inputs(teacher_uri=teacher_uri, set=SetFolder(Path(dataset.path)), accelerators=accelerators)
+    inputs = Inputs(
+        teacher_uri=teacher_uri,
+        set=SetFolder(Path(dataset.path)),
+        synth_ood_uri=synth_ood_uri,
+        accelerators=accelerators,
+    )
     for name, value in run(section, inputs, Outputs(student=StudentFolder(Path(student.path)))).items():
         metrics.log_metric(name, value)

@@ -10,6 +10,7 @@ def materialize(
     section: dict[str, Any],
     teacher_uri: str,
     accelerators: str,
+    synth_ood_uri: str,
     statistics: dsl.Input[dsl.Artifact],
     dataset: dsl.Output[dsl.Dataset],
     metrics: dsl.Output[dsl.Metrics],
@@ -21,6 +22,7 @@ def materialize(
         section: the plan's settings for this step.
         teacher_uri: folder of the teacher's bundle.
         accelerators: how many the cluster was asked for; the step refuses to work where it finds none.
+        synth_ood_uri: images of another domain, where the method or a stage of the student uses some; empty for none.
         statistics: the teacher's moments.
         dataset: a copy of the set's manifest, and a reference with its address and digest.
         metrics: images drawn and kept, and how often the teacher agrees with the asked label.
@@ -35,6 +37,7 @@ def materialize(
         teacher_uri=teacher_uri,
         statistics=StatisticsFile(Path(statistics.path)),
         synthesizer=SynthesizerFolder(Path(synthesizer.path)) if synthesizer else None,
+        synth_ood_uri=synth_ood_uri,
         accelerators=accelerators,
     )
     for name, value in run(section, inputs, Outputs(set=SetFolder(Path(dataset.path)))).items():

@@ -36,7 +36,7 @@ def train_student(
         ),
     ] = "",
     ood: Annotated[
-        str, typer.Option(metavar="SET|PICTURES", help="Images of another domain, for stages of the recipe with an ood_share.")
+        str, typer.Option(metavar="PICTURES|SET", help="Images of another domain, for stages of the recipe with an ood_share.")
     ] = "",
     set_: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Replace a value of the recipe.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of every random stream.")] = 0,
@@ -49,7 +49,7 @@ def train_student(
     A live synthesizer has no size: an epoch that names no steps is as long as a pass over the recipe's set. Only a set has held-out
     images; on the others the last epoch is the student. The same command goes on where it was stopped.
     """
-    from distillery.recipes.loader import parse_assignments
+    from distillery.recipes.loader import load_recipe, parse_assignments
     from distillery.step_table import StatisticsFile, StudentFolder, SynthesizerFolder
     from distillery.steps.train_student import Inputs, Outputs, run
     from distillery.workbench.sources import only_one
@@ -59,7 +59,7 @@ def train_student(
     _check_folders(out, folder)
     chosen = {"DISTILLERY_WORKDIR": str(folder), "DISTILLERY_DEVICE": device, "DISTILLERY_THREADS": str(threads or "")}
     with environment({**chosen, "DISTILLERY_FOLDER_STORE": "1"}):
-        section = _plan(recipe, parse_assignments(set_ or []), teacher, seed, live=synthesizer is not None)
+        section = _plan(load_recipe(recipe, parse_assignments(set_ or [])), teacher, seed, synthesizer, ood)
         out.parent.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as beside:
             inputs = Inputs(
@@ -68,7 +68,7 @@ def train_student(
                 synthesizer=SynthesizerFolder(synthesizer) if synthesizer else None,
                 statistics=StatisticsFile(statistics) if statistics else None,
                 data_uri=data,
-                ood_uri=ood,
+                synth_ood_uri=ood,
             )
             numbers = run(section, inputs, Outputs(student=StudentFolder(Path(beside) / "student")))
             rmtree(out, ignore_errors=True)
@@ -92,20 +92,22 @@ def _check_folders(out: Path, workdir: Path) -> None:
         raise StoreError(f"--out {str(out)!r} holds something that is no bundle: choose a new or an empty folder.")
 
 
-def _plan(source: str, overrides: Mapping[str, Any], teacher_uri: str, seed: int, *, live: bool) -> dict[str, Any]:
+def _plan(recipe: "Recipe", teacher_uri: str, seed: int, synthesizer: Path | None, ood_uri: str) -> dict[str, Any]:
     """The step's section, checked against the teacher as a run's plan would."""
     from distillery.models.catalog import code_of_others
     from distillery.provenance import code_version
-    from distillery.recipes.loader import load_recipe
     from distillery.recipes.sections import StudentSection
+    from distillery.synthesis.bundle import load_synthesizer
     from distillery.workbench.bench import runtime_here
     from distillery.workbench.networks import check_networks
-    from distillery.workbench.planning import check_expected, verify_teacher
+    from distillery.workbench.planning import check_expected, ood_of_trained, open_ood, verify_teacher
 
-    recipe = load_recipe(source, overrides)
+    live = synthesizer is not None
     teacher = verify_teacher(teacher_uri, "")
     check_expected(recipe, teacher.info)
     check_networks(recipe, teacher, runtime_here(recipe.precision), makes_images=live)
+    a_turn = ood_of_trained(load_synthesizer(synthesizer, teacher.sha256)) if synthesizer else 0
+    ood = open_ood(ood_uri, recipe.student.stages, a_turn, teacher.info.spec)
     section = {
         "seed": seed,
         "code_version": code_version(),
@@ -113,6 +115,7 @@ def _plan(source: str, overrides: Mapping[str, Any], teacher_uri: str, seed: int
         **code_of_others(teacher.info.architecture, recipe.student.architecture),
         "precision": recipe.precision,
         "student": _sized(recipe) if live else recipe.student,
+        "ood_sha256": ood.digest if ood else "",
     }
     return StudentSection.parse(section, "student").to_json()
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from distillery.data.class_names import match_classes
 from distillery.data.decoding import decode
 from distillery.data.listing import OUTSIDE, Listing, choose_pictures, some, tally
+from distillery.data.pool import NO_LABEL
 from distillery.errors import ConfigError
 from distillery.storage import Store
 from distillery.types import ImageSpec
@@ -23,7 +24,7 @@ class FoundPictures:
 
     Attributes:
         images: (N, C, H, W) uint8.
-        labels: (N,) int64.
+        labels: (N,) int64; -1 where nobody asked for classes.
         notes: what was skipped, changed and missing, in words.
     """
 
@@ -59,6 +60,26 @@ def read_folders(store: Store, listing: Listing, class_names: Sequence[str], spe
     notes = [listing.left_out.words(), f"no picture in {some(empty)}" if empty else "", _shared(numbers), _changed(changes, len(keys))]
     labels = np.array([numbers[key.partition("/")[0]] for key in keys], dtype=np.int64)
     return FoundPictures(images, labels, tuple(note for note in notes if note))
+
+
+def read_all_pictures(store: Store, listing: Listing, spec: ImageSpec) -> FoundPictures | None:
+    """Read the pictures of a folder at any depth, of no class (-1), in the order of their names; None where there are none.
+
+    Args:
+        store: the folder or bucket.
+        listing: its files; gets those that are left out.
+        spec: what the classifier expects.
+
+    Raises:
+        ConfigError: a picture of another size, or one that cannot be converted.
+        StoreError: a damaged picture.
+    """
+    keys = choose_pictures(store, listing.keys, listing.left_out)
+    if not keys:
+        return None
+    images, changes = _read(store, keys, spec)
+    notes = [listing.left_out.words(), _changed(changes, len(keys))]
+    return FoundPictures(images, np.full(len(keys), NO_LABEL, dtype=np.int64), tuple(note for note in notes if note))
 
 
 def _read(store: Store, keys: Sequence[str], spec: ImageSpec | None) -> tuple[NDArray[np.uint8], Counter[str]]:

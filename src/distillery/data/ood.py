@@ -1,17 +1,24 @@
-"""Images of another domain than the teacher's, to mix into a student's batches; never part of a synthetic set."""
+"""Images of another domain than the teacher's, for a student's batches or a method to learn from; never part of a synthetic set."""
 
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from distillery.data.pool import ImagePool
-from distillery.data.real import load_labelled
+from distillery.data import arrays, idx
+from distillery.data.decoding import has_picture_ending
+from distillery.data.folders import FoundPictures, read_all_pictures
+from distillery.data.listing import list_files
+from distillery.data.parts import find_parts
+from distillery.data.pool import NO_LABEL, ImagePool
+from distillery.data.real import find_file, load_labelled, taken
 from distillery.data.store import MANIFEST, REFERENCE, SyntheticSet, open_reference
 from distillery.errors import ConfigError
-from distillery.storage import open_store
+from distillery.storage import Store, open_store
 from distillery.types import ImageSpec
 
 
@@ -38,19 +45,19 @@ def load_ood(uri: str, spec: ImageSpec) -> OodImages:
     """Read images of another domain.
 
     Args:
-        uri: a published set, of whatever teacher; a folder in which a step left its reference; or pictures and arrays as `load_labelled`
-            reads them, whose labels are let be.
+        uri: a published set, of whatever teacher, or its manifest; a folder in which a step left its reference; a folder of pictures at any
+            depth; arrays, idx files and CIFAR's batches as `load_labelled` reads them. Labels are let be, and need not be there.
         spec: of the teacher's images.
 
     Raises:
-        ConfigError: nothing that can be read, images of another shape, or none.
+        ConfigError: nothing that can be read, images of another size, or none.
         MissingResourceError: there is nothing at the URI.
         StoreError: damaged bytes.
     """
     if (found := _as_set(uri)) is not None:
         images, digest = found.load("train").images, found.digest
     else:
-        images = load_labelled(uri, (), spec, split="train").images
+        images = _read(uri, spec)
         digest = hashlib.sha256(str(tuple(images.shape)).encode() + images.contiguous().numpy().tobytes()).hexdigest()
     if tuple(images.shape[1:]) != spec.shape:
         raise ConfigError(
@@ -58,11 +65,58 @@ def load_ood(uri: str, spec: ImageSpec) -> OodImages:
             "convert them."
         )
     if not len(images):
-        raise ConfigError(f"There are no images at {uri!r} to mix into a student's batches: give a set or a folder that has some.")
+        raise ConfigError(f"There are no images of another domain at {uri!r}: give a set or a folder that has some.")
     return OodImages(images, digest)
 
 
 def _as_set(uri: str) -> SyntheticSet | None:
+    uri = uri.removesuffix(f"/{MANIFEST}").removesuffix(f"/{REFERENCE}")
     if "://" not in uri and (Path(uri) / REFERENCE).is_file():
         return open_reference(Path(uri))
     return SyntheticSet.open(uri) if open_store(uri).exists(MANIFEST) else None
+
+
+def _read(uri: str, spec: ImageSpec) -> Tensor:
+    found = _without_labels(uri, spec)
+    return load_labelled(uri, (), spec, split="train").images if found is None else taken(found, uri, spec)[0]
+
+
+def _without_labels(uri: str, spec: ImageSpec) -> FoundPictures | None:
+    """Images that need no labels; None where only a reader of labelled images knows what lies there, or what is wrong with it."""
+    if (file := find_file(uri)) is not None:
+        return _of_file(*file, uri)
+    store = open_store(uri)
+    listing = list_files(store)
+    if find_parts(listing.keys, below=False):
+        return None
+    if pictures := read_all_pictures(store, listing, spec):
+        return pictures
+    alone = [key for key in listing.keys if "/" not in key and (_is_idx(key) or key.lower().endswith(".npy"))]
+    return _of_file(store, alone[0], uri) if len(alone) == 1 else None
+
+
+def _of_file(store: Store, name: str, where: str) -> FoundPictures | None:
+    values: NDArray[np.generic]
+    if _is_idx(name):
+        values = idx.read_idx(store, name)
+    elif name.lower().endswith(".npy"):
+        values = arrays.read_npy(store.read(name), where)
+    elif name.lower().endswith(".npz"):
+        data = store.read(name)
+        _, names = arrays.read_npz(data, where, ())
+        if arrays.pairs(names):
+            return None
+        if "images" not in names:
+            raise ConfigError(f"{where!r} has no array 'images' but {names}: save the pictures under that name.")
+        values = arrays.read_npz(data, where, ("images",))[0]["images"]
+    elif has_picture_ending(name):
+        raise ConfigError(f"{where!r} is one picture: give the folder that holds it and others.")
+    else:
+        return None
+    images, changes = arrays.as_images(values, where)
+    return FoundPictures(images, np.full(len(images), NO_LABEL, dtype=np.int64), tuple(changes))
+
+
+def _is_idx(key: str) -> bool:
+    """Whether a file holds images as idx, of which the labels' file may be missing."""
+    return idx.prefix_of(key) is not None and "images" in key

@@ -85,16 +85,27 @@ def load_labelled(uri: str, class_names: Sequence[str] = (), spec: ImageSpec | N
         StoreError: a file is damaged.
     """
     found = _find(uri, class_names, spec, split)
+    pixels, notes = taken(found, uri, spec)
+    return LabelledImages(pixels, torch.from_numpy(found.labels.astype(np.int64)), notes)
+
+
+def taken(found: FoundPictures, uri: str, spec: ImageSpec | None) -> tuple[Tensor, tuple[str, ...]]:
+    """Pictures (N, C, H, W) uint8 with the channels of `spec`, and what was skipped, changed or chosen until then, which is logged.
+
+    Args:
+        found: as they were read.
+        uri: where, for the log.
+        spec: what the classifier expects; None leaves them.
+    """
     images, converted = arrays.to_channels(found.images, spec.channels) if spec else (found.images, [])
     notes = (*found.notes, *converted)
     if notes:
         _log.warning("%r: %s images read; %s.", uri, f"{len(images):,}", "; ".join(notes))
-    pixels = torch.from_numpy(np.array(images, dtype=np.uint8, order="C"))
-    return LabelledImages(pixels, torch.from_numpy(found.labels.astype(np.int64)), notes)
+    return torch.from_numpy(np.array(images, dtype=np.uint8, order="C")), notes
 
 
 def _find(uri: str, class_names: Sequence[str], spec: ImageSpec | None, split: Split) -> FoundPictures:
-    if (file := _as_file(uri)) is not None:
+    if (file := find_file(uri)) is not None:
         folder, name = file
         return (
             read_npz(folder.read(name), uri) if name.lower().endswith(".npz") else part_of_file(folder, name, uri).read(folder, class_names)
@@ -115,7 +126,7 @@ def _find(uri: str, class_names: Sequence[str], spec: ImageSpec | None, split: S
     raise ConfigError(f"{uri!r} holds {held}, but no pair of idx files and no folder of images a class: {advice}.")
 
 
-def _as_file(uri: str) -> tuple[Store, str] | None:
+def find_file(uri: str) -> tuple[Store, str] | None:
     """The folder and name of a file that a URI names; None where it names none."""
     try:
         folder, name = split_uri(uri)

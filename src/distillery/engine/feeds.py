@@ -57,6 +57,11 @@ class LabelledFeed:
         return (Batch(images, labels[chosen]) for images, chosen in self.pool.draw(batch, steps, draws, with_indices=True))
 
 
+def ood_images(batch: int, share: float) -> int:
+    """How many images of a batch come from another domain: the share, above 0 and below 1, rounded; each part has at least one image."""
+    return min(max(round(share * batch), 1), batch - 1)
+
+
 @dataclass(frozen=True)
 class MixedFeed:
     """A share of each batch from another domain, the rest from another feed.
@@ -75,7 +80,7 @@ class MixedFeed:
 
     def batches(self, batch: int, steps: int, draws: torch.Generator) -> Iterator[Batch]:
         """Batches whose last images are those of the other domain; where the rest is labelled, these have no label (-1)."""
-        others = min(max(round(self.share * batch), 1), batch - 1)
+        others = ood_images(batch, self.share)
         rest = self.feed.batches(batch - others, steps, draws)
         for known, other in zip(rest, self.ood.draw(others, steps, self.draws), strict=True):
             images = torch.cat([known.images.to(other.device), other])

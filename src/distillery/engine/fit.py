@@ -202,7 +202,7 @@ class StudentTrainer:
         if self.ood is None:
             raise ConfigError(
                 f"A stage of the student mixes ood_share = {stage.ood_share} images of another domain into its batches and is given none: "
-                "give ood_uri, or set ood_share to 0."
+                "give synth_ood_uri, or set ood_share to 0."
             )
         return MixedFeed(feed, self.ood, stage.ood_share, self._ood)
 

@@ -19,7 +19,15 @@ from distillery.runtime import resolve_runtime
 from distillery.students.check import check_labels
 from distillery.types import ImageSpec
 from distillery.workbench.networks import check_networks
-from distillery.workbench.planning import check_expected, check_pipeline, check_teacher, recipe_source, resolve_recipe
+from distillery.workbench.planning import (
+    check_expected,
+    check_pipeline,
+    check_room,
+    check_teacher,
+    open_given,
+    recipe_source,
+    resolve_recipe,
+)
 
 _LOGIT, _ASKED, _HEADER, _PAGE = 4, 8, 2048, 3 * 2**20  # bytes; the page of a run is smaller than that
 
@@ -96,10 +104,12 @@ def estimate(pipeline: str, parameters: Mapping[str, Any], device: str = "auto",
         bundle = VerifiedBundle(fetch_bundle(str(values["teacher_uri"]), Path(folder)), str(values["teacher_sha256"]))
         teacher, info, sha256 = bundle.classifier, bundle.info, bundle.sha256
         check_expected(recipe, info)
+        given = open_given(values, recipe, bundle)
+        check_room(recipe, info, given.start.images if given.start else 0)
         runtime = resolve_runtime(device, recipe.precision, threads)
         check_labels(recipe.student.stages)
         check_networks(recipe, bundle, runtime)
-        check_teacher(recipe, info)
+        check_teacher(recipe, info, given)
     tested = 0
     if data:
         labelled = load_labelled(data, info.class_names, info.spec)

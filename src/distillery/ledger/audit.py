@@ -5,12 +5,13 @@ thing is compared with each other.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from distillery.data.ood import load_ood
 from distillery.data.store import MANIFEST, SetManifest
 from distillery.errors import CheckpointMismatchError, ConfigError, DistilleryError, MissingResourceError, StoreError
 from distillery.evaluation.report import flat_metrics, load_report
@@ -98,6 +99,7 @@ class _Walk:
         synthesizer: hash by the set.
         statistics: hash by the generator, or by the set where there was none; None where that was not reached.
         inverted: the set was made without a generator.
+        ood: hashes of images of another domain, by student, set and generator: whatever used some names them.
     """
 
     scratch: Path
@@ -117,6 +119,7 @@ class _Walk:
     synthesizer: str = ""
     statistics: str | None = None
     inverted: bool = False
+    ood: set[str] = field(default_factory=set)
 
     def links(self) -> tuple[Link, ...]:
         """Every link in turn; the run's record is read first, for it says where the others lie."""
@@ -134,12 +137,14 @@ class _Walk:
             raise refusal
         if run.state == "ok":
             run = find_link("run", run.what, self._run)
-        rest = (
+        rest = [
             find_link("set", "the synthetic images that it was trained on", self._set),
             find_link("generator", "what made the images", self._generator),
             find_link("statistics", "BatchNorm moments of the teacher", self._statistics),
-            find_link("teacher", "the network that answered for every image", self._teacher),
-        )
+        ]
+        if self.ood:  # by what was looked at so far
+            rest.append(find_link("images of another domain", "real images beside the synthetic ones", self._ood))
+        rest.append(find_link("teacher", "the network that answered for every image", self._teacher))
         if self.version is None:
             return (student, run, *rest)
         find_link("version", "its tags", lambda link: self._check_tags(rest))
@@ -216,6 +221,7 @@ class _Walk:
                 match(files[name], sha256, f"{name} in {place!r}", "its run recorded")
             link.sha256 = self.sha256 = sha256_bytes(document)
             link.where = link.where or (place if store is self.store or self.version is None else f"models:/{self._name}")
+        self.ood |= {self.made.inputs.get("ood", "")} - {""}
         if not self.sha256:
             raise MissingResourceError(" ".join(notes) or "nothing says where one lies.")
 
@@ -242,7 +248,7 @@ class _Walk:
         teacher = self.made.inputs.get("teacher", "")
         agree({"student_sha256": self.sha256, "teacher_sha256": teacher, "run_id": version.run_id, **inputs}, tags, "its tag")
 
-    def _check_tags(self, links: tuple[Link, ...]) -> None:
+    def _check_tags(self, links: Sequence[Link]) -> None:
         """What the version says of the rest of the chain, once that is known."""
         assert self.version is not None
         found = {link.name: link.sha256 for link in links if link.state == "ok"}
@@ -295,6 +301,7 @@ class _Walk:
         manifest = SetManifest.from_bytes(data, link.where)
         self._recorded("set", link.sha256, manifest.provenance)
         self._of_this_teacher(manifest.teacher_sha256)
+        self.ood |= {manifest.provenance.inputs.get("ood", "")} - {""}
         self.synthesizer = manifest.synthesizer_sha256
         if not self.synthesizer and "synthesizer" not in STEPS[record.step].writes:
             self.statistics, self.inverted = manifest.provenance.inputs.get("statistics", ""), True
@@ -312,6 +319,7 @@ class _Walk:
         folder = self._outputs(record, "synthesizer")
         made = read_synthesizer(folder)[0].provenance
         self._recorded("synthesizer", link.sha256, made)
+        self.ood |= {made.inputs.get("ood", "")} - {""}
         method = load_synthesizer(folder, self.made.inputs.get("teacher", "")).method
         self.statistics = made.inputs.get("statistics", "")
         link.what = f"what made the images, of {method}"
@@ -329,6 +337,18 @@ class _Walk:
         moments = load_moments(file, self.made.inputs.get("teacher", ""))
         self._recorded("statistics", self.statistics, origin_of_moments(file))
         link.what = f"{moments.kind} BatchNorm moments of {len(moments.mean)} layers of the teacher"
+
+    def _ood(self, link: Link) -> None:
+        link.sha256 = ", ".join(sorted(self.ood))
+        if self.missed:
+            raise MissingResourceError(self.missed)
+        link.where = str(self.run["parameters"].get("synth_ood_uri", ""))
+        if "://" in link.where:
+            names(open_store(link.where), "")  # a server that is down is no break
+        found = load_ood(link.where, read_bundle(self.scratch / "student")[0].spec)
+        if {found.digest} != self.ood:
+            raise StoreError(f"those at {link.where!r} have sha256 {found.digest}, but what was made with them names {link.sha256}")
+        link.what = f"{len(found.images):,} real images of another domain than the teacher's, out-of-distribution (OOD) ones"
 
     def _teacher(self, link: Link) -> None:
         link.sha256 = self.made.inputs.get("teacher", "")

@@ -27,7 +27,7 @@ _REFUSALS: dict[Need, tuple[str, str]] = {  # what the method does, and what to 
     "moments": ("matches BatchNorm statistics", "a teacher with BatchNorm2d"),
     "class_moments": ("matches BatchNorm statistics of each class", "statistics of a teacher with BatchNorm2d measured on labelled images"),
     "batchnorm": ("looks into the teacher's BatchNorm2d layers", "a teacher with BatchNorm2d"),
-    "ood": ("learns from images of another domain", "such images"),
+    "ood": ("learns from images of another domain", "such images (--ood, synth_ood_uri in the form)"),
 }
 
 

@@ -40,6 +40,7 @@ class Parameter:
         return not self.steps or not set(self.steps).isdisjoint(PIPELINES[pipeline].steps)
 
 
+_OOD = ("train_generator", "materialize", "train_student", "distill_online")
 _TABLE = (
     Parameter("run_recipe_uri", "", "Path or URI of a recipe file of your own; it wins over run_recipe."),
     Parameter("run_overrides", {}, 'Recipe values to replace, by dotted path: {"synthesis.rounds": 40}.'),
@@ -49,6 +50,7 @@ _TABLE = (
     Parameter("teacher_sha256", "", "Digest that the teacher must have; empty takes any."),
     Parameter("eval_data_uri", "", "Labelled test images; empty measures agreement on held-out synthetic images."),
     Parameter("gen_rounds", 0, "Rounds of the method.", "synthesis.rounds", steps=makers_of("synthesizer")),
+    Parameter("synth_ood_uri", "", "Images of another domain, for methods and stages that use some.", steps=_OOD),
     Parameter("synth_start_uri", "", "Set made before, of the same teacher, with which the pool begins.", steps=("distill_online",)),
     Parameter("synth_size", 0, "Images of the synthetic set.", "set.size", steps=("materialize",)),
     Parameter("student_architecture", "", "Student network, such as resnet18 or wrn_16_1.", "student.architecture.name"),

@@ -70,7 +70,17 @@ class StatisticsSection(Section):
     kind: Kind = "global"
 
 
-class MethodSection(Section):
+class OodSection(Section):
+    """What the sections of the steps that may use images of another domain share.
+
+    Attributes:
+        ood_sha256: digest of those images, for a step that uses some; "" for none, whatever its pipeline was given for the others.
+    """
+
+    ood_sha256: str = ""
+
+
+class MethodSection(OodSection):
     """What the sections of the steps that run a method share; `method_config` is of the config class of the method's catalog row."""
 
     method: str
@@ -99,7 +109,7 @@ class MaterializeSection(MethodSection):
     health: HealthConfig = HealthConfig()
 
 
-class StudentSection(Section):
+class StudentSection(OodSection):
     """How a student is trained."""
 
     student: StudentConfig

@@ -17,6 +17,8 @@ FORM = {
     "mlflow_model_name": "registration.model_name",
 }
 """Fields of the run form, and the keys of a recipe that they set."""
+_PLACES = {"--data": "eval_data_uri", "--start": "synth_start_uri", "--ood": "synth_ood_uri"}
+"""Flags that name data, and the fields of the run form that they fill."""
 
 
 def surroundings_of(store: str, workdir: str, device: str, threads: int) -> dict[str, Any]:
@@ -47,9 +49,7 @@ def run_again(parameters: Mapping[str, Any], surroundings: Mapping[str, Any]) ->
     """
     recipe = str(parameters.get("run_recipe_uri") or parameters.get("run_recipe") or "")
     flags = [("--teacher", parameters.get("teacher_uri", ""))]
-    flags += [
-        (flag, parameters[name]) for flag, name in (("--data", "eval_data_uri"), ("--start", "synth_start_uri")) if parameters.get(name)
-    ]
+    flags += [(flag, parameters[name]) for flag, name in _PLACES.items() if parameters.get(name)]
     flags += [("--seed", int(parameters["run_seed"]))] if parameters.get("run_seed") else []
     flags += [("--salt", parameters["run_salt"])] if parameters.get("run_salt") else []
     return [

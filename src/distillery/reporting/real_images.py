@@ -43,16 +43,24 @@ def find_real_images(student: Provenance, drawn: Provenance | None, sections: Ma
     """
     made = [student] if drawn is None else [student, drawn]
     inputs = {name for origin in made for name in origin.inputs}
-    methods = {str(origin.config.get("method", "")) for origin in made} & set(METHODS)
     unknown = inputs - _MADE_UP - {_LABELLED, _OTHER_DOMAIN}
     if "set" in student.inputs and drawn is None:
         unknown.add("set")
     return RealImages(
         labelled=_LABELLED in inputs,
-        other_domain=_OTHER_DOMAIN in inputs or any(_OTHER_DOMAIN in METHODS[name].needs for name in methods),
+        other_domain=_OTHER_DOMAIN in inputs or any(map(_needs_some, made)),
         class_statistics=(sections or {}).get("statistics", {}).get("kind") == _PER_CLASS,
         unknown=tuple(sorted(unknown)),
     )
+
+
+def _needs_some(origin: Provenance) -> bool:
+    """Whether the method that made a set is one that learns from images of another domain, with the settings that it had."""
+    row = METHODS.get(str(origin.config.get("method", "")))
+    weight = row.needs.get("ood") if row else None
+    if weight is None:
+        return False
+    return not weight or bool(dict(origin.config.get("method_config", {})).get(weight, True))
 
 
 def tell_real_images(found: RealImages | None) -> list[str]:

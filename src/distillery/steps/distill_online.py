@@ -20,7 +20,7 @@ from distillery.workbench.assembly import PlannedMethod, Teacher, build_student,
 from distillery.workbench.bench import Workbench, reporting, workbench
 from distillery.workbench.review import Reviewer
 from distillery.workbench.sets import open_set_store, publish, set_header, write_set
-from distillery.workbench.sources import open_ood
+from distillery.workbench.sources import ood_inputs, open_planned_ood, show_ood
 
 STEP = "distill_online"
 
@@ -33,14 +33,15 @@ class Inputs:
         teacher_uri: the teacher's bundle, a folder or a URI.
         statistics: the teacher's moments; None for a method that needs none.
         synth_start_uri: the set made before with which the pool begins, the one that the plan saw; "" for none.
-        ood_uri: images of another domain, for stages with an `ood_share` and methods that learn from them; "" for none.
+        synth_ood_uri: images of another domain, those that the plan saw, for stages with an `ood_share` and methods that learn from them;
+            "" for none.
         accelerators: how many the cluster was asked for.
     """
 
     teacher_uri: str
     statistics: StatisticsFile | None = None
     synth_start_uri: str = ""
-    ood_uri: str = ""
+    synth_ood_uri: str = ""
     accelerators: str = "0"
 
 
@@ -83,11 +84,12 @@ def run(section: Mapping[str, Any], inputs: Inputs, outputs: Outputs) -> dict[st
     parsed = DistillSection.parse(section, "distill")
     plan = PlannedMethod.parse(parsed.method, parsed.method_config, inputs.statistics)
     teacher = open_teacher(parsed, inputs.teacher_uri)
-    ood = open_ood(inputs.ood_uri, teacher, parsed.student.stages, "ood" in plan.row.required(plan.config))
+    ood = open_planned_ood(parsed, inputs.synth_ood_uri, teacher)
     cast = _Cast(plan, teacher, _open_start(parsed, inputs.synth_start_uri, teacher), ood)
     with workbench(STEP, parsed, cast.hashes) as bench:
         if cast.start:
             bench.tracker.dataset("set to begin with", inputs.synth_start_uri, cast.start.digest, "training")
+        show_ood(bench, inputs.synth_ood_uri, ood)
         return bench.do(vars(outputs), lambda: _play(bench, parsed, cast, outputs), lambda: publish(bench, outputs.set, "training"))
 
 
@@ -103,8 +105,8 @@ class _Cast:
     @property
     def hashes(self) -> dict[str, str]:
         """sha256 of each, by name."""
-        others = {"start": self.start, "ood": self.ood}
-        return {**self.plan.inputs(self.teacher), **{name: other.digest for name, other in others.items() if other}}
+        started = {"start": self.start.digest} if self.start else {}
+        return {**self.plan.inputs(self.teacher), **started, **ood_inputs(self.ood)}
 
 
 def _open_start(section: DistillSection, uri: str, teacher: Teacher) -> StartSet | None:

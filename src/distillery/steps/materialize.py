@@ -14,6 +14,7 @@ from distillery.workbench.assembly import PlannedMethod, Teacher, open_teacher
 from distillery.workbench.bench import Workbench, reporting, workbench
 from distillery.workbench.review import Reviewer
 from distillery.workbench.sets import open_set_store, publish, set_header, write_set
+from distillery.workbench.sources import ood_inputs, open_planned_ood, show_ood
 
 STEP = "materialize"
 
@@ -26,12 +27,14 @@ class Inputs:
         teacher_uri: the teacher's bundle, a folder or a URI.
         synthesizer: that was trained with this plan; None for a method that makes its images from nothing.
         statistics: the teacher's moments; None for a method that needs none.
+        synth_ood_uri: images of another domain, those that the plan saw, where the method learns from some; "" for none.
         accelerators: how many the cluster was asked for.
     """
 
     teacher_uri: str
     synthesizer: SynthesizerFolder | None = None
     statistics: StatisticsFile | None = None
+    synth_ood_uri: str = ""
     accelerators: str = "0"
 
 
@@ -70,12 +73,14 @@ def run(section: Mapping[str, Any], inputs: Inputs, outputs: Outputs) -> dict[st
     made, digest = None, ""
     if inputs.synthesizer is not None or not plan.row.inverts:
         made, digest = _open_synthesizer(inputs.synthesizer, plan, teacher)
-    hashes = {**plan.inputs(teacher), **({"synthesizer": digest} if digest else {})}
+    ood = open_planned_ood(parsed, inputs.synth_ood_uri, teacher)
+    hashes = {**plan.inputs(teacher), **({"synthesizer": digest} if digest else {}), **ood_inputs(ood)}
     with workbench(STEP, parsed, hashes) as bench:
+        show_ood(bench, inputs.synth_ood_uri, ood)
 
         def fill() -> dict[str, float]:
             a_turn = 0 if made else plan.config.images_per_turn
-            synthesizer = plan.build(teacher, bench.runtime, parsed.seed, -(-parsed.set.size // a_turn) if a_turn else 1)
+            synthesizer = plan.build(teacher, bench.runtime, parsed.seed, -(-parsed.set.size // a_turn) if a_turn else 1, ood)
             if made:
                 synthesizer.load_state_dict(made.state)
             materializer = Materializer(parsed.set, synthesizer, teacher.classifier, parsed.seed, a_turn)

@@ -17,18 +17,20 @@ from distillery.recipes.placement import check_placement
 from distillery.recipes.schema import Recipe
 from distillery.recipes.sections import SECTIONS
 from distillery.step_table import PIPELINES
-from distillery.students.check import check_labels, check_ood
+from distillery.students.check import check_labels
 from distillery.tracking.open import check_observer, open_parent
 from distillery.workbench.bench import open_run_store, reporting, runtime_here, workspace
 from distillery.workbench.keys import step_versions
 from distillery.workbench.networks import check_networks
 from distillery.workbench.planning import (
+    Given,
     check_data,
     check_expected,
     check_pipeline,
     check_room,
     check_teacher,
-    open_start,
+    ood_of_turn,
+    open_given,
     recipe_source,
     resolve_recipe,
     verify_teacher,
@@ -63,22 +65,21 @@ def run(pipeline: str, parameters: Mapping[str, Any]) -> dict[str, dict[str, Any
     check_pipeline(pipeline, recipe, source)
     teacher = verify_teacher(str(values["teacher_uri"]), str(values["teacher_sha256"]))
     check_expected(recipe, teacher.info)
-    start = open_start(str(values["synth_start_uri"]), recipe, teacher)
-    check_room(recipe, teacher.info, start.images if start else 0)
+    given = open_given(values, recipe, teacher)
+    check_room(recipe, teacher.info, given.start.images if given.start else 0)
     if values["eval_data_uri"]:
         check_data(str(values["eval_data_uri"]), teacher.info)
     check_labels(recipe.student.stages)
     check_networks(recipe, teacher, runtime_here(recipe.precision))
-    check_teacher(recipe, teacher.info)
-    check_ood(recipe.student.stages, False, "no pipeline takes them yet, so give distill_online or train_student an ood_uri by themselves")
+    check_teacher(recipe, teacher.info, given)
     warn_schedule(recipe)
-    sections = build_sections(pipeline, recipe, values, teacher, start.digest if start else "")
+    sections = build_sections(pipeline, recipe, values, teacher, given)
     _record(pipeline, recipe, values, teacher, sections)
     return sections
 
 
 def build_sections(
-    pipeline: str, recipe: Recipe, values: Mapping[str, Value], teacher: VerifiedBundle, start_sha256: str
+    pipeline: str, recipe: Recipe, values: Mapping[str, Value], teacher: VerifiedBundle, given: Given
 ) -> dict[str, dict[str, Any]]:
     """Every section of the pipeline as plain JSON."""
     synthesis = recipe.synthesis
@@ -92,22 +93,24 @@ def build_sections(
     }
     both = code_of_others(teacher.info.architecture, recipe.student.architecture)
     method = {"method": synthesis.method, "method_config": synthesis.config}
+    learned, mixed, all_ood = _ood_of(recipe, given)
     rounds = {name: getattr(synthesis, name) for name in ("rounds", "turns_per_round", "checkpoint_every")}
     parts: dict[str, dict[str, Any]] = {
         "statistics": {"kind": recipe.statistics.kind},
-        "generator": {**method, **rounds},
-        "materialize": {**method, "set": recipe.set, "health": recipe.health},
-        "student": {**both, "student": recipe.student},
+        "generator": {**method, **rounds, **learned},
+        "materialize": {**method, **learned, "set": recipe.set, "health": recipe.health},
+        "student": {**both, **mixed, "student": recipe.student},
         "distill": {
             **method,
             **rounds,
             **both,
+            **all_ood,
             "student": recipe.student,
             "student_steps_per_turn": synthesis.student_steps_per_turn,
             "closing_rounds": synthesis.closing_rounds,
             "feed": synthesis.feed,
             "record": synthesis.record,
-            "start_sha256": start_sha256,
+            "start_sha256": given.start.digest if given.start else "",
             "holdout": recipe.set.holdout,
             "health": recipe.health,
             "strict": recipe.set.strict,
@@ -117,6 +120,15 @@ def build_sections(
     }
     wanted = {name: SECTIONS[name] for name in PIPELINES[pipeline].sections}
     return {name: cls.parse({**common, **parts[name]}, name).to_json() for name, cls in wanted.items()}
+
+
+def _ood_of(recipe: Recipe, given: Given) -> tuple[dict[str, str], dict[str, str], dict[str, str]]:
+    """The images of another domain as the sections of a method, of a student and of both pin them: a step that uses none names none."""
+    by_method = bool(ood_of_turn(recipe.method, recipe.settings))
+    by_student = any(stage.ood_share for stage in recipe.student.stages)
+    used = by_method, by_student, by_method or by_student
+    first, second, third = ({"ood_sha256": given.ood.digest} if given.ood and uses else {} for uses in used)
+    return first, second, third
 
 
 def _record(

@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from distillery.data.pool import quantize
@@ -12,8 +14,9 @@ from distillery.step_table import StatisticsFile, SynthesizerFolder
 from distillery.synthesis.bundle import SynthesizerState, save_synthesizer
 from distillery.synthesis.protocol import Synthesizer
 from distillery.workbench.accelerators import check_promise
-from distillery.workbench.assembly import PlannedMethod, Teacher, open_teacher
+from distillery.workbench.assembly import PlannedMethod, open_teacher
 from distillery.workbench.bench import Workbench, reporting, workbench
+from distillery.workbench.sources import ood_inputs, open_planned_ood, show_ood
 
 STEP = "train_generator"
 
@@ -25,11 +28,13 @@ class Inputs:
     Attributes:
         teacher_uri: the teacher's bundle, a folder or a URI.
         statistics: the teacher's moments; None for a method that needs none.
+        synth_ood_uri: images of another domain, those that the plan saw, where the method learns from some; "" for none.
         accelerators: how many the cluster was asked for.
     """
 
     teacher_uri: str
     statistics: StatisticsFile | None = None
+    synth_ood_uri: str = ""
     accelerators: str = "0"
 
 
@@ -63,16 +68,19 @@ def run(section: Mapping[str, Any], inputs: Inputs, outputs: Outputs) -> dict[st
     parsed = GeneratorSection.parse(section, "generator")
     plan = PlannedMethod.parse(parsed.method, parsed.method_config, inputs.statistics)
     teacher = open_teacher(parsed, inputs.teacher_uri)
-    with workbench(STEP, parsed, plan.inputs(teacher)) as bench:
-        return bench.do(vars(outputs), lambda: _train(bench, parsed, plan, teacher, outputs))
+    ood = open_planned_ood(parsed, inputs.synth_ood_uri, teacher)
+    with workbench(STEP, parsed, {**plan.inputs(teacher), **ood_inputs(ood)}) as bench:
+        show_ood(bench, inputs.synth_ood_uri, ood)
+        turns = parsed.rounds * parsed.turns_per_round
+        build = partial(plan.build, teacher, bench.runtime, parsed.seed, turns, ood)
+        return bench.do(vars(outputs), lambda: _train(bench, parsed, build(), plan, outputs.synthesizer))
 
 
-def _train(bench: Workbench, section: GeneratorSection, plan: PlannedMethod, teacher: Teacher, outputs: Outputs) -> dict[str, float]:
-    synthesizer = plan.build(teacher, bench.runtime, section.seed, section.rounds * section.turns_per_round)
+def _train(bench: Workbench, section: GeneratorSection, synthesizer: Synthesizer, plan: PlannedMethod, path: Path) -> dict[str, float]:
     session = bench.session(section.checkpoint_every)
     numbers = train_synthesizer(synthesizer, section.rounds, session, section.turns_per_round)
-    state = SynthesizerState(plan.name, plan.config.to_json(), teacher.sha256, synthesizer.state_dict())
-    save_synthesizer(outputs.synthesizer, state, bench.provenance)
+    state = SynthesizerState(plan.name, plan.config.to_json(), bench.inputs["teacher"], synthesizer.state_dict())
+    save_synthesizer(path, state, bench.provenance)
     _show(bench, synthesizer)
     return {**numbers, "rounds": float(section.rounds)}
 

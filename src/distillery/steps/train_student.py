@@ -15,7 +15,7 @@ from distillery.students.plan import StudentConfig
 from distillery.workbench.accelerators import check_promise
 from distillery.workbench.assembly import Teacher, build_student, open_teacher, save_student
 from distillery.workbench.bench import Workbench, reporting, workbench
-from distillery.workbench.sources import Source, only_one, open_live, open_ood, open_real, open_set
+from distillery.workbench.sources import Source, only_one, ood_inputs, open_live, open_planned_ood, open_real, open_set, show_ood
 
 STEP = "train_student"
 
@@ -30,7 +30,8 @@ class Inputs:
         synthesizer: makes new images for each step.
         statistics: the teacher's moments, for a synthesizer whose method needs them.
         data_uri: labelled images to train on, with their labels.
-        ood_uri: images of another domain, for stages with an `ood_share`; "" for none.
+        synth_ood_uri: images of another domain, those that the plan saw, for stages with an `ood_share` and a synthesizer whose
+            method learns from some; "" for none.
         accelerators: how many the cluster was asked for.
     """
 
@@ -39,7 +40,7 @@ class Inputs:
     synthesizer: SynthesizerFolder | None = None
     statistics: StatisticsFile | None = None
     data_uri: str = ""
-    ood_uri: str = ""
+    synth_ood_uri: str = ""
     accelerators: str = "0"
 
 
@@ -78,15 +79,16 @@ def run(section: Mapping[str, Any], inputs: Inputs, outputs: Outputs) -> dict[st
     if not inputs.data_uri:
         check_labels(parsed.student.stages)
     teacher = open_teacher(parsed, inputs.teacher_uri)
+    ood = open_planned_ood(parsed, inputs.synth_ood_uri, teacher)
     if inputs.set is not None:
         source: Source = open_set(inputs.set, teacher)
     elif inputs.synthesizer is not None:
-        source = open_live(inputs.synthesizer, inputs.statistics, teacher)
+        source = open_live(inputs.synthesizer, inputs.statistics, teacher, ood)
     else:
         source = open_real(inputs.data_uri, teacher)
-    ood = open_ood(inputs.ood_uri, teacher, parsed.student.stages)
-    with workbench(STEP, parsed, {"teacher": teacher.sha256, **source.inputs, **({"ood": ood.digest} if ood else {})}) as bench:
+    with workbench(STEP, parsed, {"teacher": teacher.sha256, **source.inputs, **ood_inputs(ood)}) as bench:
         source.show(bench)
+        show_ood(bench, inputs.synth_ood_uri, ood)
 
         def train() -> dict[str, float]:
             fit = prepare(bench, parsed.student, teacher, source)

@@ -91,13 +91,12 @@ def _moved(term: Tensor, parameters: Sequence[nn.Parameter]) -> set[nn.Parameter
     return {parameter for parameter in parameters if parameter.grad is not None}
 
 
-def check_ood(stages: Sequence[StageConfig], given: bool, how: str) -> None:
+def check_ood(stages: Sequence[StageConfig], given: bool) -> None:
     """Refuse stages that want images of another domain where there are none.
 
     Args:
         stages: of the student.
         given: whether there are some.
-        how: to give some, as a part of a sentence.
 
     Raises:
         ConfigError: names the stage.
@@ -106,5 +105,5 @@ def check_ood(stages: Sequence[StageConfig], given: bool, how: str) -> None:
         if stage.ood_share and not given:
             raise ConfigError(
                 f"student.stages.{number}.ood_share = {stage.ood_share} mixes images of another domain into batches, and none are given: "
-                f"{how}, or set it to 0."
+                "give some (--ood, synth_ood_uri in the form), or set it to 0."
             )

@@ -4,12 +4,15 @@ Each check raises one sentence; the plan step, the estimate and the commands tha
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
+from distillery.data.ood import OodImages, load_ood
 from distillery.data.start import StartSet
+from distillery.engine.feeds import ood_images
 from distillery.engine.labelling import labeller_of
 from distillery.errors import CheckpointMismatchError, ConfigError
-from distillery.methods.catalog import Supply
+from distillery.methods.catalog import Method, Supply, find_method
 from distillery.models.allowance import check_allowed
 from distillery.models.bundle import BundleInfo, VerifiedBundle, fetch_bundle
 from distillery.recipes.loader import apply_overrides, is_own_file, load_document, recipe_name
@@ -17,8 +20,26 @@ from distillery.recipes.parameters import Value, parameters_of
 from distillery.recipes.schema import Recipe, read_recipe
 from distillery.recipes.workload import workload_of
 from distillery.storage.workspace import workspace
+from distillery.students.check import check_ood
+from distillery.students.plan import StageConfig
+from distillery.synthesis.bundle import SynthesizerState
+from distillery.synthesis.config import MethodConfig
+from distillery.types import ImageSpec
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Given:
+    """Images that a run is given beside its teacher and its recipe; None where it is given none.
+
+    Attributes:
+        start: the set that the pool begins with.
+        ood: images of another domain.
+    """
+
+    start: StartSet | None = None
+    ood: OodImages | None = None
 
 
 def recipe_source(values: Mapping[str, Value]) -> str:
@@ -107,14 +128,69 @@ def check_expected(recipe: Recipe, info: BundleInfo) -> None:
             )
 
 
-def check_teacher(recipe: Recipe, info: BundleInfo) -> None:
-    """Refuse a teacher that the recipe was not written for, or that lacks what the method needs.
+def check_teacher(recipe: Recipe, info: BundleInfo, given: Given) -> None:
+    """Refuse a teacher that the recipe was not written for, or a run that lacks what the method needs.
 
     Raises:
         ConfigError: another task, image shape or class count, or a need of the method that the run does not meet.
     """
     check_expected(recipe, info)
-    recipe.method.check(recipe.settings, Supply(info.has_batchnorm, teacher=f" {info.architecture.name!r}"))
+    recipe.method.check(recipe.settings, Supply(info.has_batchnorm, ood=given.ood is not None, teacher=f" {info.architecture.name!r}"))
+
+
+def open_given(values: Mapping[str, Value], recipe: Recipe, teacher: VerifiedBundle) -> Given:
+    """Open all images that a run form names for the training.
+
+    Raises:
+        DistilleryError: as `open_start` and `open_ood` do.
+    """
+    start = open_start(str(values["synth_start_uri"]), recipe, teacher)
+    a_turn = ood_of_turn(recipe.method, recipe.settings)
+    return Given(start, open_ood(str(values["synth_ood_uri"]), recipe.student.stages, a_turn, teacher.info.spec))
+
+
+def ood_of_turn(method: Method, config: MethodConfig) -> int:
+    """How many images of another domain a method draws at once, as far as its settings say; 0 where it learns from none."""
+    return max(config.images_per_turn, 1) if "ood" in method.required(config) else 0
+
+
+def ood_of_trained(made: SynthesizerState) -> int:
+    """The same of the method that trained a synthesizer: it is not built without what it learned from."""
+    method = find_method(made.method)
+    return ood_of_turn(method, method.load()[1].parse(made.config, "method_config"))
+
+
+def open_ood(uri: str, stages: Sequence[StageConfig], a_turn: int, spec: ImageSpec) -> OodImages | None:
+    """The images of another domain that stages mix into their batches or a method learns from, None where no URI is given.
+
+    Args:
+        uri: where they lie; "" for none.
+        stages: of the student.
+        a_turn: as `ood_of_turn` says it.
+        spec: of the teacher's images.
+
+    Raises:
+        ConfigError: stages want some and none are given, some are given and nobody wants them, they do not fit the teacher, or they are
+            too few for a batch.
+        MissingResourceError: there is nothing at the URI.
+        StoreError: damaged bytes.
+    """
+    check_ood(stages, bool(uri))
+    if not uri:
+        return None
+    largest = max([a_turn, *(ood_images(stage.batch, stage.ood_share) for stage in stages if stage.ood_share)])
+    if not largest:
+        raise ConfigError(
+            f"The images of another domain at {uri!r} are for nobody: the method learns from none and no stage of the student has an "
+            "ood_share; set student.stages.N.ood_share above 0, or leave them out."
+        )
+    found = load_ood(uri, spec)
+    if len(found.images) < largest:
+        raise ConfigError(
+            f"There are {len(found.images)} images of another domain at {uri!r}, but one batch takes {largest}: give at least as many, or "
+            "make the batch or its ood_share smaller."
+        )
+    return found
 
 
 def open_start(uri: str, recipe: Recipe, teacher: VerifiedBundle) -> StartSet | None:

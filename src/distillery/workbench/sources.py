@@ -1,6 +1,6 @@
 """Where a student's images come from: a published set, a live synthesizer, or real labelled data."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -11,9 +11,8 @@ from distillery.data.real import LabelledImages, load_labelled
 from distillery.data.store import SetReference, SyntheticSet, open_reference, read_reference
 from distillery.engine.feeds import Feed, FreshFeed, LabelledFeed, PoolFeed
 from distillery.engine.selection import Judge
-from distillery.errors import ConfigError
-from distillery.students.check import check_ood
-from distillery.students.plan import StageConfig
+from distillery.errors import CheckpointMismatchError, ConfigError
+from distillery.recipes.sections import OodSection
 from distillery.synthesis.bundle import SynthesizerState, load_synthesizer, read_synthesizer
 from distillery.synthesis.protocol import Synthesizer
 from distillery.types import Classifier
@@ -113,12 +112,14 @@ class LiveSource:
         made: its state.
         inputs: of the method and of the bundle.
         path: of the bundle.
+        ood: images of another domain, for a method that is not built without them.
     """
 
     plan: PlannedMethod
     made: SynthesizerState
     inputs: dict[str, str]
     path: Path
+    ood: OodImages | None = None
 
     def show(self, bench: Workbench) -> None:
         """By its bundle."""
@@ -126,7 +127,7 @@ class LiveSource:
 
     def open(self, bench: Workbench, teacher: Teacher, student: Classifier) -> OpenedSource:
         """Build the synthesizer as it was when its training ended."""
-        synthesizer = self.plan.build(teacher, bench.runtime, bench.section.seed)
+        synthesizer = self.plan.build(teacher, bench.runtime, bench.section.seed, ood=self.ood)
         synthesizer.load_state_dict(self.made.state)
         return OpenedSource(FreshFeed(synthesizer, student, bench.clock), 0, synthesizer)
 
@@ -181,13 +182,14 @@ def open_set(path: Path, teacher: Teacher) -> SetSource:
     return SetSource(open_reference(path, teacher.sha256), read_reference(path))
 
 
-def open_live(path: Path, statistics_path: Path | None, teacher: Teacher) -> LiveSource:
+def open_live(path: Path, statistics_path: Path | None, teacher: Teacher, ood: OodImages | None = None) -> LiveSource:
     """A synthesizer's bundle; it says itself by which method, with which settings, it was trained.
 
     Args:
         path: folder of the bundle.
         statistics_path: the teacher's moments; None where the method needs none.
         teacher: in use.
+        ood: images of another domain; None where the method needs none.
 
     Raises:
         ConfigError: the method needs moments and none are given.
@@ -197,7 +199,7 @@ def open_live(path: Path, statistics_path: Path | None, teacher: Teacher) -> Liv
     """
     made = load_synthesizer(path, teacher.sha256)
     plan = PlannedMethod.parse(made.method, made.config, statistics_path)
-    return LiveSource(plan, made, {**plan.inputs(teacher), "synthesizer": read_synthesizer(path)[1]}, path)
+    return LiveSource(plan, made, {**plan.inputs(teacher), "synthesizer": read_synthesizer(path)[1]}, path, ood)
 
 
 def open_real(uri: str, teacher: Teacher) -> RealSource:
@@ -213,23 +215,41 @@ def open_real(uri: str, teacher: Teacher) -> RealSource:
     return RealSource(labelled, uri, {"data": labelled.digest()})
 
 
-def open_ood(uri: str, teacher: Teacher, stages: Sequence[StageConfig], needed: bool = False) -> OodImages | None:
-    """Images of another domain, where a stage mixes them into its batches or a method learns from them; else None.
+def open_planned_ood(section: OodSection, uri: str, teacher: Teacher) -> OodImages | None:
+    """The images of another domain that a step was planned with, as they were then.
 
     Args:
-        uri: where they lie; "" for none.
+        section: of the step.
+        uri: where the run has them; a step that was planned without leaves them to the other steps.
         teacher: in use.
-        stages: of the student.
-        needed: by the method.
 
     Raises:
-        ConfigError: some are wanted and none are given, some are given and nobody wants them, or they do not fit the teacher.
+        ConfigError: none are given, or they do not fit the teacher.
+        CheckpointMismatchError: others than the plan saw.
         MissingResourceError: there is nothing at the URI.
         StoreError: damaged bytes.
     """
-    check_ood(stages, bool(uri), "give ood_uri")
-    if not uri:
+    if not section.ood_sha256:
         return None
-    if not needed and not any(stage.ood_share for stage in stages):
-        raise ConfigError(f"ood_uri = {uri!r} is given, but no stage of the student has an ood_share: set one above 0, or leave it out.")
-    return load_ood(uri, teacher.classifier.spec)
+    if not uri:
+        raise ConfigError(
+            "synth_ood_uri is missing, but the run was planned with images of another domain: give the step what the plan was given."
+        )
+    found = load_ood(uri, teacher.classifier.spec)
+    if found.digest != section.ood_sha256:
+        raise CheckpointMismatchError(
+            f"The images of another domain at {uri!r} are {found.digest[:12]} and were {section.ood_sha256[:12]} when the run was planned: "
+            "plan it again."
+        )
+    return found
+
+
+def ood_inputs(ood: OodImages | None) -> dict[str, str]:
+    """Their digest, as an input of a step that uses some."""
+    return {"ood": ood.digest} if ood else {}
+
+
+def show_ood(bench: Workbench, uri: str, ood: OodImages | None) -> None:
+    """Tell the tracker of them."""
+    if ood:
+        bench.tracker.dataset("images of another domain", uri, ood.digest, "training")

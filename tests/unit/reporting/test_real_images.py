@@ -63,6 +63,14 @@ def test_a_method_that_needs_images_of_another_domain_is_never_free(monkeypatch:
     assert find_real_images(origin("teacher", "set"), made).other_domain
 
 
+@pytest.mark.parametrize(("weight", "used"), [(1.0, True), (0.0, False)])
+def test_a_term_of_weight_0_has_used_none(weight: float, used: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    row = catalog.Method(**{**vars(METHODS["ls_gdfd"]), "name": "with_ood", "needs": {"ood": "realism_weight"}})
+    monkeypatch.setitem(METHODS, "with_ood", row)
+    made = origin("teacher", "synthesizer", method="with_ood", method_config={"realism_weight": weight})
+    assert find_real_images(origin("teacher", "set"), made).other_domain == used
+
+
 @pytest.mark.parametrize("labelled", [True, False])
 @pytest.mark.parametrize(
     ("real", "free"),
