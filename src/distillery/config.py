@@ -3,8 +3,9 @@
 import difflib
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
-from typing import Any, Self, get_args
+from collections.abc import Iterable, Mapping, Sequence
+from types import UnionType
+from typing import Any, Self, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
@@ -44,7 +45,7 @@ class Config(BaseModel):
         try:
             return cls.model_validate(dict(value))
         except ValidationError as error:
-            raise ConfigError(_sentence(cls, error.errors(include_url=False)[0], where)) from None
+            raise ConfigError(_sentence(cls, _first(cls, error.errors(include_url=False)), where)) from None
 
     def to_json(self) -> dict[str, Any]:
         """The section as plain JSON values, tuples as lists."""
@@ -82,6 +83,24 @@ def _plain(value: object) -> object:
     return list(value) if isinstance(value, tuple) else value
 
 
+def _first(cls: type[BaseModel], errors: Sequence[ErrorDetails]) -> ErrorDetails:
+    """The first thing that is wrong; where a value is no member of a union, which is an error a member, all of them as one."""
+    first = errors[0]
+    place = first["loc"][:-1]
+    if not _is_union(cls, place):
+        return first
+    reasons = [error["msg"].removeprefix("Input should be ") for error in errors if error["loc"][:-1] == place]
+    return {**first, "loc": place, "type": "union", "msg": "Input should be " + " or ".join(dict.fromkeys(reasons))}
+
+
+def _is_union(cls: type[BaseModel], location: tuple[int | str, ...]) -> bool:
+    """Whether the field there may be of several types, and none of them is a section of its own."""
+    if not location:
+        return False
+    fields = [model.model_fields[str(location[-1])] for model in _models_at(cls, location[:-1]) if str(location[-1]) in model.model_fields]
+    return any(get_origin(field.annotation) in (Union, UnionType) and not _models_in(field.annotation) for field in fields)
+
+
 def _sentence(cls: type[BaseModel], error: ErrorDetails, where: str) -> str:
     path = ".".join([*([where] if where else []), *(str(part) for part in error["loc"])])
     if error["type"] == "extra_forbidden":
@@ -96,12 +115,20 @@ def _sentence(cls: type[BaseModel], error: ErrorDetails, where: str) -> str:
     reason = error["msg"].removeprefix("Value error, ").removesuffix(".")
     if error["type"] == "value_error" and isinstance(error["input"], Mapping):  # of several keys together; the reason names them
         inner = f"{path.rpartition('.')[2]} is not allowed: "
-        return f"{path or cls.__name__} is not allowed: {reason.removeprefix(inner)}."
-    return f"{path or cls.__name__} = {error['input']!r} is not allowed: {reason[:1].lower()}{reason[1:]}."
+        return _ended(f"{path or cls.__name__} is not allowed: {reason.removeprefix(inner)}")
+    return _ended(f"{path or cls.__name__} = {error['input']!r} is not allowed: {reason[:1].lower()}{reason[1:]}")
+
+
+def _ended(sentence: str) -> str:
+    return sentence if sentence.endswith("?") else f"{sentence}."
 
 
 def _fields_at(cls: type[BaseModel], location: tuple[int | str, ...]) -> set[str]:
-    """Field names of the model found by walking `location` down from `cls`, through unions and tuples."""
+    return {name for model in _models_at(cls, location) for name in model.model_fields}
+
+
+def _models_at(cls: type[BaseModel], location: tuple[int | str, ...]) -> list[type[BaseModel]]:
+    """The models found by walking `location` down from `cls`, through unions and tuples."""
     models = [cls]
     for part in location:
         inner: list[type[BaseModel]] = []
@@ -109,7 +136,7 @@ def _fields_at(cls: type[BaseModel], location: tuple[int | str, ...]) -> set[str
             field = model.model_fields.get(str(part))
             inner += _models_in(field.annotation) if field else [model]
         models = inner or models
-    return {name for model in models for name in model.model_fields}
+    return models
 
 
 def _models_in(annotation: object) -> list[type[BaseModel]]:

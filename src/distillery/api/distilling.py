@@ -9,11 +9,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from distillery.api.process import Place, located, surroundings, visiting
+from distillery.api.arguments import Place, as_mapping, as_text, located, new_folder
+from distillery.api.process import surroundings, visiting
 from distillery.api.progress import silent
 from distillery.api.running import run_step
 from distillery.api.teachers import load_classifier
-from distillery.errors import ConfigError
+from distillery.errors import ConfigError, StoreError
 from distillery.host import Watcher
 from distillery.ledger.runs import note_results
 from distillery.models.allowance import allow_modules
@@ -158,14 +159,14 @@ def distill(
     Raises:
         DistilleryError: what a step could not do, in one sentence.
     """
-    folder = Path(located(out, "out"))
+    folder, chosen = new_folder(out), as_mapping(overrides, "overrides")
     uri = located(store, "store") or str(folder / "store")
     run = _Run(folder, _source(recipe), located(teacher, "teacher"), uri, progress)
     if registered and not os.environ.get("MLFLOW_TRACKING_URI", "").strip():
         raise ConfigError("registered=True needs a model registry: set MLFLOW_TRACKING_URI, to a server or to sqlite:///mlflow.db.")
     variables = {**surroundings(uri, folder / "work", device, threads), "KFP_RUN_ID": run.id}
-    source: dict[str, Any] = {"run_overrides": dict(overrides or {}), "eval_data_uri": located(data, "data")}
-    with visiting(run.watch, variables), allow_modules(*typed_modules(overrides or {})):
+    source: dict[str, Any] = {"run_overrides": chosen, "eval_data_uri": located(data, "data")}
+    with visiting(run.watch, variables), allow_modules(*typed_modules(chosen)):
         run.make({**source, "run_seed": seed, "run_salt": salt}, registered)
     return run.result
 
@@ -190,7 +191,7 @@ class _Run:
         pipeline = load_recipe(result.recipe, chosen["run_overrides"]).pipeline
         source = "run_recipe_uri" if is_own_file(result.recipe) else "run_recipe"
         given = {"teacher_uri": result.teacher, "eval_data_uri": chosen["eval_data_uri"]}
-        result.folder.mkdir(parents=True, exist_ok=True)
+        _make(result.folder)
         sections = plan.run(pipeline, {**chosen, **given, source: result.recipe})
         row = PIPELINES[pipeline]
         for name in row.steps[1:]:
@@ -214,5 +215,12 @@ class _Run:
 
 
 def _source(recipe: Place) -> str:
-    text = os.fspath(recipe)
+    text = as_text(recipe, "recipe")
     return located(text, "recipe") if is_own_file(text) else text
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreError(f"Cannot make the folder {str(folder)!r}: {error.strerror}; name another one as out.") from None

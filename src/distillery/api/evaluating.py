@@ -5,7 +5,8 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from typing import Any
 
-from distillery.api.process import Place, located, visiting
+from distillery.api.arguments import Place, as_mapping, check_hardware, located
+from distillery.api.process import visiting
 from distillery.api.progress import silent
 from distillery.api.teachers import local_bundle
 from distillery.data.real import load_labelled
@@ -47,7 +48,8 @@ def evaluate(
     """
     if not (uri := located(data, "data")):
         raise ConfigError("No labelled images are given to evaluate on: give an npz file, a folder of idx files, or a folder a class.")
-    config = options if isinstance(options, EvaluationConfig) else EvaluationConfig.parse(dict(options or {}), "options")
+    config = options if isinstance(options, EvaluationConfig) else EvaluationConfig.parse(as_mapping(options, "options"), "options")
+    check_hardware(device, threads)
     with visiting(progress), ExitStack() as opened:
         judge, judged = _opened(teacher, "teacher", opened), _opened(student, "student", opened)
         first = judge.classifier

@@ -1,9 +1,9 @@
 """A student as files that are served without Distillery."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
-from distillery.api.process import Place, located, visiting
+from distillery.api.arguments import Place, new_folder
+from distillery.api.process import visiting
 from distillery.api.progress import silent
 from distillery.api.teachers import local_bundle
 from distillery.models.export import FORMATS, INPUTS, ExportedFile, export_student
@@ -24,5 +24,10 @@ def export(bundle: Place, out: Place, *, formats: Sequence[str] = FORMATS, input
     Raises:
         DistilleryError: a network that cannot be traced, a format that is not allowed or not installed, a folder that holds something else.
     """
+    written = new_folder(out)
     with visiting(silent), local_bundle(bundle) as folder:
-        return export_student(folder, Path(located(out, "out")), formats, inputs)
+        return export_student(folder, written, _several(formats), _several(inputs))
+
+
+def _several(names: Sequence[str]) -> Sequence[str]:
+    return (names,) if isinstance(names, str) else names

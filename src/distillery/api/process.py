@@ -3,35 +3,37 @@
 import os
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
-from pathlib import Path
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 
 import torch
 
+from distillery.api.arguments import check_hardware, check_watcher
 from distillery.environment import environment
-from distillery.errors import ConfigError
 from distillery.host import Watcher, hosted
 from distillery.redaction import redacting_logs
 
 _IN_TURN = threading.RLock()
 """Steps read their surroundings from the environment, which a process has once: calls of two threads take turns."""
-
-Place = str | os.PathLike[str]
-"""A path, or a URI as text."""
+_LIBRARIES = ("MLFLOW_", "TORCH", "TRITON_")
+"""How the variables begin that libraries set for good when they are loaded: MLflow's client, torch's compiler."""
 
 
 @contextmanager
 def visiting(watch: Watcher, variables: Mapping[str, str] | None = None) -> Iterator[None]:
     """Let the house's code run within the block as a guest of this process.
 
-    Signals, log handlers and the collector of garbage are not touched; torch's random generators and number of threads, and the
+    Signals, log handlers and the collector of garbage are not touched; torch's random generators, modes and number of threads, and the
     environment, are put back. While another thread is within such a block, this one waits.
 
     Args:
         watch: told how far the work is.
         variables: of the environment, within the block; an empty value leaves what is there.
+
+    Raises:
+        ConfigError: nobody can tell `watch` anything.
     """
-    with _IN_TURN, _same_variables(), environment(variables or {}), redacting_logs(), hosted(watch), undrawn():
+    check_watcher(watch)
+    with _IN_TURN, _same_variables(), environment(variables or {}), redacting_logs(), hosted(watch), undrawn(), plain_modes():
         threads = torch.get_num_threads()
         try:
             yield
@@ -42,12 +44,11 @@ def visiting(watch: Watcher, variables: Mapping[str, str] | None = None) -> Iter
 
 @contextmanager
 def _same_variables() -> Iterator[None]:
-    """Put back what MLflow's client is told by the environment, which who loads it sets for good."""
-    before = {name: value for name, value in os.environ.items() if name.startswith("MLFLOW_")}
+    before = {name: value for name, value in os.environ.items() if name.startswith(_LIBRARIES)}
     try:
         yield
     finally:
-        for name in [name for name in os.environ if name.startswith("MLFLOW_") and name not in before]:
+        for name in [name for name in os.environ if name.startswith(_LIBRARIES) and name not in before]:
             del os.environ[name]
         os.environ.update(before)
 
@@ -58,7 +59,28 @@ def undrawn() -> AbstractContextManager[None]:
     return torch.random.fork_rng(devices=list(range(torch.cuda.device_count())) if used else [])
 
 
-def surroundings(store: str, work: Path, device: str, threads: int) -> dict[str, str]:
+@contextmanager
+def plain_modes() -> Iterator[None]:
+    """Torch's modes within the block as a process begins: a student must not depend on what a notebook switched on or off.
+
+    Gradients are recorded, autocast and inference mode are off, new tensors are float32 and on the CPU.
+    """
+    kind = torch.get_default_dtype()
+    with ExitStack() as modes:
+        modes.enter_context(torch.inference_mode(False))
+        modes.enter_context(torch.enable_grad())
+        for device in filter(torch.is_autocast_enabled, ("cpu", "cuda")):
+            modes.enter_context(torch.autocast(device, enabled=False))
+        if torch.get_default_device().type != "cpu":  # only then, because such a mode looks at every call of torch
+            modes.enter_context(torch.device("cpu"))
+        torch.set_default_dtype(torch.float32)
+        try:
+            yield
+        finally:
+            torch.set_default_dtype(kind)
+
+
+def surroundings(store: str, work: str | os.PathLike[str], device: str, threads: int) -> dict[str, str]:
     """What the environment tells a step.
 
     Args:
@@ -68,25 +90,8 @@ def surroundings(store: str, work: Path, device: str, threads: int) -> dict[str,
         threads: CPU threads; 0 leaves them to the environment.
 
     Raises:
-        ConfigError: fewer than 0 threads.
+        ConfigError: a device that is no text, or threads that are no whole number from 0 on.
     """
-    if threads < 0:
-        raise ConfigError(f"threads = {threads} is not allowed: give 0 (torch's choice) or more.")
+    check_hardware(device, threads)
     places = {"DISTILLERY_STORE": store, "DISTILLERY_WORKDIR": str(work), "DISTILLERY_FOLDER_STORE": "1"}
     return {**places, "DISTILLERY_DEVICE": device, "DISTILLERY_THREADS": str(threads or "")}
-
-
-def located(place: Place, what: str) -> str:
-    """A place as steps take it: a URI as it is, a path from the root on, so that a later `chdir` changes nothing.
-
-    Args:
-        place: as the caller gave it.
-        what: the argument's name, for messages.
-
-    Raises:
-        ConfigError: it is neither a path nor a text.
-    """
-    if not isinstance(place, str | os.PathLike):
-        raise ConfigError(f"{what} is a {type(place).__name__}, where a path or a URI is expected: write it to a folder first.")
-    text = os.fspath(place)
-    return text if "://" in text or not text else str(Path(text).expanduser().absolute())

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from distillery.api.process import Place, located, surroundings, visiting
+from distillery.api.arguments import Place, as_mapping, located, new_folder
+from distillery.api.process import surroundings, visiting
 from distillery.api.progress import silent
 from distillery.api.running import run_step
 from distillery.api.teachers import local_bundle
@@ -92,9 +93,9 @@ def materialize(
     Raises:
         DistilleryError: a synthesizer of another teacher, an option that is not allowed, a set that comes out short under `strict`.
     """
-    folder, origin = Path(located(out, "out")), located(teacher, "teacher")
+    folder, origin = new_folder(out), located(teacher, "teacher")
     uri = located(store, "store") or str(folder / "store")
-    parsed = options if isinstance(options, MaterializeOptions) else MaterializeOptions.parse(dict(options or {}), "options")
+    parsed = options if isinstance(options, MaterializeOptions) else MaterializeOptions.parse(as_mapping(options, "options"), "options")
     chosen = SetConfig.parse({**parsed.set.to_json(), "size": size}, "options.set")
     began = time.monotonic()
     with visiting(progress, surroundings(uri, folder / "work", device, threads)):

@@ -11,9 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from distillery.api.process import Place, located, undrawn, visiting
+from distillery.api.arguments import Place, as_mapping, as_text, class_names, located, new_folder
+from distillery.api.process import plain_modes, undrawn, visiting
 from distillery.api.progress import silent
-from distillery.errors import CheckpointMismatchError, ConfigError
+from distillery.errors import CheckpointMismatchError, ConfigError, DistilleryError
 from distillery.models.bundle import fetch_bundle, read_bundle
 from distillery.models.bundle import load_classifier as read_classifier
 from distillery.models.catalog import Architecture
@@ -85,11 +86,11 @@ def import_teacher(
         DistilleryError: whatever is wrong with weights, data or folder, in one sentence; nothing is written then.
     """
     named = {"name": architecture} if isinstance(architecture, str) else architecture
-    folder = Path(located(out, "out"))
-    settings = named.to_json() if isinstance(named, Architecture) else dict(named)
-    images = spec.to_json() if isinstance(spec, ImageSpec) else dict(spec)
+    folder, names = new_folder(out), class_names(classes)
+    settings = named.to_json() if isinstance(named, Architecture) else as_mapping(named, "architecture")
+    images = spec.to_json() if isinstance(spec, ImageSpec) else as_mapping(spec, "spec")
     with visiting(silent), _file_of(weights) as path:
-        found = step.run(path, settings, images, _names(classes), folder, located(data, "data"), prefix)
+        found = step.run(path, settings, images, names, folder, located(data, "data"), as_text(prefix, "prefix"))
     return ImportedTeacher(folder=folder, **found)
 
 
@@ -109,7 +110,7 @@ def load_classifier(bundle: Place, sha256: str = "") -> Classifier:
         StoreError: damaged weights.
         ConfigError: a network that cannot be built here, such as one of a module that nobody allowed (`allow_modules`).
     """
-    with local_bundle(bundle, sha256) as folder, undrawn():
+    with local_bundle(bundle, sha256) as folder, undrawn(), plain_modes():
         return read_classifier(folder, sha256).eval()
 
 
@@ -127,7 +128,8 @@ def local_bundle(bundle: Place, sha256: str = "", what: str = "bundle") -> Itera
         CheckpointMismatchError: another bundle than asked for.
         StoreError: the store cannot be read, or the weights fail their hash.
     """
-    uri = located(bundle, what)
+    if not (uri := located(bundle, what)):
+        raise ConfigError(f"{what} = '' names no bundle: give its folder, or its URI in a store.")
     with TemporaryDirectory() as folder:
         path = fetch_bundle(uri, Path(folder))
         found = read_bundle(path)[1]
@@ -138,7 +140,7 @@ def local_bundle(bundle: Place, sha256: str = "", what: str = "bundle") -> Itera
 
 @contextmanager
 def _file_of(weights: Place | nn.Module | Mapping[str, Tensor]) -> Iterator[Path]:
-    """The weights as a file; what only lives in memory is written into a temporary one."""
+    """The weights as a file; what only lives in memory is written into a temporary one, which no message names."""
     if isinstance(weights, str | os.PathLike):
         yield Path(located(weights, "weights"))
         return
@@ -150,10 +152,7 @@ def _file_of(weights: Place | nn.Module | Mapping[str, Tensor]) -> Iterator[Path
     with TemporaryDirectory() as folder:
         path = Path(folder) / "weights.pt"
         torch.save(dict(state), path)
-        yield path
-
-
-def _names(classes: int | Sequence[str]) -> Sequence[str]:
-    if isinstance(classes, str):
-        raise ConfigError(f"classes = {classes!r} is a text: give a list of names, or how many classes there are.")
-    return [str(number) for number in range(classes)] if isinstance(classes, int) else classes
+        try:
+            yield path
+        except DistilleryError as error:  # of a file that the caller never saw
+            raise type(error)(str(error).replace(repr(str(path)), "The state dict")) from None

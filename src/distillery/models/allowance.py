@@ -129,6 +129,6 @@ def _allowed() -> list[str]:
 
 
 def _checked(name: str) -> str:
-    if not _ENTRY.fullmatch(name):
+    if not isinstance(name, str) or not _ENTRY.fullmatch(name):
         raise ConfigError(f"{name!r} of --allow-module or {VARIABLE} is no module's name: write package.nets, or package.nets:build.")
     return name

@@ -207,8 +207,8 @@ def _drop_idle(base: dict[str, Any], method: object) -> None:
     from distillery.methods.catalog import METHODS  # here, because it imports pydantic, and a listing does without
     from distillery.recipes.effects import drop_idle
 
-    if method in METHODS:
-        drop_idle(base, METHODS[str(method)])
+    if isinstance(method, str) and method in METHODS:  # whatever else it is, is refused where it is parsed
+        drop_idle(base, METHODS[method])
 
 
 def _find(document: Any, place: str) -> Any:

@@ -128,6 +128,10 @@ class StageConfig(Config):
         paths = (trains,) if isinstance(trains, str) else trains
         if not isinstance(paths, list | tuple) or not paths or not all(isinstance(path, str) and path for path in paths):
             raise ValueError("give 'all', the path of a module, or a list of such paths")
+        if ALL in paths:
+            if len(paths) > 1:
+                raise ValueError("'all' trains every module: leave the other paths out")
+            return ALL
         for place, path in enumerate(paths):
             if above := next((other for number, other in enumerate(paths) if number != place and f"{path}.".startswith(f"{other}.")), ""):
                 raise ValueError(f"{path!r} is trained with {above!r} already: leave it out")

@@ -106,7 +106,7 @@ def test_a_classifier_in_memory_is_scored_and_left_as_it_is(done: Distilled, tmp
 
 
 def test_a_student_leaves_as_pt2(done: Distilled, tmp_path: Path) -> None:
-    files = distillery.export(done.student, tmp_path / "served", formats=["pt2"], inputs=["float32"])
+    files = distillery.export(done.student, tmp_path / "served", formats="pt2", inputs="float32")
     assert set(files) == {"student.pt2", "export.json"}
     assert files["student.pt2"].difference is not None
     images = torch.rand(2, 1, 8, 8)

@@ -109,6 +109,12 @@ def test_a_sample_bounds_what_the_set_keeps() -> None:
         load_recipe("fast_dfkd/digits", {**overrides, **fed, "synthesis.feed": "pool"})
 
 
+@pytest.mark.parametrize(("given", "allowed"), [(1, "greater than or equal to 2"), ("some", "a valid integer, unable to parse .*")])
+def test_a_value_of_two_types_is_refused_by_its_path_and_both(given: object, allowed: str) -> None:
+    with pytest.raises(ConfigError, match=f"^synthesis.record = {given!r} is not allowed: input should be 'all' or {allowed}[.]$"):
+        load_recipe("fast_dfkd/digits", {"synthesis.record": given})
+
+
 def test_closing_rounds_cost_steps_and_no_images() -> None:
     overrides = {"synthesis.rounds": 12, "synthesis.config.warmup": 4, "synthesis.config.batch": 10, "synthesis.student_steps_per_turn": 7}
     overrides["synthesis.closing_rounds"] = 3
