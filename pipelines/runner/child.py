@@ -13,7 +13,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -25,6 +25,8 @@ from distillery.step_table import PIPELINES
 from distillery_kfp.pipelines.metadata import component_of
 from distillery_kfp.pipelines.runner import forkserver
 from distillery_kfp.pipelines.runner.forkserver import ForkServer
+
+logger = logging.getLogger(__name__)
 
 _STARTED = re.compile(r"^Executing task \S*'([\w-]+)'")
 _ENDED = re.compile(r"^Task \S*'([\w-]+)'\S* finished with status \S*(SUCCESS|FAILURE)")
@@ -89,24 +91,32 @@ def main() -> None:
 
 
 def imported(pipeline: str) -> list[str]:
-    """What the steps of a pipeline import sooner or later, as a `ForkServer` takes it."""
+    """What the steps of a pipeline import sooner or later, as a `ForkServer` takes it, and versions of just that."""
     steps = [f"distillery.steps.{step}" for step in PIPELINES[pipeline].steps]
-    return ["torch._dynamo", "kfp.dsl", "distillery.tracking.open:preload", *steps]  # torch._dynamo: by the first optimizer of a process
+    versions = "distillery.workbench.keys:take_versions"  # hours later the sources may be others than those that run
+    return ["torch._dynamo", "kfp.dsl", "distillery.tracking.open:preload", *steps, versions]  # torch._dynamo: by the first optimizer
 
 
 @contextmanager
 def _forking(pipeline: str) -> Iterator[None]:
     """Let kfp start its steps by forks of one process that has imported what they need, where that can be done."""
-    if not forkserver.AVAILABLE:
-        yield
-        return
     python = sys.executable
-    with ForkServer(imported(pipeline), {"_KFP_RUNTIME": "true"}) as server:
-        sys.executable = shlex.join(server.command)  # kfp writes it into a shell's line, where that says python3
+    server = _server(pipeline)
+    with server or nullcontext():
+        sys.executable = shlex.join(server.command if server else [python])  # kfp writes it into a shell's line, where that says python3
         try:
             yield
         finally:
             sys.executable = python
+
+
+def _server(pipeline: str) -> ForkServer | None:
+    """None where steps have to start Python anew."""
+    try:
+        return ForkServer(imported(pipeline), {"_KFP_RUNTIME": "true"}) if forkserver.AVAILABLE else None
+    except OSError as error:
+        logger.warning("Each step starts Python anew, which takes seconds, because this system refuses a fork server: %s", error)
+        return None
 
 
 def _load(pipeline: str) -> Any:

@@ -24,7 +24,7 @@ def main() -> int:
             socket.send_fds(connection, [len(data).to_bytes(8, "big")], [0, 1, 2])
             connection.sendall(data)
             answer = connection.recv(16)
-    except ConnectionError as error:
+    except OSError as error:
         answer = b""
         sys.stderr.write(f"{error}\n")
     if not answer:

@@ -37,6 +37,9 @@ class ForkServer:
     Args:
         modules: to import; "module:function" is called as well. One that cannot be imported is left to whoever needs it.
         variables: of its environment, beside those of this process.
+
+    Raises:
+        OSError: no such process can be reached here, as in a sandbox that refuses sockets; nothing was started.
     """
 
     def __init__(self, modules: Sequence[str], variables: Mapping[str, str]) -> None:
@@ -44,6 +47,8 @@ class ForkServer:
         with socket.socket(socket.AF_UNIX) as listener:
             listener.bind(f"\0{self._name}")  # no file, whose path may be longer than a socket's may be
             listener.listen()
+            with socket.socket(socket.AF_UNIX) as attempt:
+                attempt.connect(f"\0{self._name}")
             self._process = subprocess.Popen(
                 [sys.executable, "-m", __name__, str(listener.fileno()), *modules],
                 env={**os.environ, **variables},
@@ -113,7 +118,7 @@ def _run(job: _Job) -> int:
 
 def _load(name: str) -> None:
     module, _, function = name.partition(":")
-    with suppress(ImportError):
+    with suppress(Exception):  # foreign modules raise anything for a variable that they dislike; whoever needs one hears of it
         loaded = importlib.import_module(module)
         if function:
             getattr(loaded, function)()
@@ -142,6 +147,8 @@ def _fork(connection: socket.socket) -> _Job:
     """In a process that waits for it, fork the one that was asked for; only that one returns."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     length, descriptors, _, _ = socket.recv_fds(connection, 8, _STREAMS)
+    if not length:
+        os._exit(0)  # gone before it asked
     with connection.makefile("rb") as stream:
         job = _Job(**json.loads(stream.read(int.from_bytes(length, "big"))))
     pid = os.fork()
@@ -164,7 +171,10 @@ def _become(job: _Job, descriptors: Sequence[int]) -> None:
     os.environ.clear()
     os.environ.update(job.environment)
     sys.argv = [job.module, *job.arguments]
-    sys.path[0] = job.folder  # where `python -m` looks first
+    if not sys.flags.safe_path:
+        sys.path[0] = job.folder  # where `python -m` looks first
+    if numpy := sys.modules.get("numpy.random"):
+        numpy.seed()  # as each process begins; `random` sees to it by itself
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
 

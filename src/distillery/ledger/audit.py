@@ -27,7 +27,7 @@ from distillery.synthesis.bundle import DOCUMENT as SYNTHESIZER
 from distillery.synthesis.bundle import load_synthesizer, read_synthesizer
 from distillery.tracking.protocol import SERVED_FILE, Version
 from distillery.tracking.versions import fetch_files, find_version, parse_reference
-from distillery.workbench.keys import is_planned, key_of
+from distillery.workbench.keys import is_planned, keys_of
 from distillery.workbench.lineage import StepRecord, evaluation_of, find_record, parse_record, records_of, set_of, student_of
 
 _SHA256 = re.compile("[0-9a-f]{64}")
@@ -374,7 +374,7 @@ class _Walk:
         if record is None:
             raise StoreError(f"no step of the run {self.run_id!r} has recorded that it wrote the {output} {sha256}".rstrip())
         if made is not None:
-            if key_of(record.step, made) != record.key:
+            if record.key not in keys_of(record.step, made):
                 raise StoreError(f"its provenance is not that of {record.step} in the run {self.run_id!r}")
             if not is_planned(made, self.run["sections"].get(STEPS[record.step].section, {})):
                 raise StoreError(f"it was made with other settings than the run {self.run_id!r} planned for {record.step}")

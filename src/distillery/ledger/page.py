@@ -1,7 +1,7 @@
 """What the page of a run shows, gathered from the store: every part by itself, so that one that is missing costs nothing but itself."""
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -27,7 +27,7 @@ from distillery.step_table import STEPS, Artifact, makers_of
 from distillery.step_version import step_version
 from distillery.storage import Store
 from distillery.tracking.history import History, read_history
-from distillery.workbench.keys import key_of
+from distillery.workbench.keys import keys_of
 from distillery.workbench.lineage import evaluation_of, student_of
 
 T = TypeVar("T")
@@ -150,7 +150,7 @@ class PageCollector:
             for step in makers_of("synthesizer"):
                 section = run.sections.get(STEPS[step].section)
                 if section and "synthesizer" in made.inputs:
-                    steps[step] = _checkpoints(self.store, step, _before(step, section, made))
+                    steps[step] = self._found([step], _before(step, section, made))[1]
             steps |= [self._work("set", made)]
         steps |= [self._work("student", self._student)]
         read = {step: read_history(checkpoints.store) for step, checkpoints in steps.items()}
@@ -195,12 +195,12 @@ class PageCollector:
 
     def _work(self, artifact: Artifact, made: Provenance) -> tuple[str, Checkpoints]:
         """Of the steps that can write an artifact the one that did: whose work under its key is in the store; the first where none is."""
-        works = [(step, _checkpoints(self.store, step, made)) for step in makers_of(artifact)]
+        return self._found(makers_of(artifact), made)
+
+    def _found(self, steps: Iterable[str], made: Provenance) -> tuple[str, Checkpoints]:
+        """The first of some steps that has work in the store, under any key that it may have."""
+        works = [(step, Checkpoints(self.store.below(f"checkpoints/{step}/{key}"))) for step in steps for key in keys_of(step, made)]
         return next(((step, checkpoints) for step, checkpoints in works if checkpoints.store.list("")), works[0])
-
-
-def _checkpoints(store: Store, step: str, provenance: Provenance) -> Checkpoints:
-    return Checkpoints(store.below(f"checkpoints/{step}/{key_of(step, provenance)}"))
 
 
 def _before(step: str, section: Mapping[str, Any], made: Provenance) -> Provenance:

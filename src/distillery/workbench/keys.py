@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from distillery.config import canonical_json
-from distillery.provenance import Provenance, sha256_bytes
-from distillery.step_table import keepers
+from distillery.provenance import Provenance, code_version, sha256_bytes
+from distillery.step_table import STEPS, keepers
 from distillery.step_version import step_version
 
 STATE_FORMAT = 4
@@ -28,12 +28,26 @@ def key_of(step: str, made: Provenance) -> str:
         made: provenance of what it writes, or wrote: the parsed section with the resolved hardware, the inputs, the version of the step
             and of the packages that it runs on. That of files from before there were step versions gives the key of those days.
     """
+    return keys_of(step, made)[0]
+
+
+def keys_of(step: str, made: Provenance) -> tuple[str, ...]:
+    """The keys that the work may have from which a file comes: no file says the format of states, so one for each that there was.
+
+    Args:
+        step: name of the step's module.
+        made: provenance of the file.
+
+    Returns:
+        One or more, the newest format's first.
+    """
     section = {name: value for name, value in made.config.items() if name != "resolved"}
     fields = {"step": step, "section": section, "hardware": made.config.get("resolved", {}), "inputs": made.inputs}
     if not made.step_version:
-        return _digest({**fields, "code": made.code_version, "state": _FIRST_STATE_FORMAT})
+        return (_digest({**fields, "code": made.code_version, "state": _FIRST_STATE_FORMAT}),)
     section.pop("code_version", None)
-    return _digest({**fields, "step_version": made.step_version, "packages": made.packages, "state": STATE_FORMAT})
+    fields |= {"step_version": made.step_version, "packages": made.packages}
+    return tuple(_digest({**fields, "state": state}) for state in range(STATE_FORMAT, 0, -1))
 
 
 def is_planned(made: Provenance, section: Mapping[str, Any]) -> bool:
@@ -53,6 +67,13 @@ def is_planned(made: Provenance, section: Mapping[str, Any]) -> bool:
 def step_versions() -> dict[str, str]:
     """The version of each step that keeps its result, and under `torch` the version that all of them run on."""
     return {**{step: step_version(step) for step in keepers()}, **package_versions(())}
+
+
+def take_versions() -> None:
+    """Take all versions of the code that this process has imported: its forks say these, whatever becomes of the sources meanwhile."""
+    code_version()
+    for step in STEPS:
+        step_version(step)
 
 
 def package_versions(names: Iterable[str]) -> dict[str, str]:

@@ -18,6 +18,7 @@ from distillery.models.bundle import load_classifier, read_bundle
 from distillery.provenance import Provenance, code_version, sha256_bytes
 from distillery.statistics.extract import global_moments
 from distillery.statistics.moments import save_moments
+from distillery.workbench.keys import STATE_FORMAT
 from distillery_kfp.pipelines.cli.app import app
 
 pytestmark = pytest.mark.timeout(300)
@@ -103,6 +104,11 @@ def test_every_link_of_both_pipelines_holds(chain: Chain, online: Chain) -> None
         assert all(len(link.sha256) == 64 and link.where for link in links)
     for made in (chain, online):
         assert states(f"{made.store}/{made.key}") == dict.fromkeys(["student", *NAMES[4:]], "ok")
+
+
+def test_what_was_made_before_the_states_had_another_format_is_no_broken_chain(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("distillery.workbench.keys.STATE_FORMAT", STATE_FORMAT + 1)
+    assert set(states(f"{chain.store}/{chain.key}").values()) == {"ok"}
 
 
 def test_a_bundle_outside_the_store_needs_to_be_told_where_the_store_is(chain: Chain) -> None:

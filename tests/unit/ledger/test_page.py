@@ -18,7 +18,7 @@ from distillery.recipes.sections import EvaluationSection
 from distillery.reporting.page import PageData
 from distillery.storage import open_store
 from distillery.types import Classifier, ImageSpec
-from distillery.workbench.keys import key_of
+from distillery.workbench import keys
 from short_recipes import SHORT
 
 
@@ -105,12 +105,15 @@ def test_the_student_of_another_run_brings_its_own_history(run: Distilled) -> No
     assert data.epochs == 0
 
 
-@pytest.mark.parametrize("made_by", ["distill_online", "train_student", ""])
-def test_a_students_step_is_the_one_whose_work_is_in_the_store(made_by: str, run: Distilled, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("made_by", "format"), [("distill_online", 0), ("train_student", 0), ("train_student", -1), ("", 0)])
+def test_a_students_step_is_the_one_whose_work_is_in_the_store(made_by: str, format: int, run: Distilled, tmp_path: Path) -> None:
     made = Provenance(config={"seed": 1}, code_version="c", step_version="v")
     store = open_store(str(tmp_path / "other"))
     if made_by:
-        store.write(f"checkpoints/{made_by}/{key_of(made_by, made)}/history.json", b"{}")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(keys, "STATE_FORMAT", keys.STATE_FORMAT + format)
+            place = f"checkpoints/{made_by}/{keys.key_of(made_by, made)}"
+        store.write(f"{place}/history.json", b"{}")
     section = EvaluationSection.parse(run.steps["evaluate"].section)
     collector = PageCollector(store, section, load_report(run.report), run.report, str(run.teacher), run.student, run.set)
     step, checkpoints = collector._work("student", made)

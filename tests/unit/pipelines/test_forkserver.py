@@ -5,14 +5,15 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from distillery.step_table import PIPELINES
+from distillery.step_table import PIPELINES, STEPS
 from distillery_kfp.pipelines.runner import forkserver
-from distillery_kfp.pipelines.runner.child import imported
+from distillery_kfp.pipelines.runner.child import _forking, imported
 from distillery_kfp.pipelines.runner.forkserver import ForkServer
 
 LOOK = """
@@ -45,10 +46,20 @@ def watch():
         setattr(torch._C, name, lambda: asked.append(name) or 0)
 if __name__ == "__main__":
     import sys
+    from distillery.provenance import code_version
+    from distillery.step_version import step_version
     asked = sys.modules["watched"].asked
     print(asked, torch.cuda.is_initialized(), threading.active_count(), "torch._dynamo" in sys.modules, "mlflow" in sys.modules)
+    print(code_version.cache_info().currsize, step_version.cache_info().currsize)
 """
-MODULES = {"look": LOOK, "ends": ENDS, "watched": WATCH, "heavy": "CALLED = []\ndef load():\n    CALLED.append(1)\n"}
+MODULES = {
+    "look": LOOK,
+    "ends": ENDS,
+    "watched": WATCH,
+    "heavy": "CALLED = []\ndef load():\n    CALLED.append(1)\n",
+    "broken": "raise ValueError('a variable that it dislikes')\n",
+    "draws": "import numpy, random\nprint(numpy.random.random(), random.random())\n",
+}
 pytestmark = pytest.mark.skipif(not forkserver.AVAILABLE, reason="Linux only")
 
 
@@ -62,7 +73,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def server(folder: Path) -> Iterator[ForkServer]:
-    with ForkServer(["heavy", "heavy:load", "no.such.module"], {"PYTHONPATH": str(folder), "ONLY": "the server's"}) as started:
+    modules = ["heavy", "heavy:load", "no.such.module", "broken", "numpy.random"]
+    with ForkServer(modules, {"PYTHONPATH": str(folder), "ONLY": "the server's"}) as started:
         yield started
 
 
@@ -116,6 +128,37 @@ def test_a_server_that_has_ended_is_told(folder: Path) -> None:
     assert done.stderr.endswith("The process that was to fork look has ended.\n")
 
 
+def test_no_two_draw_the_same(server: ForkServer) -> None:
+    draws = [subprocess.run([*server.command, "-m", "draws"], capture_output=True, text=True, check=True).stdout.split() for _ in range(2)]
+    assert all(first != second for first, second in zip(*draws, strict=True))
+
+
+def test_a_path_without_the_folder_keeps_its_first_entry(folder: Path) -> None:
+    with ForkServer([], {"PYTHONPATH": str(folder), "PYTHONSAFEPATH": "1"}) as server:
+        done = subprocess.run([*server.command, "-m", "draws"], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_who_is_gone_before_he_asked_is_forgotten(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    with ForkServer([], {"PYTHONPATH": str(folder)}) as server:
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(f"\0{server._name}")
+        subprocess.run([*server.command, "-m", "draws"], capture_output=True, check=True)
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("refused", ["bind", "connect"])
+def test_a_sandbox_without_sockets_starts_each_step_anew(refused: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: socket.socket, address: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(socket.socket, refused, refuse)
+    monkeypatch.setattr(sys, "executable", "/a place/python")
+    with _forking("online_distillation"):
+        assert sys.executable == "'/a place/python'", "kfp writes it into a shell's line"
+    assert sys.executable == "/a place/python"
+
+
 def test_another_user_is_not_served(monkeypatch: pytest.MonkeyPatch) -> None:
     here, there = socket.socketpair()
     with here, there:
@@ -129,5 +172,7 @@ def test_what_runs_import_leaves_nothing_that_a_fork_would_break(folder: Path, t
     variables = {"PYTHONPATH": str(folder), "_KFP_RUNTIME": "true", "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path / 'mlflow.db'}"}
     with ForkServer(["watched:watch", *modules], variables) as server:
         done = subprocess.run([*server.command, "-m", "watched"], capture_output=True, text=True)
-    assert (done.stdout, done.stderr) == ("[] False 1 True True\n", ""), "CUDA or a thread was begun, or something was not imported"
+    clean, versions = done.stdout.splitlines()
+    assert (clean, done.stderr) == ("[] False 1 True True", ""), "CUDA or a thread was begun, or something was not imported"
+    assert versions == f"1 {len(STEPS)}", "a step would take the versions of sources that are edited after it was imported"
     assert not list(tmp_path.iterdir()), "a database was opened"
