@@ -85,9 +85,10 @@ def spool(store: Store) -> Iterator[Spool]:
     except OSError as error:
         raise _refused(store, path, error) from None
     try:
-        with file:
-            yield Spool(store, path, file)
+        yield Spool(store, path, file)
     finally:  # SystemExit as well: SIGTERM must leave nothing behind
+        with suppress(OSError):  # what did not fit is tried once more as the file closes; `finish` has told
+            file.close()
         with suppress(OSError):
             path.unlink()
 

@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import os
+import resource
 import time
 from pathlib import Path
 
@@ -187,6 +188,22 @@ def test_a_full_disk_is_told_at_the_end_and_in_one_sentence(tmp_path: Path) -> N
         torch.save({"weights": torch.zeros(1000)}, made)  # type: ignore[arg-type]
         with pytest.raises(StoreError, match=f"Cannot write to the store .*: no space is left for its {made.size} bytes; free some"):
             made.finish()
+
+
+def test_a_disk_that_is_full_before_the_last_bytes_is_told_as_the_file_closes_too(tmp_path: Path) -> None:
+    def fill() -> None:
+        with spool(FolderStore(tmp_path)) as made:
+            made.write(b"x" * 2000)  # waits in a buffer for the end
+            made.finish()
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        with pytest.raises(StoreError, match="Cannot write to the store .*: File too large"):
+            fill()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_folder_that_cannot_be_written_is_named(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
