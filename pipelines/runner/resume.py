@@ -11,6 +11,7 @@ from distillery.ledger.runs import Run
 from distillery.plain_yaml import write_yaml
 from distillery.recipes.loader import is_own_file
 from distillery.recipes.parameters import parameters_of, read_parameters
+from distillery.recipes.schema import read_recipe
 from distillery.step_table import STEPS, keepers
 from distillery.storage import Store
 from distillery.workbench.keys import step_versions
@@ -47,7 +48,7 @@ def request_of(run: Run, store: str, workdir: Path, teacher: str = "", data: str
         data: where the test images lie now; "" for where they were.
 
     Raises:
-        ConfigError: the run is finished, runs, or was made needless by another.
+        ConfigError: the run is finished, runs, was made needless by another, or was planned with a recipe that is not allowed any more.
         StoreError: its record is damaged.
     """
     _check(run)
@@ -113,6 +114,13 @@ def _recipe(run: Run, pipeline: str, values: Mapping[str, Any], workdir: Path) -
         defaults = {name: row.default for name, row in parameters_of(pipeline).items()}
         form = {name: value for name, value in values.items() if name not in _REQUESTED and value != defaults[name]}
         return source, dict(values["run_overrides"]), form
+    try:
+        read_recipe(run.config)
+    except DistilleryError as error:
+        raise ConfigError(
+            f"Run {run.id} was planned by a Distillery whose recipes were written otherwise, and cannot be resumed by this one ({error}) "
+            "Give `distillery run` the recipe as it is written now."
+        ) from None
     kept = workdir / "resumed" / run.id / f"{Path(source).stem if is_own_file(source) else run.recipe.replace('/', '-')}.yaml"
     kept.parent.mkdir(parents=True, exist_ok=True)
     kept.write_text(write_yaml(run.config), encoding="utf-8")

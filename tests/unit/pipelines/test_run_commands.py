@@ -167,6 +167,20 @@ def test_a_recipe_that_changed_is_taken_from_the_record(change: str, desk: Desk,
     assert (config["set"]["size"], config["set"]["holdout"]) == (50, 0.1)
 
 
+def test_a_record_with_a_recipe_of_other_days_is_refused_and_stays_as_it_is(desk: Desk) -> None:
+    planned(desk, {"run_recipe": "fast_dfkd/digits"}, {})
+    config = find_run(desk.store, "third").config
+    config["synthesis"]["student_steps_per_round"] = config["synthesis"].pop("student_steps_per_turn")
+    desk.run("third", "stopped", config, parameters={"run_recipe": "fast_dfkd/digits", "teacher_uri": "teachers/one"})
+    before = desk.store.read("runs/third/run.json")
+    _, err = desk.call("resume", "third", "--store", desk.store.uri, "--workdir", desk.workspace, code=1)
+    assert "Run third was planned by a Distillery whose recipes were written otherwise" in err
+    assert "is called student_steps_per_turn now" in err
+    assert len(err.splitlines()) == 1
+    assert desk.store.read("runs/third/run.json") == before
+    assert not desk.workspace.exists()
+
+
 def test_a_dry_run_says_what_a_run_would_cost_and_writes_nothing(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(profiling, "_start", lambda: (1.0, 1000))
     monkeypatch.chdir(desk.folder)
