@@ -49,7 +49,7 @@ def _show(request: "RunRequest", pipeline: str, found: "Estimate") -> None:
         table.add_row(part.name, f"{part.times:,}", _span(part.seconds), part.how)
     screen.print(table)
     lines = {
-        "images": f"{found.images:,} synthetic",
+        "images": _images(found),
         "student": f"{found.student_steps:,} optimizer steps",
         "time": f"about {_span(found.seconds)}",
         "memory": f"about {size(found.memory)} in the largest step",
@@ -64,6 +64,12 @@ def _show(request: "RunRequest", pipeline: str, found: "Estimate") -> None:
         "other work on the machine counts in. Nothing was written."
     )
     screen.print(f"\n{note}", highlight=False, soft_wrap=True)
+
+
+def _images(found: "Estimate") -> str:
+    begun, ood = found.counted.begun, found.counted.ood
+    before = f", {begun:,} of them from the set that the pool begins with" * bool(begun)
+    return f"{found.images:,} synthetic{before}" + f"; beside them {ood:,} of another domain" * bool(ood)
 
 
 def _span(seconds: tuple[float, float]) -> str:

@@ -100,14 +100,15 @@ def _plan(recipe: "Recipe", teacher_uri: str, seed: int, synthesizer: Path | Non
     from distillery.synthesis.bundle import load_synthesizer
     from distillery.workbench.bench import runtime_here
     from distillery.workbench.networks import check_networks
-    from distillery.workbench.planning import check_expected, ood_of_trained, open_ood, verify_teacher
+    from distillery.workbench.planning import check_expected, open_ood, open_ood_of_trained, verify_teacher
 
     live = synthesizer is not None
     teacher = verify_teacher(teacher_uri, "")
     check_expected(recipe, teacher.info)
     check_networks(recipe, teacher, runtime_here(recipe.precision), makes_images=live)
-    a_turn = ood_of_trained(load_synthesizer(synthesizer, teacher.sha256)) if synthesizer else 0
-    ood = open_ood(ood_uri, recipe.student.stages, a_turn, teacher.info.spec)
+    stages, spec = recipe.student.stages, teacher.info.spec
+    made = load_synthesizer(synthesizer, teacher.sha256) if synthesizer else None
+    ood = open_ood_of_trained(ood_uri, stages, made, spec) if made else open_ood(ood_uri, stages, 0, spec)
     section = {
         "seed": seed,
         "code_version": code_version(),

@@ -123,6 +123,8 @@ def distill(
     out: Place,
     *,
     data: Place = "",
+    start: Place = "",
+    ood: Place = "",
     overrides: Mapping[str, Any] | None = None,
     seed: int = 0,
     salt: str = "",
@@ -144,6 +146,9 @@ def distill(
         out: folder for student, report, page, synthesizer and the set's reference.
         data: labelled test images (npz, npy, idx or CIFAR files, a folder a class), which the evaluation alone reads; "" measures the
             agreement with the teacher on held-out synthetic images.
+        start: a set made before with the same teacher, with which the pool of an online method begins; "" for none.
+        ood: images of another domain (a folder of pictures, arrays with or without labels, a set), for a method that learns from some and
+            stages with an `ood_share`; "" for none.
         overrides: values of the recipe by dotted path: `{"synthesis.rounds": 40}`.
         seed: of every random stream, from 0 to 2^53 - 1.
         salt: any text; a new one does finished work again.
@@ -165,9 +170,9 @@ def distill(
     if registered and not os.environ.get("MLFLOW_TRACKING_URI", "").strip():
         raise ConfigError("registered=True needs a model registry: set MLFLOW_TRACKING_URI, to a server or to sqlite:///mlflow.db.")
     variables = {**surroundings(uri, folder / "work", device, threads), "KFP_RUN_ID": run.id}
-    source: dict[str, Any] = {"run_overrides": chosen, "eval_data_uri": located(data, "data")}
+    uris = {"eval_data_uri": located(data, "data"), "synth_start_uri": located(start, "start"), "synth_ood_uri": located(ood, "ood")}
     with visiting(run.watch, variables), allow_modules(*typed_modules(chosen)):
-        run.make({**source, "run_seed": seed, "run_salt": salt}, registered)
+        run.make({"run_overrides": chosen, "run_seed": seed, "run_salt": salt}, uris, registered)
     return run.result
 
 
@@ -180,17 +185,18 @@ class _Run:
         self.result = Distilled(folder, recipe, teacher, store, self.id, self.done)
         self.watch = watch
 
-    def make(self, chosen: Mapping[str, Any], registered: bool) -> None:
+    def make(self, chosen: Mapping[str, Any], uris: Mapping[str, str], registered: bool) -> None:
         """Run every step; the last one, which asks the registry, only if wished.
 
         Args:
-            chosen: the run form's values by name, but for teacher and recipe.
+            chosen: the run form's values by name, but for teacher, recipe and addresses.
+            uris: addresses of data, by the form's names; a step is given those that it reads.
             registered: hand the student to the registry.
         """
         result = self.result
         pipeline = load_recipe(result.recipe, chosen["run_overrides"]).pipeline
         source = "run_recipe_uri" if is_own_file(result.recipe) else "run_recipe"
-        given = {"teacher_uri": result.teacher, "eval_data_uri": chosen["eval_data_uri"]}
+        given = {"teacher_uri": result.teacher, **uris}
         _make(result.folder)
         sections = plan.run(pipeline, {**chosen, **given, source: result.recipe})
         row = PIPELINES[pipeline]

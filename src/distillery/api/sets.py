@@ -23,6 +23,7 @@ from distillery.recipes.sections import MaterializeSection, StatisticsSection
 from distillery.runtime import Precision
 from distillery.synthesis.bundle import load_synthesizer
 from distillery.workbench.assembly import PlannedMethod
+from distillery.workbench.planning import open_ood_of_trained
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,7 @@ def materialize(
     out: Place,
     size: int,
     *,
+    ood: Place = "",
     options: Mapping[str, Any] | MaterializeOptions | None = None,
     seed: int = 0,
     store: Place = "",
@@ -83,6 +85,7 @@ def materialize(
         synthesizer: folder of the synthesizer, such as `Distilled.synthesizer`.
         out: folder for the reference to the set.
         size: images, held-out ones included.
+        ood: the images of another domain from which the synthesizer's method learned, if it is one of those; "" for none.
         options: of the set, as `{"set": {"holdout": 0, "strict": True}}`.
         seed: of every random stream; another one draws other images.
         store: folder or s3:// URI for the set and the checkpoints; "" is a folder in `out`.
@@ -101,6 +104,7 @@ def materialize(
     with visiting(progress, surroundings(uri, folder / "work", device, threads)):
         with local_bundle(origin, what="teacher") as bundle:
             info, sha256 = read_bundle(bundle)
+        others = located(ood, "ood")
         places = {"statistics": folder / "statistics.safetensors", "set": folder / "set"}
         places["synthesizer"] = Path(located(synthesizer, "synthesizer"))
         made = load_synthesizer(places["synthesizer"], sha256)
@@ -113,8 +117,10 @@ def materialize(
         }
         if PlannedMethod.parse(made.method, made.config, places["statistics"]).statistics_path:
             run_step("extract_statistics", StatisticsSection.parse(common, "statistics").to_json(), places, {"teacher_uri": origin})
+        learned = open_ood_of_trained(others, (), made, info.spec)
+        common["ood_sha256"] = learned.digest if learned else ""
         own = {"method": made.method, "method_config": made.config, "set": chosen.to_json(), "health": parsed.health.to_json()}
         section = MaterializeSection.parse({**common, **own}, "materialize").to_json()
-        metrics = run_step("materialize", section, places, {"teacher_uri": origin})
+        metrics = run_step("materialize", section, places, {"teacher_uri": origin, "synth_ood_uri": others})
     reference = read_reference(folder / "set")
     return MaterializedSet(folder / "set", reference.uri, reference.sha256, metrics, time.monotonic() - began)

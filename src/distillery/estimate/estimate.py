@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Self
 
 from distillery.data.real import load_labelled
 from distillery.engine.selection import CANDIDATES
@@ -20,6 +20,7 @@ from distillery.students.check import check_labels
 from distillery.types import ImageSpec
 from distillery.workbench.networks import check_networks
 from distillery.workbench.planning import (
+    Given,
     check_expected,
     check_pipeline,
     check_room,
@@ -30,6 +31,37 @@ from distillery.workbench.planning import (
 )
 
 _LOGIT, _ASKED, _HEADER, _PAGE = 4, 8, 2048, 3 * 2**20  # bytes; the page of a run is smaller than that
+
+
+@dataclass(frozen=True)
+class Counted:
+    """Numbers of images that the recipe alone does not say.
+
+    Attributes:
+        tested: labelled images for the evaluation; 0 where none are given.
+        begun: images with which the pool begins, held-out ones included.
+        begun_holdout: those of them.
+        ood: images of another domain.
+    """
+
+    tested: int = 0
+    begun: int = 0
+    begun_holdout: int = 0
+    ood: int = 0
+
+    @classmethod
+    def of(cls, given: Given, tested: int) -> Self:
+        """Those of a run.
+
+        Args:
+            given: its images, opened.
+            tested: labelled images for the evaluation.
+        """
+        ood = len(given.ood.images) if given.ood else 0
+        if given.start is None:
+            return cls(tested, ood=ood)
+        manifest = given.start.found.manifest
+        return cls(tested, manifest.images + manifest.holdout, manifest.holdout, ood)
 
 
 @dataclass(frozen=True)
@@ -55,7 +87,8 @@ class Estimate:
 
     Attributes:
         recipe: resolved.
-        images: that the student is trained on, held-out ones included.
+        images: that the student is trained on, held-out ones included; those of another domain are counted apart.
+        counted: what was given beside the recipe.
         student_steps: optimizer steps.
         parts: where the time goes.
         memory: bytes of the largest step at its peak.
@@ -67,6 +100,7 @@ class Estimate:
 
     recipe: Recipe
     images: int
+    counted: Counted
     student_steps: int
     parts: tuple[Part, ...]
     memory: int
@@ -117,10 +151,12 @@ def estimate(pipeline: str, parameters: Mapping[str, Any], device: str = "auto",
         tested = len(labelled)
     measured = profile_run(recipe, runtime.place(teacher), sha256, runtime)
     hardware = f"{runtime.device}, {runtime.precision}, {runtime.threads} thread{'s' * (runtime.threads != 1)}"
-    return multiply_out(recipe, measured, info.spec, info.num_classes, tested or _unlabelled(recipe), steps, hardware)
+    return multiply_out(recipe, measured, info.spec, info.num_classes, Counted.of(given, tested), steps, hardware)
 
 
-def multiply_out(recipe: Recipe, measured: Profile, spec: ImageSpec, num_classes: int, tested: int, steps: int, hardware: str) -> Estimate:
+def multiply_out(
+    recipe: Recipe, measured: Profile, spec: ImageSpec, num_classes: int, counted: Counted, steps: int, hardware: str
+) -> Estimate:
     """The whole run from its measured parts.
 
     Args:
@@ -128,17 +164,19 @@ def multiply_out(recipe: Recipe, measured: Profile, spec: ImageSpec, num_classes
         measured: its parts.
         spec: of the images.
         num_classes: K.
-        tested: images that the evaluation looks at.
+        counted: images that are given beside the recipe.
         steps: of the pipeline.
         hardware: in words.
     """
     work = workload_of(recipe)
     channels, height, width = spec.shape
-    pixels = work.kept * channels * height * width
+    kept_images, image_bytes = work.kept + counted.begun, channels * height * width
+    pixels = kept_images * image_bytes
     largest = max(timing.bytes for timing in (measured.turn, measured.draw, *measured.stages))
     online = recipe.method.coupling == "online"
     shards = 2 * recipe.synthesis.rounds if online else -(-recipe.set.size // recipe.set.shard_images) + 1
-    made = pixels + work.kept * (_LOGIT * num_classes + _ASKED) + shards * _HEADER
+    # shards of a set made before take no room where they can be second names of its files: this is at most
+    made = pixels + kept_images * (_LOGIT * num_classes + _ASKED) + shards * _HEADER
     snapshots = recipe.student.epochs // recipe.student.keep_epochs if recipe.student.keep_epochs else 0
     waiting = (CANDIDATES + 1) * measured.student_bytes * bool(recipe.set.holdout)  # a new one is written before the worst goes
     students = (1 + snapshots + bool(recipe.set.holdout)) * measured.student_bytes
@@ -147,10 +185,14 @@ def multiply_out(recipe: Recipe, measured: Profile, spec: ImageSpec, num_classes
     working = max(measured.trainer_bytes + measured.synthesizer_bytes * online, measured.synthesizer_bytes)
     return Estimate(
         recipe=recipe,
-        images=work.images,
+        images=work.images + counted.begun,
+        counted=counted,
         student_steps=work.student_steps,
-        parts=(*_training(recipe, measured, online), *_around(recipe, measured, tested, snapshots, steps)),
-        memory=measured.startup_bytes + measured.teacher_bytes + working + waiting + largest + pixels,
+        parts=(
+            *_training(recipe, measured, counted.begun_holdout),
+            *_around(recipe, measured, counted.tested or _unlabelled(recipe, counted), snapshots, steps),
+        ),
+        memory=measured.startup_bytes + measured.teacher_bytes + working + waiting + largest + pixels + counted.ood * image_bytes,
         store=kept,
         store_peak=kept + 2 * working + snapshots * measured.student_bytes + waiting,  # a checkpoint is whole before the one before it goes
         workspace=ended + _PAGE,
@@ -158,8 +200,9 @@ def multiply_out(recipe: Recipe, measured: Profile, spec: ImageSpec, num_classes
     )
 
 
-def _training(recipe: Recipe, measured: Profile, online: bool) -> list[Part]:
+def _training(recipe: Recipe, measured: Profile, begun_holdout: int) -> list[Part]:
     """What the recipe spends on images and on the student."""
+    online = recipe.method.coupling == "online"
     turns, seconds = recipe.turns, measured.turn.seconds
     oversampling = recipe.set.max_oversampling if recipe.method.inverts else 1.0
     parts = [Part("synthesis", turns, (turns * seconds, turns * seconds * oversampling), _how("a turn", measured.turn))]
@@ -184,8 +227,8 @@ def _training(recipe: Recipe, measured: Profile, online: bool) -> list[Part]:
         parts.append(_drawing(recipe, measured))
     for times, timing in stages:
         parts.append(Part("student", times, (times * timing.seconds,) * 2, _how("a step", timing)))
-    if held_out:
-        check = (recipe.student.epochs * held_out + again * final) * measured.student_image
+    if held_out or begun_holdout:
+        check = (recipe.student.epochs * (held_out + begun_holdout) + again * (final + begun_holdout)) * measured.student_image
         parts.append(Part("checks", recipe.student.epochs, (check, check), "the student's forward pass of one image"))
     return parts
 
@@ -223,7 +266,7 @@ def _how(what: str, timing: Timing) -> str:
     return f"{what} at a batch of {timing.measured}, times {timing.full}/{timing.measured}"
 
 
-def _unlabelled(recipe: Recipe) -> int:
+def _unlabelled(recipe: Recipe, counted: Counted) -> int:
     """Images that the evaluation looks at where no test images are given."""
     images = workload_of(recipe).kept
-    return round(images * recipe.set.holdout) or min(images, MAX_TRAINING_IMAGES)
+    return round(images * recipe.set.holdout) + counted.begun_holdout or min(images + counted.begun, MAX_TRAINING_IMAGES)

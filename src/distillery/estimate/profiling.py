@@ -30,7 +30,7 @@ from distillery.types import Classifier
 from distillery.workbench.assembly import build_student
 
 SYNTHESIS_SECONDS, STUDENT_SECONDS, FORWARD_SECONDS = 4.0, 2.5, 0.5
-_FIRST_SIZE, _GROWTH, _REPEATS = 8, 4, 5
+_FIRST_SIZE, _GROWTH, _REPEATS, _OOD = 8, 4, 5, 64
 _IMPORTS = f"""
 import contextlib, resource
 with contextlib.suppress(ImportError):
@@ -129,10 +129,15 @@ class _Bench:
         self.recipe, self.teacher, self.runtime, self.seed = recipe, teacher, runtime, seed
         self.settings = recipe.settings
         moments = None
-        if "moments" in recipe.method.required(self.settings):
+        required = recipe.method.required(self.settings)
+        if "moments" in required:
             moments = global_moments(teacher, teacher_sha256).to(runtime.device)
+        draws = torch.Generator().manual_seed(seed)
+        self.ood = ImagePool(teacher.spec, runtime.device)  # whatever such images show, they cost the same
+        self.ood.append(torch.randint(256, (_OOD, *teacher.spec.shape), dtype=torch.uint8, generator=draws))
+        others = self.ood if "ood" in required else None
         # gradient norms cost extra in the first turns only
-        self.ingredients = Ingredients(teacher, runtime, seed, moments, turns=recipe.turns, diagnose=False)
+        self.ingredients = Ingredients(teacher, runtime, seed, moments, turns=recipe.turns, ood=others, diagnose=False)
         self.student = build_student(recipe.student.architecture, teacher, runtime, seed)
 
     def synthesizer(self, images: int, steps: int) -> Synthesizer:
@@ -146,7 +151,9 @@ class _Bench:
 
     def trainer(self, stage: StageConfig) -> StudentTrainer:
         student = build_student(self.recipe.student.architecture, self.teacher, self.runtime, self.seed)
-        return StudentTrainer((stage.sized(1),), self.teacher, student, self.runtime, self.seed)
+        trainer = StudentTrainer((stage.sized(1),), self.teacher, student, self.runtime, self.seed)
+        trainer.ood = self.ood
+        return trainer
 
     def time_turn(self) -> Timing:
         """One turn; where it has many steps, from turns of one and of three of them."""

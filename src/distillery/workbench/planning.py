@@ -154,12 +154,6 @@ def ood_of_turn(method: Method, config: MethodConfig) -> int:
     return max(config.images_per_turn, 1) if "ood" in method.required(config) else 0
 
 
-def ood_of_trained(made: SynthesizerState) -> int:
-    """The same of the method that trained a synthesizer: it is not built without what it learned from."""
-    method = find_method(made.method)
-    return ood_of_turn(method, method.load()[1].parse(made.config, "method_config"))
-
-
 def open_ood(uri: str, stages: Sequence[StageConfig], a_turn: int, spec: ImageSpec) -> OodImages | None:
     """The images of another domain that stages mix into their batches or a method learns from, None where no URI is given.
 
@@ -191,6 +185,25 @@ def open_ood(uri: str, stages: Sequence[StageConfig], a_turn: int, spec: ImageSp
             "make the batch or its ood_share smaller."
         )
     return found
+
+
+def open_ood_of_trained(uri: str, stages: Sequence[StageConfig], made: SynthesizerState, spec: ImageSpec) -> OodImages | None:
+    """As `open_ood`, for who only draws from a synthesizer: its method is not built without what it learned from.
+
+    Args:
+        uri: where they lie; "" for none.
+        stages: of a student that is trained on what is drawn; () for none.
+        made: the synthesizer.
+        spec: of the teacher's images.
+    """
+    method = find_method(made.method)
+    a_turn = ood_of_turn(method, method.load()[1].parse(made.config, "method_config"))
+    if a_turn and not uri:
+        raise ConfigError(
+            f"The synthesizer was trained by {method.title}, which learns from images of another domain, and none are given: "
+            "give those that it learned from (--ood, ood=)."
+        )
+    return open_ood(uri, stages, a_turn, spec)
 
 
 def open_start(uri: str, recipe: Recipe, teacher: VerifiedBundle) -> StartSet | None:

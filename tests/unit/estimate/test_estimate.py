@@ -3,12 +3,14 @@
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+import yaml
 
 from distillery.errors import CheckpointMismatchError, ConfigError
 from distillery.estimate import profiling
-from distillery.estimate.estimate import Estimate, estimate, multiply_out
+from distillery.estimate.estimate import Counted, Estimate, estimate, multiply_out
 from distillery.estimate.profiling import Profile, Timing, profile_run
 from distillery.methods.catalog import METHODS
 from distillery.models.bundle import save_classifier
@@ -18,6 +20,7 @@ from distillery.recipes.loader import load_document, load_recipe
 from distillery.runtime import Runtime
 from fakes import CPU, SPEC, TINY, tiny_teacher
 from methods import tiny
+from toy_methods import TOYS, registered
 
 EXPECTS = {"expects": {"height": 8, "width": 8, "classes": 4}}
 SMALL = {f"{name}/digits": {**EXPECTS, "synthesis.config": tiny(name), "student.stages.0.batch": 16} for name in METHODS}
@@ -37,6 +40,7 @@ MEASURED = Profile(
 )
 
 
+TESTED = Counted(tested=100)
 AGAIN = 5 + 5 + 1  # five candidates on the images that are new, the same on all of them in the end, and the last student
 
 
@@ -44,9 +48,9 @@ def parts(found: Estimate) -> dict[str, tuple[int, tuple[float, float]]]:
     return {part.name: (part.times, tuple(pytest.approx(value) for value in part.seconds)) for part in found.parts}  # type: ignore[misc]
 
 
-def of(recipe: str, **overrides: object) -> Estimate:
+def of(recipe: str, counted: Counted = TESTED, **overrides: object) -> Estimate:
     changes = {"evaluation.latency": False, "student.keep_epochs": 0, **overrides}
-    return multiply_out(load_recipe(recipe, changes), MEASURED, SPEC, 4, 100, 5, "cpu")
+    return multiply_out(load_recipe(recipe, changes), MEASURED, SPEC, 4, counted, 5, "cpu")
 
 
 def test_an_online_run_multiplied_out() -> None:
@@ -81,6 +85,19 @@ def test_closing_rounds_check_on_all_that_is_held_out() -> None:
     found = parts(of("fast_dfkd/digits", **{"synthesis.closing_rounds": 120}))
     assert found["student"] == (3200, (1600.0, 1600.0))
     assert found["checks"][1][0] == pytest.approx((40 * (20 + 120) / 160 + AGAIN) * 3072 * 0.05 * 0.001)
+
+
+def test_a_set_to_begin_with_is_kept_and_checked_on_and_images_of_another_domain_lie_on_the_device() -> None:
+    plain, begun = of("fast_dfkd/digits"), of("fast_dfkd/digits", Counted(tested=100, begun=500, begun_holdout=50, ood=70))
+    assert begun.images == plain.images + 500
+    assert begun.memory - plain.memory == (500 + 70) * 64
+    assert begun.store - plain.store == 500 * (64 + 4 * 4 + 8)
+    assert parts(begun)["checks"] == (40, ((40 * (0.5 * 153.6 + 50) + AGAIN * (153.6 + 50)) * 0.001,) * 2)
+    assert {name: part for name, part in parts(begun).items() if name != "checks"} == {
+        name: part for name, part in parts(plain).items() if name != "checks"
+    }
+    unlabelled = of("fast_dfkd/digits", Counted(begun=500, begun_holdout=50))
+    assert parts(unlabelled)["evaluation"][0] == 154 + 50
 
 
 def test_an_offline_run_multiplied_out() -> None:
@@ -137,6 +154,23 @@ def test_real_steps_are_timed(recipe: str, feed: str) -> None:
     assert found.teacher_image > 0
     assert min(found.student_bytes, found.synthesizer_bytes) > 1000
     assert found.trainer_bytes > found.student_bytes
+
+
+@pytest.mark.usefixtures("quick")
+def test_steps_that_use_images_of_another_domain_are_timed_with_some(tmp_path: Path) -> None:
+    np.savez(tmp_path / "others.npz", images=np.zeros((9, 8, 8), dtype=np.uint8))
+    save_classifier(tmp_path / "teacher", tiny_teacher(steps=1), TINY, Provenance(code_version="c"))
+    changes = {**SMALL["ls_gdfd/digits"], "student.stages.0.ood_share": 0.5}
+    document = {"extends": "ls_gdfd/digits", "synthesis": {"method": "toy_critic", "config": TOYS["toy_critic"].tiny}}
+    form = {"run_recipe": "ls_gdfd/digits", "run_overrides": changes, "teacher_uri": str(tmp_path / "teacher")}
+    with pytest.raises(ConfigError, match="none are given"):
+        estimate("generative_distillation", form, "cpu")
+    found = estimate("generative_distillation", {**form, "synth_ood_uri": str(tmp_path / "others.npz")}, "cpu")
+    assert (found.counted.ood, found.counted.begun) == (9, 0)
+    with registered():
+        (tmp_path / "critic.yaml").write_text(yaml.safe_dump(document))
+        chosen = load_recipe(str(tmp_path / "critic.yaml"), EXPECTS)
+        assert profile_run(chosen, CPU.place(tiny_teacher(steps=1)), "t" * 64, CPU).turn.seconds > 0
 
 
 @pytest.mark.parametrize(("steps", "seconds"), [(500, 16 * (2 + 500 * 3)), (1, 16 * (2 + 3))])

@@ -12,6 +12,7 @@ import torch
 from typer.testing import CliRunner
 
 from distillery import ProgressEvent, evaluate
+from distillery.data.ood import load_ood
 from distillery.data.store import SetHeader, SetWriter
 from distillery.errors import ConfigError
 from distillery.methods.catalog import find_method
@@ -25,7 +26,7 @@ from distillery.workbench.assembly import PlannedMethod
 from distillery_kfp.pipelines.cli import app as cli
 from distillery_kfp.pipelines.cli.bar import bar
 from distillery_kfp.pipelines.runner.local import RunRequest
-from fakes import TINY, FakeSynthesizer, quadrants, tiny_teacher
+from fakes import SPEC, TINY, FakeSynthesizer, quadrants, tiny_teacher
 from sets import publish_set
 
 PROVENANCE = Provenance(code_version="1")
@@ -112,9 +113,20 @@ def test_a_student_from_each_source(
     assert (desk.out / "bundle.json").read_bytes() == first
 
 
+@pytest.mark.parametrize("source", ["set", "live", "real"])
+def test_images_of_another_domain_beside_each_source(source: str, desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    np.savez(desk.folder / "others.npz", images=np.zeros((4, 8, 8), dtype=np.uint8))
+    words = ["--ood", desk.folder / "others.npz", "--set", "student.stages.0.ood_share=0.5"]
+    assert desk.call(monkeypatch, *desk.sources[source], *words) == 0
+    made = json.loads((desk.out / "bundle.json").read_bytes())["provenance"]
+    assert made["inputs"]["ood"] == made["config"]["ood_sha256"] == load_ood(str(desk.folder / "others.npz"), SPEC).digest
+
+
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
+        (["--data", "real.npz", "--ood", "real.npz"], "are for nobody: the method learns from none and no stage of the student has an"),
+        (["--data", "real.npz", "--set", "student.stages.0.ood_share=0.5"], "none are given: give some (--ood"),
         ([], "A student trains on one source, not none: give exactly one of --set-uri, --synthesizer, --data."),
         (["--set-uri", "set", "--data", "real.npz"], "not --set-uri and --data: give exactly one of"),
         (["--data", "real.npz", "--statistics", "moments"], "are only read for a synthesizer"),
