@@ -19,7 +19,6 @@ def show_estimate(request: "RunRequest") -> None:
     import os
 
     from distillery.estimate.estimate import estimate
-    from distillery.step_table import PIPELINES
     from distillery.storage import open_store
     from distillery_kfp.pipelines.runner.local import check_writable
 
@@ -27,8 +26,16 @@ def show_estimate(request: "RunRequest") -> None:
     check_writable(open_store(request.store).local_path("runs"), "--store")
     check_writable(request.workdir, "--workdir")
     device = request.device or os.environ.get("DISTILLERY_DEVICE") or "auto"
-    found = estimate(pipeline, request.arguments(), device, request.threads, len(PIPELINES[pipeline].steps))
+    found = estimate(pipeline, request.arguments(), device, request.threads, starts_of(pipeline))
     _show(request, pipeline, found)
+
+
+def starts_of(pipeline: str) -> int:
+    """How many processes of a run import what steps need: one, of which they are forked, or every step where that is not possible."""
+    from distillery.step_table import PIPELINES
+    from distillery_kfp.pipelines.runner import forkserver
+
+    return 1 if forkserver.AVAILABLE else len(PIPELINES[pipeline].steps)
 
 
 def _show(request: "RunRequest", pipeline: str, found: "Estimate") -> None:

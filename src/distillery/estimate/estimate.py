@@ -123,7 +123,7 @@ def estimate(pipeline: str, parameters: Mapping[str, Any], device: str = "auto",
         parameters: the run form's values.
         device: auto, cpu, cuda or cuda:N.
         threads: CPU threads of a step; 0 is torch's choice.
-        steps: of the pipeline.
+        steps: of the pipeline that import what they need by themselves; where steps are forked of one process, that is one.
 
     Raises:
         DistilleryError: what the plan would refuse.
@@ -165,7 +165,7 @@ def multiply_out(
         spec: of the images.
         num_classes: K.
         counted: images that are given beside the recipe.
-        steps: of the pipeline.
+        steps: of the pipeline that import what they need by themselves; where steps are forked of one process, that is one.
         hardware: in words.
     """
     work = workload_of(recipe)

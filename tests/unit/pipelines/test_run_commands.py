@@ -16,6 +16,8 @@ from distillery.recipes.loader import load_recipe
 from distillery.storage import FolderStore
 from distillery.workbench.keys import step_versions
 from distillery_kfp.pipelines.cli import app as cli
+from distillery_kfp.pipelines.cli.commands import dry_run
+from distillery_kfp.pipelines.runner import forkserver
 from distillery_kfp.pipelines.runner.resume import request_of, workspace_of
 from fakes import TINY, tiny_teacher
 from made_up_runs import MadeUp, digest
@@ -197,3 +199,9 @@ def test_a_dry_run_says_what_a_run_would_cost_and_writes_nothing(desk: Desk, mon
     assert "The rest are estimates" in out
     _, err = desk.call("run", "own.yaml", "--teacher", "absent", "--dry-run", code=1)
     assert len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(("available", "starts"), [(True, 1), (False, 5)])
+def test_imports_are_paid_once_where_steps_are_forked(available: bool, starts: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forkserver, "AVAILABLE", available)
+    assert dry_run.starts_of("online_distillation") == starts
