@@ -121,8 +121,8 @@ class SampledPool(RecordedPool):
 
     def __init__(self, ground: Ground, room: Room) -> None:
         super().__init__(ground)
-        held_out = max(round(room.images * ground.holdout), 1) if ground.holdout else 0
-        sizes: dict[Role, int] = {"train": max(room.images - held_out, 1), "holdout": max(held_out, 1)}
+        held_out = min(max(round(room.images * ground.holdout), 1), room.images - 1) if ground.holdout else 0  # of two or more, one of each
+        sizes: dict[Role, int] = {"train": room.images - held_out, "holdout": max(held_out, 1)}
         device = ground.teacher.mean.device
         self._samples = {
             role: Reservoir(ground.teacher.spec, device, size, stream(ground.seed, "record", role)) for role, size in sizes.items()

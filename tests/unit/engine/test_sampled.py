@@ -104,6 +104,13 @@ def test_the_set_is_a_sample_and_the_manifest_says_of_how_many(
         assert torch.allclose(teacher(shard.images.float() / 255), shard.teacher_logits, atol=1e-5)
 
 
+def test_the_smallest_sample_has_one_image_of_either_kind(teacher: Classifier, store: FolderStore, session: Session) -> None:
+    loop = loop_of(teacher, store, session, "round", record=2, holdout=0.9, rounds=3)
+    loop.run()
+    some = made(loop, store).manifest
+    assert (some.images, some.holdout) == (1, 1)
+
+
 @pytest.mark.parametrize("feed", ["round", "fresh"])
 def test_a_killed_run_keeps_the_same_sample(teacher: Classifier, store: FolderStore, session: Session, feed: str) -> None:
     class Stop(Exception):
