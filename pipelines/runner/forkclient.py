@@ -31,7 +31,10 @@ def main() -> int:
         sys.stderr.write(f"The process that was to fork {module} has ended.\n")
         return 1
     code = int(answer)
-    return code if code >= 0 else 128 - code
+    if code >= 0:
+        return code
+    sys.stderr.write(f"{module} was ended by signal {-code} ({signal.strsignal(-code)}).\n")  # as the shell says of its own children
+    return 128 - code
 
 
 if __name__ == "__main__":

@@ -102,8 +102,8 @@ def test_it_has_the_streams_arguments_variables_and_folder_of_who_asked(server: 
         ("words", 1, "joined\nleft\n", "these words\n"),
         ("error", 1, "joined\nleft\n", "ValueError: of the module\n"),
         ("interrupt", 128 + signal.SIGINT, "joined\nleft\n", ""),
-        ("kill", 128 + signal.SIGKILL, "", ""),
-        ("term", 128 + signal.SIGTERM, "", ""),
+        ("kill", 128 + signal.SIGKILL, "", "ends was ended by signal 9 (Killed).\n"),
+        ("term", 128 + signal.SIGTERM, "", "ends was ended by signal 15 (Terminated).\n"),
     ],
 )
 def test_it_ends_as_an_interpreter_ends(how: str, code: int, out: str, said: str, server: ForkServer) -> None:
