@@ -90,11 +90,12 @@ def main() -> None:
         _load(request["pipeline"])(**request["arguments"])
 
 
-def imported(pipeline: str) -> list[str]:
-    """What the steps of a pipeline import sooner or later, as a `ForkServer` takes it, and versions of just that."""
-    steps = [f"distillery.steps.{step}" for step in PIPELINES[pipeline].steps]
+def imported(pipeline: str) -> tuple[list[str], list[str]]:
+    """What the steps of a pipeline import sooner or later, as a `ForkServer` takes it: for the plan, and later, with versions of all."""
+    first, *steps = (f"distillery.steps.{step}" for step in PIPELINES[pipeline].steps)
     versions = "distillery.workbench.keys:take_versions"  # hours later the sources may be others than those that run
-    return ["torch._dynamo", "kfp.dsl", "distillery.tracking.open:preload", *steps, versions]  # torch._dynamo: by the first optimizer
+    # torch._dynamo: by the first optimizer of a process
+    return ["kfp.dsl", first], ["distillery.tracking.open:preload", "torch._dynamo", *steps, versions]
 
 
 @contextmanager
@@ -112,8 +113,9 @@ def _forking(pipeline: str) -> Iterator[None]:
 
 def _server(pipeline: str) -> ForkServer | None:
     """None where steps have to start Python anew."""
+    first, later = imported(pipeline)
     try:
-        return ForkServer(imported(pipeline), {"_KFP_RUNTIME": "true"}) if forkserver.AVAILABLE else None
+        return ForkServer(first, {"_KFP_RUNTIME": "true"}, later) if forkserver.AVAILABLE else None
     except OSError as error:
         logger.warning("Each step starts Python anew, which takes seconds, because this system refuses a fork server: %s", error)
         return None

@@ -1,9 +1,10 @@
 """A process that has imported what others will need, and forks them: each begins in milliseconds, and is else a process like any other.
 
 Torch, MLflow and the first optimizer take a step four to six seconds of imports before its first line; a run of seven steps pays for them
-once here. What is forked has the streams, environment, folder and arguments of the `forkclient.py` that asked for it, and ends as the
-interpreter ends. The server imports and nothing else: it opens no device, file or connection and starts no thread, so that there is
-nothing which a fork would share or lose. Linux only, by `AVAILABLE`: elsewhere a fork beside other libraries' threads may hang.
+once here, beside the first of them. What is forked has the streams, environment, folder and arguments of the `forkclient.py` that asked
+for it, and ends as the interpreter ends. The server imports and nothing else: it opens no device, file or connection and starts no thread,
+so that there is nothing which a fork would share or lose. Linux only, by `AVAILABLE`: elsewhere a fork beside other libraries' threads may
+hang.
 """
 
 import atexit
@@ -24,11 +25,12 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
+from types import FrameType, TracebackType
 
 AVAILABLE = sys.platform == "linux"
 _CREDENTIALS = struct.Struct("3i")  # pid, uid, gid: the kernel's struct ucred
 _STREAMS = 3
+_MEANWHILE = "--"  # between the modules that the first who asks waits for, and those that are imported beside him
 
 
 class ForkServer:
@@ -37,12 +39,13 @@ class ForkServer:
     Args:
         modules: to import; "module:function" is called as well. One that cannot be imported is left to whoever needs it.
         variables: of its environment, beside those of this process.
+        later: modules to import while it serves already: what is forked before they are there imports them for itself.
 
     Raises:
         OSError: no such process can be reached here, as in a sandbox that refuses sockets; nothing was started.
     """
 
-    def __init__(self, modules: Sequence[str], variables: Mapping[str, str]) -> None:
+    def __init__(self, modules: Sequence[str], variables: Mapping[str, str], later: Sequence[str] = ()) -> None:
         self._name = f"distillery-{secrets.token_hex(16)}"
         with socket.socket(socket.AF_UNIX) as listener:
             listener.bind(f"\0{self._name}")  # no file, whose path may be longer than a socket's may be
@@ -50,7 +53,7 @@ class ForkServer:
             with socket.socket(socket.AF_UNIX) as attempt:
                 attempt.connect(f"\0{self._name}")
             self._process = subprocess.Popen(
-                [sys.executable, "-m", __name__, str(listener.fileno()), *modules],
+                [sys.executable, "-m", __name__, str(listener.fileno()), *modules, _MEANWHILE, *later],
                 env={**os.environ, **variables},
                 pass_fds=(listener.fileno(),),
                 stdin=subprocess.PIPE,  # its end tells the server that we are gone
@@ -67,6 +70,7 @@ class ForkServer:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         assert self._process.stdin is not None
         self._process.stdin.close()
+        self._process.send_signal(signal.SIGUSR1)  # while it imports it does not look at its input
         self._process.wait()
 
 
@@ -84,14 +88,41 @@ def main() -> None:
     """Import, then serve; what is forked leaves the server's loop and runs as if Python had been started for it."""
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)  # our starter's group gets them: what is forked answers, and we end by our input's end
-    descriptor, *modules = sys.argv[1:]
-    for name in modules:
-        _load(name)
-    gc.collect()
-    gc.freeze()  # a collection would copy the pages that all share
+    descriptor, *names = sys.argv[1:]
+    cut = names.index(_MEANWHILE)
+    gc.disable()  # nothing that is imported is garbage
     with socket.socket(fileno=int(descriptor)) as listener:
-        job = _serve(listener)
+        _load(names[:cut])
+        job = _serve_meanwhile(listener, names[cut + 1 :]) or _serve(listener)
     os._exit(_run(job) if job else 0)  # without taking all modules down, which is what takes two seconds
+
+
+def _serve_meanwhile(listener: socket.socket, modules: Sequence[str]) -> _Job | None:
+    """Import while a process forked now serves instead; returns in what that one forks with its job, and in the server with none."""
+    reading, writing = os.pipe()
+    early = os.fork()
+    if not early:
+        os.close(writing)
+        os.dup2(reading, 0)
+        os.close(reading)
+        if job := _serve(listener):
+            return job
+        os._exit(0)
+
+    def hand_over() -> None:
+        os.close(writing)  # its input ends
+        os.waitpid(early, 0)  # of two that look at the listener one would wait for whom the other has answered
+
+    def end(number: int, frame: FrameType | None) -> None:
+        hand_over()
+        os._exit(0)
+
+    os.close(reading)
+    signal.signal(signal.SIGUSR1, end)
+    _load(modules)
+    signal.signal(signal.SIGUSR1, signal.SIG_DFL)
+    hand_over()
+    return None
 
 
 def _run(job: _Job) -> int:
@@ -116,12 +147,14 @@ def _run(job: _Job) -> int:
     return code or 0
 
 
-def _load(name: str) -> None:
-    module, _, function = name.partition(":")
-    with suppress(Exception):  # foreign modules raise anything for a variable that they dislike; whoever needs one hears of it
-        loaded = importlib.import_module(module)
-        if function:
-            getattr(loaded, function)()
+def _load(names: Sequence[str]) -> None:
+    for name in names:
+        module, _, function = name.partition(":")
+        with suppress(Exception):  # foreign modules raise anything for a variable that they dislike; whoever needs one hears of it
+            loaded = importlib.import_module(module)
+            if function:
+                getattr(loaded, function)()
+    gc.freeze()  # a collection would copy the pages that all share
 
 
 def _serve(listener: socket.socket) -> _Job | None:
@@ -177,6 +210,7 @@ def _become(job: _Job, descriptors: Sequence[int]) -> None:
         numpy.seed()  # as each process begins; `random` sees to it by itself
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    gc.enable()
 
 
 if __name__ == "__main__":

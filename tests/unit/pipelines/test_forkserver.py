@@ -6,7 +6,9 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -20,6 +22,7 @@ LOOK = """
 import json, os, sys
 print(json.dumps({
     "arguments": sys.argv, "variables": dict(os.environ), "folder": os.getcwd(), "first": sys.path[0], "name": __name__,
+    "later": [name in sys.modules for name in sys.argv[1:]],
     "loaded": "heavy" in sys.modules, "called": sys.modules["heavy"].CALLED, "pid": os.getpid(), "group": os.getpgrp(),
 }))
 print(sys.stdin.read(), file=sys.stderr)
@@ -52,6 +55,18 @@ if __name__ == "__main__":
     print(asked, torch.cuda.is_initialized(), threading.active_count(), "torch._dynamo" in sys.modules, "mlflow" in sys.modules)
     print(code_version.cache_info().currsize, step_version.cache_info().currsize)
 """
+WAITS = """
+import sys
+print("here", flush=True)
+print(sys.stdin.read(), end="")
+sys.exit(5)
+"""
+SLOW = """
+import os, time
+open(os.environ["BEGUN"], "w").close()
+while not os.path.exists(os.environ["GO_ON"]):
+    time.sleep(0.01)
+"""
 MODULES = {
     "look": LOOK,
     "ends": ENDS,
@@ -59,6 +74,8 @@ MODULES = {
     "heavy": "CALLED = []\ndef load():\n    CALLED.append(1)\n",
     "broken": "raise ValueError('a variable that it dislikes')\n",
     "draws": "import numpy, random\nprint(numpy.random.random(), random.random())\n",
+    "waits": WAITS,
+    "slow": SLOW,
 }
 pytestmark = pytest.mark.skipif(not forkserver.AVAILABLE, reason="Linux only")
 
@@ -159,6 +176,36 @@ def test_a_sandbox_without_sockets_starts_each_step_anew(refused: str, monkeypat
     assert sys.executable == "/a place/python"
 
 
+def test_it_serves_while_it_imports_what_is_needed_later(folder: Path, tmp_path: Path) -> None:
+    variables = {"PYTHONPATH": str(folder), "BEGUN": str(tmp_path / "begun"), "GO_ON": str(tmp_path / "go on")}
+    with ForkServer(["heavy", "heavy:load"], variables, later=["slow", "json.tool"]) as server:
+        command = [*server.command, "-m", "look", "slow", "json.tool"]
+        early = subprocess.run(command, input="", capture_output=True, text=True)
+        assert (json.loads(early.stdout)["loaded"], json.loads(early.stdout)["later"]) == (True, [False, False]), early.stderr
+        (tmp_path / "go on").touch()
+        while json.loads(early.stdout)["later"] != [True, True]:
+            early = subprocess.run(command, input="", capture_output=True, text=True)
+
+
+def test_it_ends_in_the_middle_of_an_import_and_leaves_only_what_it_forked(folder: Path, tmp_path: Path) -> None:
+    variables = {"PYTHONPATH": str(folder), "BEGUN": str(tmp_path / "begun"), "GO_ON": str(tmp_path / "never")}
+    with ForkServer(["heavy"], variables, later=["slow"]) as server:
+        running = subprocess.Popen([*server.command, "-m", "waits"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        assert running.stdout is not None
+        assert running.stdout.readline() == "here\n"
+        while not (tmp_path / "begun").exists():
+            time.sleep(0.01)
+    left = [path for path in Path("/proc").glob("[0-9]*/environ") if _mentions(path, tmp_path)]
+    assert len(left) == 2, "more than what it forked and the one that waits for that"
+    assert (*running.communicate("said"), running.returncode) == ("said", None, 5)
+
+
+def _mentions(path: Path, folder: Path) -> bool:
+    with suppress(OSError):
+        return f"={folder}".encode() in path.read_bytes()
+    return False
+
+
 def test_another_user_is_not_served(monkeypatch: pytest.MonkeyPatch) -> None:
     here, there = socket.socketpair()
     with here, there:
@@ -168,7 +215,7 @@ def test_another_user_is_not_served(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_what_runs_import_leaves_nothing_that_a_fork_would_break(folder: Path, tmp_path: Path) -> None:
-    modules = [module for pipeline in PIPELINES for module in imported(pipeline)]
+    modules = [module for pipeline in PIPELINES for part in imported(pipeline) for module in part]
     variables = {"PYTHONPATH": str(folder), "_KFP_RUNTIME": "true", "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path / 'mlflow.db'}"}
     with ForkServer(["watched:watch", *modules], variables) as server:
         done = subprocess.run([*server.command, "-m", "watched"], capture_output=True, text=True)
