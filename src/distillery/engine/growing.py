@@ -20,6 +20,11 @@ FOLDER = "lists"
 BLOCK = 64
 
 
+def anew(store: Store) -> str:
+    """What to do where a part of a checkpoint is gone: parts lie in folders below, and without one of these nothing begins anew."""
+    return f"delete the folder {store.uri!r} to start this step anew"
+
+
 class _Block(Config):
     items: tuple[Any, ...]
 
@@ -83,7 +88,7 @@ class GrowingList:
         except MissingResourceError:
             data = b""
         if sha256_bytes(data) != sha256:
-            raise StoreError(f"The block {key!r} of a checkpoint's list in {self._store.uri!r} is missing or damaged: {ADVICE}.")
+            raise StoreError(f"The block {key!r} of a checkpoint's list in {self._store.uri!r} is missing or damaged: {anew(self._store)}.")
         return FORMAT.read(data, key).parse(_Block).items
 
 

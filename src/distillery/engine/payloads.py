@@ -7,6 +7,7 @@ from typing import IO, Any, cast
 
 import torch
 
+from distillery.engine.growing import anew
 from distillery.errors import MissingResourceError, StoreError
 from distillery.provenance import sha256_file
 from distillery.storage import Store
@@ -62,7 +63,7 @@ def read_payload(store: Store, key: str, sha256: str) -> dict[str, Any]:
     Raises:
         StoreError: it is missing or damaged.
     """
-    advice = f"delete the folder {store.uri!r} to start this step anew"
+    advice = anew(store)
     try:
         if (path := store.local_path(key)) is not None:
             return _load(path, sha256_file(path) == sha256, key, advice)

@@ -11,7 +11,7 @@ from distillery.config import Config
 from distillery.data.pool import NO_LABEL, ImagePool
 from distillery.data.shards import Role
 from distillery.documents import Format
-from distillery.engine.growing import ADVICE
+from distillery.engine.growing import ADVICE, anew
 from distillery.engine.recorded import Ground, RecordedPool, rows
 from distillery.errors import MissingResourceError, StoreError
 from distillery.provenance import Provenance, code_version, sha256_bytes
@@ -222,7 +222,7 @@ class SampledPool(RecordedPool):
         except MissingResourceError:
             data = b""
         if sha256_bytes(data) != part.sha256:
-            raise StoreError(f"The file {_key(part)!r} of a sample in {self._store.uri!r} is missing or damaged: {ADVICE}.")
+            raise StoreError(f"The file {_key(part)!r} of a sample in {self._store.uri!r} is missing or damaged: {anew(self._store)}.")
         tensors = read_tensors(FORMAT, data, _key(part))[1]
         return tensors["places"], tensors["images"], tensors["labels"]
 

@@ -67,7 +67,7 @@ def test_a_damaged_block_stops_a_resume_with_a_sentence(tmp_path: Path, damage: 
         checkpoints.store.delete(key)
     else:
         checkpoints.store.write(key, checkpoints.store.read(key).replace(b"63", b"64"))
-    with pytest.raises(StoreError, match=r"block 'lists/.*' of a checkpoint's list .* is missing or damaged: delete the folder"):
+    with pytest.raises(StoreError, match=rf"block 'lists/.*' .* is missing or damaged: delete the folder '{tmp_path}' to start"):
         Checkpoints(checkpoints.store).load()
 
 
