@@ -69,8 +69,13 @@ def plain_modes() -> Iterator[None]:
     with ExitStack() as modes:
         modes.enter_context(torch.inference_mode(False))
         modes.enter_context(torch.enable_grad())
-        for device in filter(torch.is_autocast_enabled, ("cpu", "cuda")):
-            modes.enter_context(torch.autocast(device, enabled=False))
+        nested = torch.autocast_increment_nesting() > 1
+        torch.autocast_decrement_nesting()
+        if nested:
+            # weights that were cast are kept until the outermost block ends: a step's own autocast would compute with stale ones
+            modes.enter_context(torch.autocast("cpu", enabled=False, cache_enabled=False))
+            if torch.is_autocast_enabled("cuda"):
+                modes.enter_context(torch.autocast("cuda", enabled=False, cache_enabled=False))
         if torch.get_default_device().type != "cpu":  # only then, because such a mode looks at every call of torch
             modes.enter_context(torch.device("cpu"))
         torch.set_default_dtype(torch.float32)

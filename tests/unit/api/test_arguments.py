@@ -107,6 +107,18 @@ def test_what_the_caller_switched_on_does_not_reach_a_step(mode: Callable[[], Ab
         assert (answers.dtype, answers.device.type) == (torch.float32, "cpu")
 
 
+@pytest.mark.parametrize("enabled", [True, False])
+def test_a_steps_autocast_sees_weights_as_they_are_within_the_callers(enabled: bool) -> None:
+    layer, images = nn.Linear(4, 2, bias=False), torch.rand(3, 4)
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled), visiting(silent):
+        for weight in (1.0, 2.0):
+            nn.init.constant_(layer.weight, weight)
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                answers = layer(images)
+            torch.testing.assert_close(answers.float(), weight * images.sum(1, keepdim=True).expand(3, 2), rtol=0.02, atol=0)
+    assert torch.is_autocast_cache_enabled()
+
+
 def test_the_callers_default_type_is_put_back_and_changes_no_bundle(tmp_path: Path) -> None:
     network = build_network(Architecture.parse({"name": "wrn_10_1", "arguments": {"base_width": 8}}), SPEC, 4)
     torch.set_default_dtype(torch.float64)
