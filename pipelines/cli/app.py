@@ -8,6 +8,7 @@ import typer
 from distillery.errors import ConfigError, DistilleryError
 from distillery.redaction import redact_output
 from distillery_kfp.pipelines.cli.allowing import allowing
+from distillery_kfp.pipelines.cli.bundles import local_bundle
 from distillery_kfp.pipelines.cli.commands.audit import audit_student
 from distillery_kfp.pipelines.cli.commands.compare import compare
 from distillery_kfp.pipelines.cli.commands.compiling import compile_pipelines
@@ -163,8 +164,8 @@ def import_teacher(
 @app.command()
 @allowing
 def evaluate(
-    student: Annotated[Path, typer.Argument(help="Bundle to score.")],
-    teacher: Annotated[Path, typer.Option(help="Bundle to compare with.")],
+    student: Annotated[str, typer.Argument(help="Bundle to score: a folder or a URI.")],
+    teacher: Annotated[str, typer.Option(help="Bundle to compare with, likewise.")],
     data: Annotated[str, typer.Option(help="Labelled images: npz, npy, idx or CIFAR files, or a folder a class.")],
     json_: Annotated[Path | None, typer.Option("--json", help="Also write the report here.")] = None,
     device: Device = "auto",
@@ -177,13 +178,14 @@ def evaluate(
     from distillery.provenance import Provenance, code_version
     from distillery_kfp.pipelines.cli.bar import bar
 
-    with bar() as tell:
-        report = score(
-            student, teacher, data, device=device, threads=threads, progress=lambda told: tell(told.stage, told.done, told.total)
-        )
-    if json_:
-        inputs = {"teacher": read_bundle(teacher)[1], "student": read_bundle(student)[1]}
-        save_report(json_.absolute(), report, Provenance(inputs=inputs, code_version=code_version()))
+    with local_bundle(student) as judged, local_bundle(teacher) as judge:
+        with bar() as tell:
+            report = score(
+                judged, judge, data, device=device, threads=threads, progress=lambda told: tell(told.stage, told.done, told.total)
+            )
+        if json_:
+            inputs = {"teacher": read_bundle(judge)[1], "student": read_bundle(judged)[1]}
+            save_report(json_.absolute(), report, Provenance(inputs=inputs, code_version=code_version()))
     console().print(table(report))
 
 

@@ -22,6 +22,7 @@ from typing import Any, Literal
 from rich.console import Console
 
 from distillery import errors
+from distillery.environment import environment
 from distillery.errors import DistilleryError, StoreError
 from distillery.extras import installed, need
 from distillery.ledger.runs import RunState, amend_run, set_place
@@ -317,8 +318,8 @@ class _Run:
         from distillery.tracking.open import close_parent
 
         chosen = self.environment()
-        os.environ.update({name: chosen[name] for name in ("MLFLOW_TRACKING_URI", "KFP_RUN_ID", "DISTILLERY_WORKDIR")})
-        close_parent(status)
+        with environment({name: chosen[name] for name in ("MLFLOW_TRACKING_URI", "KFP_RUN_ID", "DISTILLERY_WORKDIR")}):
+            close_parent(status)
 
 
 def _read_error(path: Path) -> DistilleryError | None:

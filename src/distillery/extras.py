@@ -33,7 +33,8 @@ def need(extra: str, what: str) -> None:
     """
     missing = [module for module in EXTRAS[extra] if not _is_there(module)]
     if missing:
-        raise ConfigError(f"{what} needs {' and '.join(missing)}, which is not installed: pip install 'distillery[{extra}]'.")
+        verb = "is" if len(missing) == 1 else "are"
+        raise ConfigError(f"{what} needs {' and '.join(missing)}, which {verb} not installed: pip install 'distillery[{extra}]'.")
 
 
 def _is_there(module: str) -> bool:

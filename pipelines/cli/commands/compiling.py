@@ -21,7 +21,7 @@ def compile_pipelines(
     """Compile the pipelines to YAML for a Kubeflow cluster."""
     from distillery.extras import need
 
-    need("kubeflow", "To compile a pipeline")
+    need("kubeflow", "Compiling a pipeline")
     from distillery_kfp.pipelines.compile import compile_all
     from distillery_kfp.pipelines.deployment import PLACEHOLDER_HOST, choose_deployment
 

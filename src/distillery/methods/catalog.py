@@ -171,6 +171,8 @@ def find_method(name: str) -> Method:
     Raises:
         ConfigError: no such method; names the nearest one.
     """
+    if not name:
+        raise ConfigError(f"synthesis.method is missing: name one of {', '.join(METHODS)}.")
     if name not in METHODS:
         raise ConfigError(f"There is no method {name!r}; known: {', '.join(METHODS)}{nearest(name, list(METHODS)) or '.'}")
     return METHODS[name]

@@ -37,7 +37,9 @@ def open_store(uri: str) -> Store:
 def _open_bucket(uri: str) -> Store:
     bucket, _, prefix = uri[len("s3://") :].rstrip("/").partition("/")
     if not _BUCKET.fullmatch(bucket):
-        raise ConfigError(f"The URI {uri!r} names no bucket: give one such as s3://bucket/prefix.")
+        raise ConfigError(
+            f"The URI {uri!r} names no bucket that can be: give 3 to 63 letters, digits, dots and hyphens, such as s3://bucket/prefix."
+        )
     if "?" in prefix or "#" in prefix:
         raise ConfigError(f"The URI {uri!r} carries a query: give s3://bucket/prefix, and the server's address in AWS_ENDPOINT_URL_S3.")
     need("s3", f"The store {uri!r}")

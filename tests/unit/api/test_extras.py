@@ -125,7 +125,7 @@ def test_the_core_is_enough_for(command: str, said: dict[str, tuple[int, str, st
         ("onnx", "export", "The format onnx needs onnx and onnxscript"),
         ("s3", "s3", "The store 's3://bucket/sets/a' needs boto3"),
         ("timm", "timm", "The architecture 'timm:resnet18' needs timm"),
-        ("compile", "kubeflow", "To compile a pipeline needs kfp"),
+        ("compile", "kubeflow", "Compiling a pipeline needs kfp"),
         ("run", "kubeflow", "A pipeline on this machine needs kfp"),
         ("audit", "mlflow", "The registry's version 'student:1' needs mlflow"),
     ],
@@ -133,7 +133,8 @@ def test_the_core_is_enough_for(command: str, said: dict[str, tuple[int, str, st
 def test_what_lacks_an_extra_says_which(command: str, extra: str, subject: str, said: dict[str, tuple[int, str, str]]) -> None:
     code, out, err = said[command]
     assert (code, out) == (1, "")
-    assert err == f"distillery: {subject}, which is not installed: pip install 'distillery[{extra}]'.\n"
+    verb = "are" if " and " in subject else "is"
+    assert err == f"distillery: {subject}, which {verb} not installed: pip install 'distillery[{extra}]'.\n"
 
 
 @pytest.fixture
@@ -179,5 +180,5 @@ def test_an_extra_is_there_or_is_asked_for(extra: str, without: Any) -> None:
     assert installed(extra) or extra == "timm"
     without(extra)
     assert not installed(extra)
-    with pytest.raises(ConfigError, match=rf"^It needs .*, which is not installed: pip install 'distillery\[{extra}\]'\.$"):
+    with pytest.raises(ConfigError, match=rf"^It needs .*, which (is|are) not installed: pip install 'distillery\[{extra}\]'\.$"):
         need(extra, "It")

@@ -6,7 +6,7 @@ import pytest
 
 from distillery.errors import ConfigError
 from distillery.methods import catalog
-from distillery.methods.catalog import METHODS, NEEDS, Method, Need, Supply, methods_fitting
+from distillery.methods.catalog import METHODS, NEEDS, Method, Need, Supply, find_method, methods_fitting
 from distillery.synthesis.config import MethodConfig
 
 EVERYTHING = Supply(batchnorm=True, by_class=True, ood=True)
@@ -91,3 +91,8 @@ def test_the_weights_of_needs_are_the_method_s_own(name: str) -> None:
     fields: dict[str, Any] = METHODS[name].load()[1].model_fields
     assert {weight for weight in METHODS[name].needs.values() if weight} <= set(fields)
     assert set(METHODS[name].needs) <= set(NEEDS)
+
+
+def test_a_method_that_nobody_named_is_missing() -> None:
+    with pytest.raises(ConfigError, match=r"^synthesis\.method is missing: name one of fast_dfkd, ls_gdfd"):
+        find_method("")

@@ -1,9 +1,11 @@
 """The command that runs a run again: the command line's own parser makes the same request of it, whatever the run was started with."""
 
+import os
 import re
 import shlex
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from html import unescape
 from pathlib import Path
 from typing import Any
@@ -12,8 +14,10 @@ import pytest
 
 from distillery.reporting.page import RunRecord
 from distillery.reporting.render import render
+from distillery.storage.memory import MemoryStore
 from distillery_kfp.pipelines.cli import app as cli
 from distillery_kfp.pipelines.cli import running
+from distillery_kfp.pipelines.runner.local import _Run
 from distillery_kfp.pipelines.runner.request import RunRequest
 from page_data import made_up_page
 
@@ -160,3 +164,15 @@ def test_a_stopped_run_says_how_to_go_on(code: int, monkeypatch: pytest.MonkeyPa
         running.carry_out(request)
     said = capsys.readouterr().err.splitlines()
     assert said == [f"to go on: {request.command()}", "distillery: stopped; the same command goes on from the last checkpoint."]
+
+
+def test_a_stopped_run_leaves_no_variable_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    seen: list[str] = []
+    monkeypatch.setattr("distillery.tracking.open.close_parent", lambda status: seen.append(os.environ["MLFLOW_TRACKING_URI"]))
+    run = _Run(replace(request_of(), workdir=tmp_path), "online_distillation", MemoryStore())
+    run.planned, run.stopped = True, 15
+    with pytest.raises(SystemExit):
+        run.fail(-15)
+    assert seen == [f"sqlite:///{tmp_path / 'mlflow.db'}"]
+    assert "MLFLOW_TRACKING_URI" not in os.environ

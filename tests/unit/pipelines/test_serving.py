@@ -199,3 +199,14 @@ def test_a_report_of_another_student_stops_the_export_before_it_starts(
     assert command(monkeypatch, "export-student", bundle, "--out", tmp_path / "out", "--report", tmp_path / "report.json") == 1
     assert "is not a distillery-evaluation file" in one_sentence(capsys)
     assert not (tmp_path / "out").exists()
+
+
+def test_evaluate_takes_bundles_by_uri(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    images, labels = quadrants(8, torch.Generator().manual_seed(3))
+    np.savez(tmp_path / "d.npz", images=(images.clamp(0, 1) * 255).round().to(torch.uint8).numpy(), labels=labels.numpy())
+    report = tmp_path / "report.json"
+    words = (bundle.as_uri(), "--teacher", bundle.as_uri(), "--data", tmp_path / "d.npz", "--json", report)
+    assert command(monkeypatch, "evaluate", *words) == 0
+    assert json.loads(report.read_bytes())["provenance"]["inputs"] == dict.fromkeys(
+        ("teacher", "student"), sha256_file(bundle / "bundle.json")
+    )
