@@ -51,7 +51,8 @@ $(UV): requirements/bootstrap.txt
 	fi
 	@touch $@
 
-# After an edit, where PYTHONDONTWRITEBYTECODE is set, every process of a run would compile our sources for itself.
+# After an edit, where PYTHONDONTWRITEBYTECODE is set, every process of a run would compile our sources for itself, and every process of
+# the suite all tests.
 bytecode: $(STAMP)
 	@env -u PYTHONDONTWRITEBYTECODE $(RUN) -m compileall -q src components pipelines
 
@@ -84,7 +85,7 @@ results: $(STAMP) ## Write docs/results.md from the files in benchmarks/results
 	$(RUN) benchmarks/publish.py
 
 test: bytecode ## Every test, in two processes
-	OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(WORKERS) --dist worksteal $(PYTEST)
+	env -u PYTHONDONTWRITEBYTECODE OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(WORKERS) --dist worksteal $(PYTEST)
 
 soak: bytecode ## What takes too long for make test: every byte of small files flipped, all toy networks; no time limit
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(WORKERS) --dist worksteal -m soak --timeout 0 $(PYTEST)
