@@ -31,7 +31,7 @@ def show_recipes(console: Console) -> None:
 
 
 def show_recipe(console: Console, name: str) -> None:
-    """One recipe whole: what it is, what it costs, and every value that it sets, as YAML that a file of your own can start from.
+    """One recipe whole: what it is and what it costs, as comments, and every value that it sets: YAML that is a file of your own.
 
     Raises:
         DistilleryError: there is no such recipe.
@@ -39,7 +39,7 @@ def show_recipe(console: Console, name: str) -> None:
     document = load_document(name)
     about: Mapping[str, Any] = document.pop("about", {})
     method = METHODS.get(str(document.get("synthesis", {}).get("method", "")))
-    console.print(f"[bold]{recipe_name(name)}[/bold]: {about.get('title', '')}", highlight=False, soft_wrap=True)
+    console.print(f"# [bold]{recipe_name(name)}[/bold]: {about.get('title', '')}", highlight=False, soft_wrap=True)
     facts = {
         key: about[key] for key in ("paper", "table", "dataset", "teacher", "student", "published", "weights", "minutes") if about.get(key)
     }
@@ -47,8 +47,8 @@ def show_recipe(console: Console, name: str) -> None:
     if method:
         facts["pipeline"] = f"{method.pipeline} ({method.title}, {method.coupling})"
     for key, value in facts.items():
-        console.print(f"  {key:<14}{value}", highlight=False, soft_wrap=True, markup=False)
-    console.print("\nIts values; any of them can be replaced by --set section.key=value:\n", highlight=False)
+        console.print(f"#   {key:<14}{value}", highlight=False, soft_wrap=True, markup=False)
+    console.print("# Its values; any of them can be replaced by --set section.key=value:\n", highlight=False)
     console.print(write_yaml(document, default_flow_style=None, width=120), highlight=False, markup=False, soft_wrap=True)
 
 

@@ -4,6 +4,7 @@ import io
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -122,3 +123,11 @@ def test_unknown_option_exits_2(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(("seconds", "text"), [(4.23, "4.2 s"), (185, "3 min 05 s"), (7800, "2 h 10 min")])
 def test_duration(seconds: float, text: str) -> None:
     assert display.duration(seconds) == text
+
+
+@pytest.mark.parametrize("name", ["fast_dfkd/digits", "ls_gdfd/cifar10-resnet34-resnet18"])
+def test_a_recipe_that_is_shown_is_a_file_of_ones_own(name: str, tmp_path: Path) -> None:
+    (tmp_path / "own.yaml").write_text(shown(listing.show_recipe, name))
+    whole = load_document(name)
+    whole.pop("about")
+    assert load_document(str(tmp_path / "own.yaml")) == whole
