@@ -83,6 +83,7 @@ _TABLE = (
     Variable("AWS_REGION", "nobody", "Another name of AWS_DEFAULT_REGION."),
     Variable("MLFLOW_DISABLE_TELEMETRY", "nobody", "Steps set it themselves."),
     Variable("MLFLOW_LOGGING_LEVEL", "nobody", "Steps set it themselves."),
+    Variable("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "nobody", "Steps set it themselves."),
 )
 VARIABLES = {row.name: row for row in _TABLE}
 """Rows by the variable's name."""

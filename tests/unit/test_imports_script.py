@@ -17,7 +17,7 @@ def test_a_link_to_a_folder_is_no_source(linked: str, tmp_path: Path) -> None:
     tree, elsewhere = tmp_path / "tree", tmp_path / "elsewhere"
     (elsewhere / "bin").mkdir(parents=True)
     (tree / "src").mkdir(parents=True)
-    shutil.copytree(ROOT / ".ci", tree / ".ci")
+    shutil.copytree(ROOT / ".ci", tree / ".ci", symlinks=True)
     shutil.copy(ROOT / ".gitignore", tree)
     (tree / "src" / "a module.py").write_text("")
     for path, text in ((elsewhere / "bin" / "python", "#!/bin/sh\n"), (tmp_path / "uv", PRINTS_SOURCES)):
