@@ -7,7 +7,7 @@ from typing import Any
 
 from distillery.config import nearest
 from distillery.errors import ConfigError
-from distillery.step_table import PIPELINES, makers_of
+from distillery.step_table import PIPELINES, STEPS, makers_of
 
 LARGEST_SEED = 2**53 - 1  # larger integers do not survive the float that Kubeflow makes of them
 
@@ -40,7 +40,7 @@ class Parameter:
         return not self.steps or not set(self.steps).isdisjoint(PIPELINES[pipeline].steps)
 
 
-_OOD = ("train_generator", "materialize", "train_student", "distill_online")
+_OOD = tuple(name for name, row in STEPS.items() if {"synthesizer", "set", "student"} & set(row.writes))
 _TABLE = (
     Parameter("run_recipe_uri", "", "Path or URI of a recipe file of your own; it wins over run_recipe."),
     Parameter("run_overrides", {}, 'Recipe values to replace, by dotted path: {"synthesis.rounds": 40}.'),
