@@ -8,7 +8,6 @@ import typer
 from distillery.errors import ConfigError, DistilleryError
 from distillery.redaction import redact_output
 from distillery_kfp.pipelines.cli.allowing import allowing
-from distillery_kfp.pipelines.cli.bundles import local_bundle
 from distillery_kfp.pipelines.cli.commands.audit import audit_student
 from distillery_kfp.pipelines.cli.commands.compare import compare
 from distillery_kfp.pipelines.cli.commands.compiling import compile_pipelines
@@ -174,7 +173,7 @@ def evaluate(
     """Score a student beside its teacher on labelled images."""
     from distillery import evaluate as score
     from distillery.evaluation.report import save_report, table
-    from distillery.models.bundle import read_bundle
+    from distillery.models.bundle import local_bundle, read_bundle
     from distillery.provenance import Provenance, code_version
     from distillery_kfp.pipelines.cli.bar import bar
 

@@ -7,6 +7,7 @@ if TYPE_CHECKING:
     from distillery.data.store import SyntheticSet
     from distillery.types import Classifier
 
+SHA256_HELP = "Refuse any other bundle than the one with this sha256 (of its bundle.json)."
 SET_HELP = "Folder or URI of a set (it holds manifest.json), or a step's output folder with reference.json."
 
 

@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from distillery_kfp.pipelines.cli.bundles import SHA256_HELP, local_bundle
-from distillery_kfp.pipelines.cli.sets import open_set
+from distillery_kfp.pipelines.cli.sets import SHA256_HELP, open_set
 from distillery_kfp.pipelines.cli.stores import console
 
 if TYPE_CHECKING:
@@ -37,6 +36,7 @@ def export_student(
 
     from distillery.evaluation.health import FILE
     from distillery.models import export
+    from distillery.models.bundle import local_bundle
     from distillery.reporting.card import model_card, open_sources
 
     with local_bundle(bundle, sha256) as folder:

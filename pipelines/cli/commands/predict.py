@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from distillery.errors import ConfigError
-from distillery_kfp.pipelines.cli.bundles import SHA256_HELP, local_bundle
+from distillery_kfp.pipelines.cli.sets import SHA256_HELP
 from distillery_kfp.pipelines.cli.stores import console
 
 
@@ -29,7 +29,7 @@ def predict(
     from distillery.config import canonical_json
     from distillery.data.pictures import find_pictures, read_pictures
     from distillery.evaluation.predict import predict as logits_of
-    from distillery.models.bundle import VerifiedBundle
+    from distillery.models.bundle import VerifiedBundle, local_bundle
 
     with local_bundle(bundle, sha256) as folder:
         opened = VerifiedBundle(folder)

@@ -8,7 +8,7 @@ from typing import Any
 from distillery.api.arguments import Place, as_mapping, check_hardware, located
 from distillery.api.process import visiting
 from distillery.api.progress import silent
-from distillery.api.teachers import local_bundle
+from distillery.api.teachers import bundle_at
 from distillery.data.real import load_labelled
 from distillery.errors import ConfigError
 from distillery.evaluation.report import EvaluationConfig, EvaluationImages, EvaluationReport, MeasuredModel
@@ -65,7 +65,7 @@ def evaluate(
 def _opened(model: Place | Classifier, what: str, opened: ExitStack) -> MeasuredModel:
     if isinstance(model, Classifier):
         return MeasuredModel(copy.deepcopy(model).freeze(), type(model.network).__name__)
-    return open_model(opened.enter_context(local_bundle(model, what=what)))
+    return open_model(opened.enter_context(bundle_at(model, what=what)))
 
 
 def _telling(watch: Watcher) -> Callable[[str, int, int], None]:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from distillery.api.arguments import Place, new_folder
 from distillery.api.process import visiting
 from distillery.api.progress import silent
-from distillery.api.teachers import local_bundle
+from distillery.api.teachers import bundle_at
 from distillery.models.export import FORMATS, INPUTS, ExportedFile, export_student
 
 
@@ -25,7 +25,7 @@ def export(bundle: Place, out: Place, *, formats: Sequence[str] = FORMATS, input
         DistilleryError: a network that cannot be traced, a format that is not allowed or not installed, a folder that holds something else.
     """
     written = new_folder(out)
-    with visiting(silent), local_bundle(bundle) as folder:
+    with visiting(silent), bundle_at(bundle) as folder:
         return export_student(folder, written, _several(formats), _several(inputs))
 
 

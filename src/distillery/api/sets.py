@@ -10,7 +10,7 @@ from distillery.api.arguments import Place, as_mapping, located, new_folder
 from distillery.api.process import surroundings, visiting
 from distillery.api.progress import silent
 from distillery.api.running import run_step
-from distillery.api.teachers import local_bundle
+from distillery.api.teachers import bundle_at
 from distillery.config import Config
 from distillery.data.store import SyntheticSet, open_reference, read_reference
 from distillery.engine.materialize import SetConfig
@@ -102,7 +102,7 @@ def materialize(
     chosen = SetConfig.parse({**parsed.set.to_json(), "size": size}, "options.set")
     began = time.monotonic()
     with visiting(progress, surroundings(uri, folder / "work", device, threads)):
-        with local_bundle(origin, what="teacher") as bundle:
+        with bundle_at(origin, what="teacher") as bundle:
             info, sha256 = read_bundle(bundle)
         others = located(ood, "ood")
         places = {"statistics": folder / "statistics.safetensors", "set": folder / "set"}

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from distillery.api.arguments import Place, as_mapping, as_text, class_names, located, new_folder
 from distillery.api.process import plain_modes, undrawn, visiting
 from distillery.api.progress import silent
-from distillery.errors import CheckpointMismatchError, ConfigError, DistilleryError
-from distillery.models.bundle import fetch_bundle, read_bundle
+from distillery.errors import ConfigError, DistilleryError
 from distillery.models.bundle import load_classifier as read_classifier
+from distillery.models.bundle import local_bundle
 from distillery.models.catalog import Architecture
 from distillery.steps import import_teacher as step
 from distillery.types import Classifier, ImageSpec
@@ -110,12 +110,12 @@ def load_classifier(bundle: Place, sha256: str = "") -> Classifier:
         StoreError: damaged weights.
         ConfigError: a network that cannot be built here, such as one of a module that nobody allowed (`allow_modules`).
     """
-    with local_bundle(bundle, sha256) as folder, undrawn(), plain_modes():
+    with bundle_at(bundle, sha256) as folder, undrawn(), plain_modes():
         return read_classifier(folder, sha256).eval()
 
 
 @contextmanager
-def local_bundle(bundle: Place, sha256: str = "", what: str = "bundle") -> Iterator[Path]:
+def bundle_at(bundle: Place, sha256: str = "", what: str = "bundle") -> Iterator[Path]:
     """The folder of a bundle; one that lies in a store is copied into a temporary folder, verified.
 
     Args:
@@ -130,12 +130,8 @@ def local_bundle(bundle: Place, sha256: str = "", what: str = "bundle") -> Itera
     """
     if not (uri := located(bundle, what)):
         raise ConfigError(f"{what} = '' names no bundle: give its folder, or its URI in a store.")
-    with TemporaryDirectory() as folder:
-        path = fetch_bundle(uri, Path(folder))
-        found = read_bundle(path)[1]
-        if sha256 not in ("", found):
-            raise CheckpointMismatchError(f"The bundle {uri!r} has sha256 {found}, but {sha256} was asked for: give that one, or its hash.")
-        yield path
+    with local_bundle(uri, sha256) as folder:
+        yield folder
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from urllib.parse import unquote, urlsplit
 
 from pydantic import Field
@@ -238,6 +239,27 @@ def fetch_bundle(uri: str, folder: Path) -> Path:
         _verified(weights, info, f"{uri}/{WEIGHTS}")
         publish(target, {WEIGHTS: weights, DOCUMENT: document})
     return target
+
+
+@contextmanager
+def local_bundle(uri: str, sha256: str = "") -> Iterator[Path]:
+    """The folder of a bundle; one that lies in a store is copied into a temporary folder, verified.
+
+    Args:
+        uri: a folder, or a URI in a store.
+        sha256: refuse any other bundle; "" takes what is there.
+
+    Raises:
+        MissingResourceError: there is no bundle.
+        CheckpointMismatchError: another bundle than asked for.
+        StoreError: the store cannot be read, or the weights fail their hash.
+    """
+    with TemporaryDirectory() as folder:
+        path = fetch_bundle(uri, Path(folder))
+        found = read_bundle(path)[1]
+        if sha256 not in ("", found):
+            raise CheckpointMismatchError(f"The bundle {uri!r} has sha256 {found}, but {sha256} was asked for: give that one, or its hash.")
+        yield path
 
 
 def publish(folder: Path, files: Mapping[str, bytes], document: str = DOCUMENT, what: str = "bundle") -> None:
