@@ -1,5 +1,6 @@
 """Numbers that can be trusted: full precision for losses and images, exact passes for what is stored or reported, and what is bad."""
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -25,16 +26,45 @@ def exact(device: torch.device) -> Iterator[None]:
     Args:
         device: that the network stands on.
     """
-    settings = (torch.backends.cudnn.conv, torch.backends.cuda.matmul)  # type: ignore[attr-defined]
-    before = [setting.fp32_precision for setting in settings]
+    _SWITCHES.enter()
     try:
-        for setting in settings:
-            setting.fp32_precision = "ieee"
         with torch.autocast(device.type, enabled=False):
             yield
     finally:
-        for setting, precision in zip(settings, before, strict=True):
-            setting.fp32_precision = precision
+        _SWITCHES.leave()
+
+
+class _Switches:
+    """TF32's, which belong to the process while blocks of threads may overlap: the first to open finds them, the last puts them back."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._open = 0
+        self._found: list[str] = []
+
+    def enter(self) -> None:
+        """Switch TF32 off."""
+        with self._lock:
+            if not self._open:
+                self._found = [setting.fp32_precision for setting in _settings()]
+            self._open += 1
+            for setting in _settings():
+                setting.fp32_precision = "ieee"
+
+    def leave(self) -> None:
+        """Set what was found again, unless another block is still open."""
+        with self._lock:
+            self._open -= 1
+            if not self._open:
+                for setting, precision in zip(_settings(), self._found, strict=True):
+                    setting.fp32_precision = precision
+
+
+_SWITCHES = _Switches()
+
+
+def _settings() -> tuple[Any, ...]:
+    return torch.backends.cudnn.conv, torch.backends.cuda.matmul  # type: ignore[attr-defined]
 
 
 def is_bad(values: Tensor) -> Tensor:

@@ -71,3 +71,13 @@ def test_after_an_error_everything_is_as_before(fast: list[str]) -> None:
     with pytest.raises(ZeroDivisionError), exact(torch.device("cpu")):
         raise ZeroDivisionError
     assert now() == fast
+
+
+def test_blocks_of_two_threads_that_overlap_leave_what_was_set(fast: list[str]) -> None:
+    first, second = exact(torch.device("cpu")), exact(torch.device("cpu"))
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert now() == ["ieee"] * len(SETTINGS), "the second is still at work"
+    second.__exit__(None, None, None)
+    assert now() == fast
