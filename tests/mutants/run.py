@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-COPIED = ("src", "components", "pipelines", "images", "tests")
+COPIED = ("src", "components", "pipelines", "images", "tests", "docs")
 
 
 @dataclass(frozen=True)
