@@ -1,6 +1,7 @@
 """Every loss against a slow plain formula in float64, and the constants that can be worked out by hand."""
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -191,6 +192,27 @@ def test_squared_norm_is_the_mean_over_images() -> None:
     images = draw(3, 2, 4, 5)
     expected = sum(sum(value**2 for value in image.flatten().tolist()) for image in images) / 3
     torch.testing.assert_close(squared_norm(images).item(), expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("groups", [1, 3, 10])
+@pytest.mark.parametrize("prior", [total_variation_l2, squared_norm])
+def test_a_prior_of_groups_and_its_gradient_are_those_of_a_loop_over_groups(
+    prior: Callable[..., Tensor], groups: int, layout: torch.memory_format
+) -> None:
+    scale = torch.arange(1, groups + 1, dtype=torch.float64).repeat_interleave(2).view(-1, 1, 1, 1)
+    images = draw(groups * 2, 3, 4, 5) * scale
+    images[:2] = 0.3  # a group without any difference
+    together, apart = images.clone().to(memory_format=layout).requires_grad_(), images.clone().requires_grad_()
+    ours, expected = prior(together, groups), torch.stack([prior(part) for part in apart.chunk(groups)]).sum()
+    torch.testing.assert_close(ours, expected, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(torch.autograd.grad(ours, together)[0], torch.autograd.grad(expected, apart)[0], rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("prior", [total_variation_l2, squared_norm])
+def test_groups_of_a_prior_that_do_not_divide_the_batch_are_a_mistake(prior: Callable[..., Tensor]) -> None:
+    with pytest.raises(AssertionError, match="7 images are no 3 groups"):
+        prior(draw(7, 3, 4, 5), 3)
 
 
 def test_distillation_of_dense_answers_is_the_mean_over_images_and_pixels() -> None:

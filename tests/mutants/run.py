@@ -93,6 +93,13 @@ MUTANTS = (
         "tests/equivalence/test_grouped_moments.py",
     ),
     Mutant(
+        "one norm of neighbours' differences over all groups",
+        "src/distillery/losses/priors.py",
+        "    if groups == 1:\n        norms",
+        "    if groups:\n        norms",
+        "tests/equivalence/test_losses.py",
+    ),
+    Mutant(
         "an image counted for one class of a map only",
         "src/distillery/data/shards.py",
         "scatter_(1, answers.flatten(1).long(), True)",

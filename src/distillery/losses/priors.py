@@ -1,4 +1,8 @@
-"""What natural images have in common, as penalties on pixels."""
+"""What natural images have in common, as penalties on pixels.
+
+A batch may hold G groups of B images each, folded as in `losses/moments.py`. A penalty adds up over groups: what one group alone would
+minimise, so that its weight means the same to a generator of a stack as to one by itself.
+"""
 
 import torch
 from torch import Tensor
@@ -14,26 +18,44 @@ def _neighbour_differences(images: Tensor) -> list[Tensor]:
     ]
 
 
-def total_variation_l2(images: Tensor) -> Tensor:
-    """Sum over four neighbour directions of the L2 norm of all differences in the batch.
+def total_variation_l2(images: Tensor, groups: int = 1) -> Tensor:
+    """Sum over groups and four neighbour directions of the L2 norm of all differences in the group.
 
     Args:
-        images: (N, C, H, W), H and W at least 2.
+        images: (G*B, C, H, W) with the group outermost, H and W at least 2.
+        groups: G, which divides the batch.
 
     Returns:
-        A scalar, at least 0; it grows with the square root of the batch size, so a weight belongs to a batch size.
+        A scalar, at least 0; it grows with the square root of B, so a weight belongs to a batch size, and in a straight line with G.
 
     Source: DeepInversion, arXiv:1912.08795, equation 3.
     """
-    return torch.stack([torch.linalg.vector_norm(difference) for difference in _neighbour_differences(images)]).sum()
+    return torch.stack([_group_norms(difference, groups) for difference in _neighbour_differences(images)]).sum()
 
 
-def squared_norm(images: Tensor) -> Tensor:
-    """Mean over images of the squared L2 norm, (1/N) * sum_i ||x_i||^2.
+def squared_norm(images: Tensor, groups: int = 1) -> Tensor:
+    """Sum over groups of the mean over a group's images of the squared L2 norm, (1/B) * sum_i ||x_i||^2.
 
     Args:
-        images: (N, C, H, W).
+        images: (G*B, C, H, W).
+        groups: G, which divides the batch.
 
     Source: LS-GDFD, arXiv:2012.05578, equation 2.
     """
-    return images.square().sum(dim=(1, 2, 3)).mean()
+    _check_groups(images, groups)
+    mean = images.square().sum(dim=(1, 2, 3)).mean()
+    return mean if groups == 1 else groups * mean  # groups are of equal size, so their means add up to G times the mean over all
+
+
+def _group_norms(values: Tensor, groups: int) -> Tensor:
+    """The L2 norm of each group's values, summed over groups."""
+    _check_groups(values, groups)
+    if groups == 1:
+        norms: Tensor = torch.linalg.vector_norm(values)
+    else:
+        norms = torch.linalg.vector_norm(values.unflatten(0, (groups, -1)), dim=(1, 2, 3, 4))
+    return norms.sum()
+
+
+def _check_groups(images: Tensor, groups: int) -> None:
+    assert len(images) % groups == 0, f"{len(images)} images are no {groups} groups of equal size"
