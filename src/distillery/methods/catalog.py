@@ -75,6 +75,8 @@ class Method:
         target: what the method optimises: a generator's weights or the images themselves.
         coupling: offline methods never look at the student; online ones play against it.
         feed: what the student sees by default: the pool of all images so far, this round's images, or fresh ones each step.
+        ensembles: whether many generators, each of its slice of the classes, can stand where one stands; such a method reads
+            `Ingredients.share`, and the numbers of its settings (`images_per_turn`, `cut`) are of ONE generator.
         needs: what `Ingredients` must hold, each with the config's weight that lifts the need when it is 0; "" where none does.
         summary: one line for `distillery methods`.
         implementation: "module:Class" of the synthesizer; its config class is the same name with `Config` appended.
@@ -89,6 +91,7 @@ class Method:
     summary: str
     implementation: str
     needs: Mapping[Need, str] = field(default_factory=dict)
+    ensembles: bool = False
 
     @property
     def inverts(self) -> bool:
@@ -149,6 +152,7 @@ METHODS: dict[str, Method] = {
             needs={"moments": "moments_weight"},
             summary="A label-conditional generator trained on inceptionism and moment matching before any student exists.",
             implementation="distillery.methods.ls_gdfd:LSGDFD",
+            ensembles=True,
         ),
     )
 }

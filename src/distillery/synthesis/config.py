@@ -24,12 +24,12 @@ class MethodConfig(Config):
 
     @property
     def images_per_turn(self) -> int:
-        """Images that one turn makes; 0 for a method that makes none as it learns."""
+        """Images that one turn makes, of one generator where there are several; 0 for a method that makes none as it learns."""
         return 0
 
     @property
     def steps_per_turn(self) -> int:
-        """Like steps that one turn takes one after another: its time grows with them in a straight line."""
+        """Like steps that one turn takes one after another, of one generator: its time grows with them in a straight line."""
         return 1
 
     @property
@@ -41,7 +41,7 @@ class MethodConfig(Config):
         """The same settings with a smaller turn and without warm-up, so that a turn's cost can be measured in little time.
 
         Args:
-            images: becomes `images_per_turn`.
+            images: becomes `images_per_turn`, of one generator.
             steps: becomes `steps_per_turn`; 1 or more.
         """
         return self

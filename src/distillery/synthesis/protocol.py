@@ -9,6 +9,7 @@ from torch import Tensor
 from distillery.data.pool import ImagePool
 from distillery.runtime import Runtime
 from distillery.statistics.moments import Moments
+from distillery.synthesis.share import ALONE, Share
 from distillery.types import Batch, Classifier
 
 SAMPLING = "sampling"
@@ -27,6 +28,7 @@ class Ingredients:
         turns: of the whole run, over all its rounds, for a method that follows a schedule over it.
         ood: images of another domain than the teacher's, where the catalog row says that the method needs them; they are never published.
         diagnose: measure gradient norms in the first turns; False where a turn is only timed.
+        share: which generators of an ensemble these are, for a method whose row says that it can be one.
     """
 
     teacher: Classifier
@@ -36,6 +38,7 @@ class Ingredients:
     turns: int = 1
     ood: ImagePool | None = None
     diagnose: bool = True
+    share: Share = ALONE
 
 
 @dataclass(frozen=True)
