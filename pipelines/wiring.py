@@ -1,0 +1,49 @@
+"""What the pipelines' graphs have in common: how a step is handed its inputs, how every run begins, and how it ends."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from kfp import dsl
+
+from distillery_kfp.components.evaluation.evaluate.component import evaluate
+from distillery_kfp.components.ops.plan.component import plan
+from distillery_kfp.components.ops.register.component import register
+from distillery_kfp.components.student.train_student.component import train_student
+from distillery_kfp.components.teacher.extract_statistics.component import extract_statistics
+from distillery_kfp.pipelines.graph import Form
+from distillery_kfp.pipelines.resources import for_plan, place
+
+Sections = Mapping[str, Any]
+"""The plan's sections by name; while a pipeline is compiled each is a channel of kfp."""
+
+
+def step(component: Any, section: Any, form: Form, **artifacts: Any) -> dsl.PipelineTask:
+    """A task of a component, placed; of the form it takes what it has an input for.
+
+    Args:
+        component: of the step.
+        section: of the plan.
+        form: the fields that are known where the task stands.
+        artifacts: what other tasks left, by the component's inputs.
+    """
+    known = {"accelerators": form["k8s_gpu_limit"], **form}
+    given = {name: value for name, value in known.items() if name in component.component_spec.inputs}
+    return place(component(section=section, **given, **artifacts), form)
+
+
+def begin(pipeline: str, form: Form) -> tuple[Sections, Any]:
+    """How every run begins: its sections, and the teacher's moments."""
+    sections = place(plan(pipeline=pipeline, **for_plan(form)), form).outputs
+    return sections, step(extract_statistics, sections["statistics"], form).outputs["statistics"]
+
+
+def learn(sections: Sections, form: Form, dataset: Any) -> None:
+    """How an offline run ends: a student learns from the finished set, and is judged."""
+    student = step(train_student, sections["student"], form, dataset=dataset).outputs["student"]
+    judge(sections, form, student, dataset)
+
+
+def judge(sections: Sections, form: Form, student: Any, dataset: Any) -> None:
+    """How every run ends: the student is evaluated and registered."""
+    report = step(evaluate, sections["evaluation"], form, student=student, dataset=dataset).outputs["report"]
+    step(register, sections["registration"], form, student=student, report=report)
