@@ -17,9 +17,17 @@ from distillery.types import Classifier
 
 def register(monkeypatch: pytest.MonkeyPatch) -> None:
     """Put the toys into the catalog for one test."""
-    needs: dict[str, dict[Need, str]] = {"Matrix": {"features": ""}, "Hint": {"features": ""}, "Attention": {"features": ""}}
+    inner: dict[Need, str] = {"features": "", "teacher": ""}
+    needs = {"Matrix": inner, "Hint": inner, "Attention": inner}
     for kind, name in (("Matrix", "matrix"), ("Hint", "hint"), ("Attention", "attention"), ("TrueLabels", "true_labels")):
-        row = ObjectiveRow(name, kind, "none", "A toy.", f"toy_objectives:{kind}", needs.get(kind, {"labels": ""}))
+        row = ObjectiveRow(
+            name=name,
+            title=kind,
+            paper="none",
+            summary="A toy.",
+            implementation=f"toy_objectives:{kind}",
+            needs=needs.get(kind, {"labels": ""}),
+        )
         monkeypatch.setitem(OBJECTIVES, name, row)
 
 

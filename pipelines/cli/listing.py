@@ -9,6 +9,7 @@ from rich.table import Table
 from distillery.methods.catalog import METHODS, NEEDS
 from distillery.plain_yaml import write_yaml
 from distillery.recipes.loader import list_recipes, load_document, recipe_name
+from distillery.students.catalog import NEEDS as OBJECTIVE_NEEDS
 from distillery.students.catalog import OBJECTIVES
 
 
@@ -69,8 +70,7 @@ def show_objectives(console: Console) -> None:
     table = Table(box=None, header_style="bold", pad_edge=False)
     for heading in ("objective", "paper", "needs", "what the student learns"):
         table.add_column(heading, no_wrap=heading == "objective", overflow="fold")
-    words = {"labels": "true labels", "features": "layers of both networks"}
     for row in OBJECTIVES.values():
-        table.add_row(row.name, row.paper, ", ".join(words[need] for need in row.needs) or "nothing", row.summary)
+        table.add_row(row.name, row.paper, ", ".join(OBJECTIVE_NEEDS[need] for need in row.needs) or "nothing", row.summary)
     console.print(table)
     console.print("\nA stage of a recipe's student names one or several: objectives: [{name: kd, temperature: 4}].", highlight=False)

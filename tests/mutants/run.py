@@ -193,7 +193,7 @@ MUTANTS = (
     ),
     Mutant(
         "a need that no weight lifts is taken for lifted",
-        "src/distillery/methods/catalog.py",
+        "src/distillery/catalog.py",
         "if not weight or getattr(config, weight))",
         "if weight and getattr(config, weight))",
         "tests/unit/methods/test_catalog.py",
@@ -327,8 +327,8 @@ MUTANTS = (
     Mutant(
         "KD's temperature left out of one side",
         "src/distillery/students/kd.py",
-        "seen.student_logits, seen.teacher_logits, self.config.temperature)",
-        "seen.student_logits, seen.teacher_logits)",
+        "seen.student_logits, seen.answers, self.config.temperature)",
+        "seen.student_logits, seen.answers)",
         "tests/unit/students/test_plan.py",
     ),
     Mutant(
@@ -361,8 +361,8 @@ MUTANTS = (
     ),
     Mutant(
         "an objective's need that its weight does not lift",
-        "src/distillery/students/catalog.py",
-        "if not weight or config.get(weight) != 0)",
+        "src/distillery/catalog.py",
+        "if not weight or getattr(config, weight))",
         "if not weight)",
         "tests/unit/students/test_check.py",
     ),
@@ -393,6 +393,27 @@ MUTANTS = (
         'if stage.schedule.by == "epoch":',
         "if True:",
         "tests/unit/engine/test_fit.py",
+    ),
+    Mutant(
+        "a part of several stages taken for one",
+        "src/distillery/models/stages.py",
+        "            yield from _walk(inside, path, before)\n",
+        "            yield entry\n",
+        "tests/unit/models/test_stages.py",
+    ),
+    Mutant(
+        "a teacher that runs in stages that ask nothing of it",
+        "src/distillery/students/stage.py",
+        "if self.needs_teacher else (None, {})",
+        "if True else (None, {})",
+        "tests/unit/students/test_stage.py",
+    ),
+    Mutant(
+        "another objective with the old one's settings",
+        "src/distillery/recipes/loader.py",
+        "= {} if renamed else dict(present or {})",
+        "= dict(present or {})",
+        "tests/unit/recipes/test_loader.py",
     ),
     Mutant(
         "a step that takes a notebook's signals",

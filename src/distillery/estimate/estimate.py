@@ -16,7 +16,7 @@ from distillery.recipes.parameters import read_parameters
 from distillery.recipes.schema import Recipe
 from distillery.recipes.workload import workload_of
 from distillery.runtime import resolve_runtime
-from distillery.students.check import check_labels
+from distillery.students.check import check_classes, check_labels
 from distillery.types import ImageSpec
 from distillery.workbench.networks import check_networks
 from distillery.workbench.planning import (
@@ -142,6 +142,7 @@ def estimate(pipeline: str, parameters: Mapping[str, Any], device: str = "auto",
         check_room(recipe, info, given.start.images if given.start else 0)
         runtime = resolve_runtime(device, recipe.precision, threads)
         check_labels(recipe.student.stages)
+        check_classes(recipe.student)
         check_networks(recipe, bundle, runtime)
         check_teacher(recipe, info, given)
     tested = 0

@@ -1,10 +1,9 @@
 """The table of data-free methods: plain data, so that listing them, `--help` and compiling a pipeline import no torch."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from importlib import import_module
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
 
+from distillery.catalog import CatalogRow
 from distillery.config import nearest
 from distillery.errors import ConfigError
 from distillery.step_table import find_pipeline
@@ -64,33 +63,21 @@ class Supply:
         return f"the teacher{self.teacher} has no BatchNorm2d layer with running statistics that a forward pass visits{self.left_out}"
 
 
-@dataclass(frozen=True)
-class Method:
-    """One row.
+@dataclass(frozen=True, kw_only=True)
+class Method(CatalogRow[Need]):
+    """One row; its name is also that of its folder of recipes, its page and its equivalence test, and its class is a synthesizer.
 
     Attributes:
-        name: as recipes spell it; also the file name in `methods/`, `recipes/`, `docs/methods/` and `tests/equivalence/`.
-        title: as the field spells it.
-        paper: arXiv number and venue.
         target: what the method optimises: a generator's weights or the images themselves.
         coupling: offline methods never look at the student; online ones play against it.
         feed: what the student sees by default: the pool of all images so far, this round's images, or fresh ones each step.
         ensembles: whether many generators, each of its slice of the classes, can stand where one stands; such a method reads
             `Ingredients.share`, and the numbers of its settings (`images_per_turn`, `cut`) are of ONE generator.
-        needs: what `Ingredients` must hold, each with the config's weight that lifts the need when it is 0; "" where none does.
-        summary: one line for `distillery methods`.
-        implementation: "module:Class" of the synthesizer; its config class is the same name with `Config` appended.
     """
 
-    name: str
-    title: str
-    paper: str
     target: Literal["generator", "images"]
     coupling: Literal["offline", "online"]
     feed: Literal["pool", "round", "fresh"]
-    summary: str
-    implementation: str
-    needs: Mapping[Need, str] = field(default_factory=dict)
     ensembles: bool = False
 
     @property
@@ -102,10 +89,6 @@ class Method:
     def pipeline(self) -> str:
         """The pipeline that runs the method, with one generator where it trains any."""
         return find_pipeline(coupling=self.coupling, target=self.target)
-
-    def required(self, config: "MethodConfig") -> tuple[Need, ...]:
-        """What the method needs under its settings: a term of weight 0 needs nothing."""
-        return tuple(need for need, weight in self.needs.items() if not weight or getattr(config, weight))
 
     def check(self, config: "MethodConfig", supply: Supply) -> None:
         """Refuse settings under which the method needs what the run does not have.
@@ -120,12 +103,6 @@ class Method:
                     f"{self.name} {does}, but {supply.lacking(need)}; what works without: {methods_fitting(supply)}; "
                     f"choose one of them or {give}."
                 )
-
-    def load(self) -> tuple[type[Any], type[Any]]:
-        """The synthesizer class and its config class (imports torch)."""
-        module, name = self.implementation.split(":")
-        loaded = import_module(module)
-        return getattr(loaded, name), getattr(loaded, f"{name}Config")
 
 
 METHODS: dict[str, Method] = {

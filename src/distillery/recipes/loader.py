@@ -1,6 +1,7 @@
 """Recipes by name or from the user's own file: `extends`, overrides, and a listing that imports no torch."""
 
 import copy
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 PRESETS = Path(__file__).parent
 _CHOICES = {"student.architecture": ("name", "arguments"), "synthesis": ("method", "config")}  # place -> what names it, what belongs to it
+_NAMED = re.compile(r"student\.stages\.\d+\.(objective|objectives\.\d+|optimizer|schedule)|synthesis\.config\.generator")
+"""Places of parts whose settings are those of what their `name` says."""
 
 
 @dataclass(frozen=True)
@@ -169,8 +172,8 @@ def apply_overrides(document: Mapping[str, Any], overrides: Mapping[str, Any]) -
     Args:
         document: a recipe's raw mapping; it stays as it is.
         overrides: keys are dotted paths (`student.stages.0.epochs`), a number picks an element of a list; a value that is a mapping is
-            merged into what stands there. All of them are one change: another architecture or method, see `merge`, comes with the
-            arguments or settings that stand beside its name, in whatever order.
+            merged into what stands there. All of them are one change: another architecture, method, objective and the like, see
+            `merge`, comes with the arguments or settings that stand beside its name, in whatever order.
 
     Raises:
         ConfigError: a path that runs through a plain value or to a list element that is not there.
@@ -188,8 +191,8 @@ def apply_overrides(document: Mapping[str, Any], overrides: Mapping[str, Any]) -
 def merge(base: dict[str, Any], changes: Mapping[Any, Any]) -> None:
     """Merge `changes` into `base` in place: mappings deeply, a mapping with numbers as keys into a list's elements, all else replaced.
 
-    Where they name another student architecture or another method, the old one's arguments or settings are dropped first: they would
-    not fit it. So is what the other method never reads, see `recipes/effects.py`.
+    Where they name another student architecture, method, generator, objective, optimizer or schedule, the old one's arguments or settings
+    are dropped first: they would not fit it. So is what the other method never reads, see `recipes/effects.py`.
 
     Raises:
         ConfigError: see `apply_overrides`.
@@ -226,7 +229,8 @@ def _merge(base: dict[str, Any], changes: Mapping[Any, Any], where: str = "") ->
         elif isinstance(present, list):
             _merge_list(present, value, path)
         elif present is None or isinstance(present, Mapping):
-            base[str(key)] = dict(present or {})
+            renamed = present and _NAMED.fullmatch(path) and value.get("name", present.get("name")) != present.get("name")
+            base[str(key)] = {} if renamed else dict(present or {})
             _merge(base[str(key)], value, path)
         else:
             raise ConfigError(f"{path} = {present!r} is a plain value and holds no key {next(iter(value), '')!r}: set {path} itself.")

@@ -17,7 +17,7 @@ from distillery.recipes.placement import check_placement
 from distillery.recipes.schema import Recipe
 from distillery.recipes.sections import SECTIONS
 from distillery.step_table import PIPELINES
-from distillery.students.check import check_labels
+from distillery.students.check import check_classes, check_labels
 from distillery.tracking.open import check_observer, open_parent
 from distillery.workbench.bench import open_run_store, reporting, runtime_here, workspace
 from distillery.workbench.keys import step_versions
@@ -70,6 +70,7 @@ def run(pipeline: str, parameters: Mapping[str, Any]) -> dict[str, dict[str, Any
     if values["eval_data_uri"]:
         check_data(str(values["eval_data_uri"]), teacher.info)
     check_labels(recipe.student.stages)
+    check_classes(recipe.student)
     check_networks(recipe, teacher, runtime_here(recipe.precision))
     check_teacher(recipe, teacher.info, given)
     warn_schedule(recipe)

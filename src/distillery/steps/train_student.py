@@ -10,7 +10,7 @@ from distillery.engine.selection import Selection
 from distillery.errors import ConfigError
 from distillery.recipes.sections import StudentSection
 from distillery.step_table import SetFolder, StatisticsFile, StudentFolder, SynthesizerFolder
-from distillery.students.check import check_labels
+from distillery.students.check import check_classes, check_labels
 from distillery.students.plan import StudentConfig
 from distillery.workbench.accelerators import check_promise
 from distillery.workbench.assembly import Teacher, build_student, open_teacher, save_student
@@ -78,6 +78,7 @@ def run(section: Mapping[str, Any], inputs: Inputs, outputs: Outputs) -> dict[st
         raise ConfigError(f"The statistics {str(inputs.statistics)!r} are only read for a synthesizer: leave them out, or give one.")
     if not inputs.data_uri:
         check_labels(parsed.student.stages)
+        check_classes(parsed.student)
     teacher = open_teacher(parsed, inputs.teacher_uri)
     ood = open_planned_ood(parsed, inputs.synth_ood_uri, teacher)
     if inputs.set is not None:
@@ -85,7 +86,7 @@ def run(section: Mapping[str, Any], inputs: Inputs, outputs: Outputs) -> dict[st
     elif inputs.synthesizer is not None:
         source = open_live(inputs.synthesizer, inputs.statistics, teacher, ood)
     else:
-        source = open_real(inputs.data_uri, teacher)
+        source = open_real(inputs.data_uri, teacher, parsed.student.class_names(teacher.classifier.class_names))
     with workbench(STEP, parsed, {"teacher": teacher.sha256, **source.inputs, **ood_inputs(ood)}) as bench:
         source.show(bench)
         show_ood(bench, inputs.synth_ood_uri, ood)
@@ -108,7 +109,7 @@ def _train(bench: Workbench, fit: StudentFit, config: StudentConfig, outputs: Ou
 def prepare(bench: Workbench, config: StudentConfig, teacher: Teacher, source: Source) -> StudentFit:
     """Build the student and its trainer, and load what it trains on."""
     runtime, seed = bench.runtime, bench.section.seed
-    student = build_student(config.architecture, teacher.classifier, runtime, seed)
+    student = build_student(config.architecture, teacher.classifier, runtime, seed, config.class_names(teacher.classifier.class_names))
     with bench.clock.part("io"):
         supply = source.open(bench, teacher, student)
     stages = tuple(stage.sized(supply.images) for stage in config.stages) if supply.images else config.stages

@@ -7,8 +7,7 @@ from torch import Tensor, nn
 
 from distillery.errors import ConfigError
 from distillery.models.trial import probe_images
-from distillery.students.catalog import find_objective
-from distillery.students.plan import ALL, StageConfig, select_trained
+from distillery.students.plan import ALL, StageConfig, StudentConfig, needs_of, select_trained
 from distillery.students.stage import StageObjectives
 from distillery.types import Classifier
 
@@ -23,19 +22,29 @@ def check_labels(stages: Sequence[StageConfig]) -> None:
     """
     for number, stage in enumerate(stages):
         for objective in stage.objectives:
-            if "labels" in find_objective(objective["name"]).required(objective):
+            if "labels" in needs_of(objective):
                 raise ConfigError(
                     f"The objective {objective['name']} of student.stages.{number} needs true labels, which synthetic images do not have: "
                     "train on real images with `distillery train-student --data`, or take kd, whose hard labels are then the teacher's."
                 )
 
 
+def check_classes(student: StudentConfig) -> None:
+    """Refuse a student of other classes than the teacher's, for images that only the teacher can tell.
+
+    Raises:
+        ConfigError: names the classes.
+    """
+    if student.classes:
+        raise ConfigError(
+            f"student.classes = {student.classes!r} are others than the teacher's, which synthetic images cannot show: train on real "
+            "images with `distillery train-student --data`, or leave it out."
+        )
+
+
 def looks_inside(stages: Sequence[StageConfig]) -> bool:
     """Whether a plan names parts of the networks, so that `check_stages` has something to find."""
-    return any(
-        stage.trains != ALL or any("features" in find_objective(objective["name"]).required(objective) for objective in stage.objectives)
-        for stage in stages
-    )
+    return any(stage.trains != ALL or any("features" in needs_of(objective) for objective in stage.objectives) for stage in stages)
 
 
 def check_stages(stages: Sequence[StageConfig], teacher: Classifier, student: Classifier) -> None:

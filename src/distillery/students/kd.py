@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from distillery.data.pool import NO_LABEL
+from distillery.errors import ConfigError
 from distillery.losses.distillation import kd_loss
 from distillery.students.config import ObjectiveConfig
 from distillery.students.objective import Objective, Seen
@@ -47,12 +48,21 @@ class KD(Objective):
     def __init__(self, config: KDConfig) -> None:
         self.config = config
 
+    def check(self, seen: Seen) -> None:
+        """Refuse a student of another number of classes than its teacher's, whose answers it is to give."""
+        counts = seen.answers.shape[1], seen.student_logits.shape[1]
+        if counts[0] != counts[1]:
+            raise ConfigError(
+                f"kd compares answers, but the teacher has {counts[0]} classes and the student {counts[1]}: "
+                "take fsp, fitnets or attention, which compare features, then cross_entropy on labels; or leave student.classes out."
+            )
+
     def terms(self, seen: Seen) -> dict[str, Tensor]:
         """`kd` and `ce`, those of a weight above 0."""
         terms: dict[str, Tensor] = {}
         if self.config.soft:
-            terms["kd"] = self.config.soft * kd_loss(seen.student_logits, seen.teacher_logits, self.config.temperature)
+            terms["kd"] = self.config.soft * kd_loss(seen.student_logits, seen.answers, self.config.temperature)
         if self.config.hard:
-            labels = seen.teacher_logits.argmax(1) if seen.labels is None else seen.labels
+            labels = seen.answers.argmax(1) if seen.labels is None else seen.labels
             terms["ce"] = self.config.hard * functional.cross_entropy(seen.student_logits, labels, ignore_index=NO_LABEL)
         return terms

@@ -44,18 +44,25 @@ class Seen:
     """What one step saw; each network ran once, whatever the objectives are.
 
     Attributes:
-        teacher_logits: (N, K), in full precision, without a graph.
+        teacher_logits: (N, K), in full precision, without a graph; None where no objective of the stage needs the teacher, which then
+            does not run.
         student_logits: (N, K), in full precision.
         labels: (N,) int64 of real images; None of synthetic ones, which have none.
         teacher: features of the teacher by tap, in full precision, without a graph.
         student: of the student.
     """
 
-    teacher_logits: Tensor
+    teacher_logits: Tensor | None
     student_logits: Tensor
     labels: Tensor | None = None
     teacher: Mapping[Tap, Tensor] = field(default_factory=dict)
     student: Mapping[Tap, Tensor] = field(default_factory=dict)
+
+    @property
+    def answers(self) -> Tensor:
+        """The teacher's logits, for an objective whose row says that it needs the teacher."""
+        assert self.teacher_logits is not None, "the row of an objective that reads the teacher's logits names it among its needs"
+        return self.teacher_logits
 
 
 class Objective(Protocol):

@@ -15,7 +15,7 @@ from distillery.data.augment import AugmentConfig
 from distillery.errors import ConfigError
 from distillery.models.catalog import Architecture
 from distillery.optim.schedules import ScheduleConfig
-from distillery.students.catalog import find_objective
+from distillery.students.catalog import Need, find_objective
 from distillery.students.config import ObjectiveConfig
 from distillery.students.paths import near_paths
 from distillery.types import Classifier
@@ -62,6 +62,15 @@ def parse_objective(objective: Mapping[str, Any]) -> ObjectiveConfig:
     """
     config: ObjectiveConfig = find_objective(str(objective.get("name", ""))).load()[1].parse(objective, "objective")
     return config
+
+
+def needs_of(objective: Mapping[str, Any]) -> tuple[Need, ...]:
+    """What an objective needs under its settings.
+
+    Raises:
+        ConfigError: see `parse_objective`.
+    """
+    return find_objective(str(objective.get("name", ""))).required(parse_objective(objective))
 
 
 def _parsed(objective: dict[str, Any]) -> dict[str, Any]:
@@ -150,11 +159,14 @@ class StudentConfig(Config):
     Attributes:
         architecture: a row of `models.catalog` or a foreign factory.
         stages: run in order.
+        classes: how many it tells apart, or the name of each; 0 means the teacher's. Other ones only real images show, and only objectives
+            that compare no answers fit them.
         keep_epochs: keep a snapshot of every n-th epoch for `evaluate`; 0 keeps none.
     """
 
     architecture: Architecture
     stages: tuple[StageConfig, ...] = (StageConfig(),)
+    classes: int | tuple[str, ...] = 0
     keep_epochs: int = Field(default=0, ge=0)
 
     @field_validator("stages")
@@ -163,6 +175,20 @@ class StudentConfig(Config):
         if not stages:
             raise ValueError("a student needs at least one stage")
         return stages
+
+    @field_validator("classes")
+    @classmethod
+    def _two_classes(cls, classes: int | tuple[str, ...]) -> int | tuple[str, ...]:
+        count = classes if isinstance(classes, int) else len(set(classes))
+        if (isinstance(classes, int) and classes == 0) or (count >= 2 and (isinstance(classes, int) or count == len(classes))):
+            return classes
+        raise ValueError("give at least 2 classes, as a number or as a list of different names, or 0 for the teacher's")
+
+    def class_names(self, teacher: tuple[str, ...]) -> tuple[str, ...]:
+        """The student's classes: its own, "0", "1" and so on where they have no names, else the teacher's."""
+        if isinstance(self.classes, tuple):
+            return self.classes
+        return tuple(map(str, range(self.classes))) or teacher
 
     @property
     def epochs(self) -> int:

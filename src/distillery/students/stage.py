@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from distillery.errors import ConfigError
+from distillery.models.stages import kept_buffers
 from distillery.models.trial import probe_images
 from distillery.numerics import full_precision
 from distillery.seeding import seeded
@@ -16,7 +17,7 @@ from distillery.statistics.taps import Side, Taps, tap_inputs, tap_outputs, visi
 from distillery.students.catalog import find_objective
 from distillery.students.objective import Objective, Seen, Tap
 from distillery.students.paths import near_paths
-from distillery.students.plan import StageConfig, parse_objective
+from distillery.students.plan import StageConfig, needs_of, parse_objective
 from distillery.types import Classifier
 
 _PROBED = 2  # images that show the sizes of features
@@ -31,6 +32,7 @@ class StageObjectives:
         student: on the teacher's device.
 
     Attributes:
+        needs_teacher: whether any of the objectives does.
         modules: what is trained beside the student, by objective; empty until `build_modules`.
 
     Raises:
@@ -39,6 +41,7 @@ class StageObjectives:
 
     def __init__(self, stage: StageConfig, teacher: Classifier, student: Classifier) -> None:
         self.teacher, self.student = teacher, student
+        self.needs_teacher = any("teacher" in needs_of(objective) for objective in stage.objectives)
         self.modules = nn.ModuleDict()
         self._objectives = {label: _build(objective) for label, objective in zip(_labels(stage), stage.objectives, strict=True)}
         pairs = {label: objective.taps(teacher, student) for label, objective in self._objectives.items()}
@@ -49,7 +52,7 @@ class StageObjectives:
         self._student_taps = tuple(dict.fromkeys(tap for pair in pairs.values() for tap in pair.student))
 
     def see(self, images: Tensor, labels: Tensor | None = None) -> Seen:
-        """Run each network once.
+        """Run each network once, the teacher only where an objective needs it.
 
         Args:
             images: (N, C, H, W) in [0, 1], as the student takes them.
@@ -58,12 +61,15 @@ class StageObjectives:
         Raises:
             ConfigError: a tapped layer that was not visited, or whose tensor cannot be read.
         """
-        with torch.no_grad(), _tapped(self.teacher, "teacher", self._teacher_taps) as teacher_features:
-            teacher_logits = full_precision(self.teacher(images))
-            teacher_seen = {tap: _owned(features) for tap, features in teacher_features().items()}
+        teacher_logits, teacher_seen = self._see_teacher(images) if self.needs_teacher else (None, {})
         with _tapped(self.student, "student", self._student_taps) as student_features:
             student_logits = full_precision(self.student(images))
             return Seen(teacher_logits, student_logits, labels, teacher_seen, student_features())
+
+    @torch.no_grad()
+    def _see_teacher(self, images: Tensor) -> tuple[Tensor, dict[Tap, Tensor]]:
+        with _tapped(self.teacher, "teacher", self._teacher_taps) as features:
+            return full_precision(self.teacher(images)), {tap: _owned(tensor) for tap, tensor in features().items()}
 
     def build_modules(self, seed: int, *names: str | int) -> nn.ModuleDict:
         """Let every objective check what it will compare, and build what it trains beside the student.
@@ -103,7 +109,7 @@ class StageObjectives:
         if not (self._teacher_taps or self._student_taps):
             answers = [torch.zeros(_PROBED, network.num_classes, device=device) for network in (self.teacher, self.student)]
             return Seen(answers[0], answers[1], labels)
-        with seeded(0, "probe"), eval_mode(self.teacher, self.student), _kept_buffers(self.teacher, self.student):
+        with seeded(0, "probe"), eval_mode(self.teacher, self.student), kept_buffers(self.teacher, self.student):
             return self.see(self.student.arrange(probe_images(self.student.spec.shape, _PROBED).to(device)), labels)
 
 
@@ -151,14 +157,3 @@ def _features(who: str, tap: Tap, seen: Taps) -> Tensor:
 def _owned(features: Tensor) -> Tensor:
     """Features that autograd may keep for a loss, also where the network ran under inference mode."""
     return features.clone() if features.is_inference() else features
-
-
-@contextmanager
-def _kept_buffers(*networks: nn.Module) -> Iterator[None]:
-    """Put buffers back: some networks count their passes, in eval mode too."""
-    kept = [(buffer, buffer.clone()) for network in networks for buffer in network.buffers()]
-    try:
-        yield
-    finally:
-        for buffer, value in kept:
-            buffer.copy_(value)

@@ -134,18 +134,21 @@ def open_teacher(section: Section, uri: str) -> Teacher:
     return Teacher(bundle.classifier, bundle.sha256)
 
 
-def build_student(architecture: Architecture, teacher: Classifier, runtime: Runtime, seed: int) -> Classifier:
-    """A fresh student for the teacher's images and classes, on the device, drawn from the run's own stream.
+def build_student(
+    architecture: Architecture, teacher: Classifier, runtime: Runtime, seed: int, class_names: tuple[str, ...] = ()
+) -> Classifier:
+    """A fresh student for the teacher's images, and its classes where no others are named, on the device, drawn from the run's own stream.
 
     Raises:
         ConfigError: one that cannot be run or trained here; a foreign one is tried on another copy first.
     """
+    names = class_names or teacher.class_names
     order: MemoryFormat = "channels_last"
     if ":" in architecture.name:
-        order = try_architecture(architecture, teacher.spec, teacher.num_classes, runtime)
+        order = try_architecture(architecture, teacher.spec, len(names), runtime)
     with seeded(seed, "student"):
-        network = build_network(architecture, teacher.spec, teacher.num_classes)
-    return runtime.place(Classifier(network, teacher.spec, teacher.class_names, order, teacher.task))
+        network = build_network(architecture, teacher.spec, len(names))
+    return runtime.place(Classifier(network, teacher.spec, names, order, teacher.task))
 
 
 def judging(held_out: Callable[[], tuple[Tensor, Tensor]]) -> Judge:

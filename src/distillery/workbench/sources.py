@@ -202,16 +202,22 @@ def open_live(path: Path, statistics_path: Path | None, teacher: Teacher, ood: O
     return LiveSource(plan, made, {**plan.inputs(teacher), "synthesizer": read_synthesizer(path)[1]}, path, ood)
 
 
-def open_real(uri: str, teacher: Teacher) -> RealSource:
+def open_real(uri: str, teacher: Teacher, class_names: tuple[str, ...] = ()) -> RealSource:
     """Labelled images that fit the teacher.
 
+    Args:
+        uri: where they lie.
+        teacher: in use.
+        class_names: that they are of; none are the teacher's.
+
     Raises:
-        ConfigError: images of another size, or labels that the teacher does not know.
+        ConfigError: images of another size, or labels beyond these classes.
         MissingResourceError: nothing there.
         StoreError: a damaged file.
     """
-    labelled = load_labelled(uri, teacher.classifier.class_names, teacher.classifier.spec, split="train")
-    labelled.check(teacher.classifier.spec, teacher.classifier.num_classes)
+    names = class_names or teacher.classifier.class_names
+    labelled = load_labelled(uri, names, teacher.classifier.spec, split="train")
+    labelled.check(teacher.classifier.spec, len(names))
     return RealSource(labelled, uri, {"data": labelled.digest()})
 
 

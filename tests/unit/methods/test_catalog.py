@@ -18,7 +18,17 @@ class Weighted(MethodConfig):
 
 
 def row(name: str, needs: dict[Need, str]) -> Method:
-    return Method(name, name.upper(), "a paper", "generator", "offline", "pool", "does nothing", f"{__name__}:Weighted", needs)
+    return Method(
+        name=name,
+        title=name.upper(),
+        paper="a paper",
+        target="generator",
+        coupling="offline",
+        feed="pool",
+        summary="does nothing",
+        implementation=f"{__name__}:Weighted",
+        needs=needs,
+    )
 
 
 @pytest.fixture

@@ -226,6 +226,35 @@ def test_another_architecture_comes_with_its_own_arguments_only(tmp_path: Path, 
     assert load_recipe(str(tmp_path / "mine.yaml")).student.architecture.arguments == {"batch_norm": True}
 
 
+def test_another_name_of_a_part_comes_with_its_own_settings_only() -> None:
+    changes = {
+        "student.stages.0.objectives.0.name": "kd",
+        "student.stages.0.optimizer.name": "adam",
+        "student.stages.0.optimizer.rate": 0.001,
+        "student.stages.0.schedule.name": "constant",
+        "synthesis.config.generator.name": "deep",
+    }
+    document = {
+        "student": {
+            "stages": [
+                {
+                    "objectives": [{"name": "hint", "teacher": "network.stem"}, {"name": "hint", "weight": 2}],
+                    "optimizer": {"name": "sgd", "rate": 0.2, "momentum": 0.8},
+                    "schedule": {"name": "cosine", "minimum": 0.1},
+                }
+            ]
+        },
+        "synthesis": {"config": {"generator": {"name": "generator", "width": 8}}},
+    }
+    changed = apply_overrides(document, changes)
+    (stage,) = changed["student"]["stages"]
+    assert stage["objectives"] == [{"name": "kd"}, {"name": "hint", "weight": 2}]
+    assert (stage["optimizer"], stage["schedule"]) == ({"name": "adam", "rate": 0.001}, {"name": "constant"})
+    assert changed["synthesis"]["config"]["generator"] == {"name": "deep"}
+    kept = apply_overrides(document, {"student.stages.0.optimizer": {"name": "sgd", "rate": 0.1}})
+    assert kept["student"]["stages"][0]["optimizer"] == {"name": "sgd", "rate": 0.1, "momentum": 0.8}
+
+
 def test_the_same_architecture_keeps_its_arguments() -> None:
     merged = load_recipe("fast_dfkd/digits", {"student.architecture.name": "resnet8", "student.architecture.arguments.shortcut": "B"})
     assert merged.student.architecture.arguments == {"base_width": 16, "shortcut": "B"}

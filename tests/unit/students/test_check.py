@@ -10,9 +10,10 @@ from torch.utils.checkpoint import checkpoint
 from distillery.errors import ConfigError
 from distillery.models.catalog import Architecture, build_network
 from distillery.students.catalog import OBJECTIVES, ObjectiveRow
-from distillery.students.check import check_labels, check_stages, looks_inside
+from distillery.students.check import check_classes, check_labels, check_stages, looks_inside
+from distillery.students.kd import KDConfig
 from distillery.students.objective import Objective
-from distillery.students.plan import StageConfig
+from distillery.students.plan import StageConfig, StudentConfig
 from distillery.types import Classifier
 from fakes import CLASSES, SPEC
 
@@ -109,10 +110,33 @@ def test_true_labels_are_asked_for_by_name() -> None:
         check_labels((stage(KD), stage(KD, {"name": "true_labels"})))
 
 
+def student_of(classes: Any) -> StudentConfig:
+    return StudentConfig.parse({"architecture": {"name": "resnet8"}, "classes": classes})
+
+
+def test_other_classes_than_the_teachers_are_named_or_counted() -> None:
+    assert student_of(0).class_names(CLASSES) == CLASSES
+    assert student_of(3.0).class_names(CLASSES) == ("0", "1", "2")
+    assert student_of(["cat", "dog"]).class_names(CLASSES) == ("cat", "dog")
+    for wrong in (1, -1, ["cat"], ["cat", "cat"]):
+        with pytest.raises(ConfigError, match="give at least 2 classes, as a number or as a list of different names, or 0"):
+            student_of(wrong)
+    check_classes(student_of(0))
+    with pytest.raises(ConfigError, match="student.classes = 3 are others than the teacher's, which synthetic images cannot show"):
+        check_classes(student_of(3))
+
+
+def test_kd_of_other_classes_is_refused() -> None:
+    with torch.device("meta"):
+        student = Classifier(build_network(Architecture(name="wrn_10_1"), SPEC, 7), SPEC, tuple("abcdefg"))
+    with pytest.raises(ConfigError, match="the teacher has 4 classes and the student 7: take fsp"):
+        check_stages((stage(KD),), meta().freeze(), student)
+
+
 def test_a_need_is_lifted_by_its_weight_or_by_nothing() -> None:
-    row = ObjectiveRow("x", "X", "none", "A toy.", "x:X", {"labels": "hard", "features": ""})
-    assert row.required({"hard": 0.5}) == ("labels", "features")
-    assert row.required({"hard": 0.0}) == ("features",)
+    row = ObjectiveRow(name="x", title="X", paper="none", summary="A toy.", implementation="x:X", needs={"labels": "hard", "features": ""})
+    assert row.required(KDConfig(hard=0.5)) == ("labels", "features")
+    assert row.required(KDConfig(hard=0.0)) == ("features",)
 
 
 def test_a_plan_that_names_no_part_needs_no_networks() -> None:

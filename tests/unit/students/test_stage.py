@@ -56,6 +56,18 @@ def test_features_are_those_of_the_layers_and_only_the_students_have_a_graph(tea
         assert {part.requires_grad for part in (*features.values(), logits)} == {classifier is student}
 
 
+def test_a_teacher_that_no_objective_needs_does_not_run(teacher: Classifier, student: Classifier) -> None:
+    passes: list[str] = []
+    teacher.network.head.register_forward_hook(lambda *args: passes.append("teacher"))
+    plain = at_work(teacher, student, {"name": "true_labels"})
+    seen = plain.see(images(), torch.tensor([0, 1, 2, 3, 0, 1]))
+    assert (passes, seen.teacher_logits, plain.needs_teacher) == ([], None, False)
+    assert list(plain.terms(seen)) == ["ce"]
+    both = at_work(teacher, student, {"name": "true_labels"}, {"name": "kd"})
+    assert both.see(images()).teacher_logits is not None
+    assert passes == ["teacher"]
+
+
 def test_nothing_is_tapped_where_no_objective_asks(teacher: Classifier, student: Classifier) -> None:
     work = at_work(teacher, student, {"name": "kd"})
     found: list[int] = []
@@ -215,7 +227,7 @@ def test_features_within_a_checkpointed_part_have_the_gradients_of_a_plain_one(t
 
 
 def test_networks_that_an_objective_cannot_compare_are_refused(teacher: Classifier) -> None:
-    with pytest.raises(ConfigError, match="The teacher has 4 stages and the student 0: give pairs"):
+    with pytest.raises(ConfigError, match="The teacher has 4 stages and the student 2: give pairs"):
         at_work(teacher, plain_student(), {"name": "matrix"})
     narrow = Classifier(build_network(Architecture(name="wrn_10_1", arguments={"base_width": 12}), SPEC, 4), SPEC, CLASSES)
     with pytest.raises(ConfigError, match="network.stem of the teacher has 8 channels and network.stem of the student 12: take equal"):
