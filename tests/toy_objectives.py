@@ -18,8 +18,8 @@ from distillery.types import Classifier
 def register(monkeypatch: pytest.MonkeyPatch) -> None:
     """Put the toys into the catalog for one test."""
     inner: dict[Need, str] = {"features": "", "teacher": ""}
-    needs = {"Matrix": inner, "Hint": inner, "Attention": inner}
-    for kind, name in (("Matrix", "matrix"), ("Hint", "hint"), ("Attention", "attention"), ("TrueLabels", "true_labels")):
+    needs = {"Matrix": inner, "Hint": inner, "Gaze": inner}
+    for kind, name in (("Matrix", "matrix"), ("Hint", "hint"), ("Gaze", "gaze"), ("TrueLabels", "true_labels")):
         row = ObjectiveRow(
             name=name,
             title=kind,
@@ -121,18 +121,18 @@ class Hint(Objective):
         return {"hint": self.config.weight * functional.mse_loss(mapped, seen.teacher[self._teacher])}
 
 
-class AttentionConfig(ObjectiveConfig):
+class GazeConfig(ObjectiveConfig):
     """How many of the last stages."""
 
-    name: Literal["attention"] = "attention"
+    name: Literal["gaze"] = "gaze"
     stages: int = 2
     weight: float = 1.0
 
 
-class Attention(Objective):
+class Gaze(Objective):
     """Maps of squared activations, as attention transfer has them."""
 
-    def __init__(self, config: AttentionConfig) -> None:
+    def __init__(self, config: GazeConfig) -> None:
         self.config = config
 
     def taps(self, teacher: Classifier, student: Classifier) -> TapPair:
@@ -150,7 +150,7 @@ class Attention(Objective):
                 for features in (seen.teacher[one], seen.student[other])
             ]
             total = total + (maps[0] - maps[1]).square().mean()
-        return {"attention": self.config.weight * total}
+        return {"gaze": self.config.weight * total}
 
 
 class TrueLabelsConfig(ObjectiveConfig):

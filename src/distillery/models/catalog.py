@@ -75,6 +75,7 @@ ARCHITECTURES: dict[str, Row] = {
         f"resnet{depth}": Row(_RESNET, {"depth": depth}, f"ResNet-{depth} with a 3x3 stem: 4 stages; argument base_width")
         for depth in (18, 34, 50)
     },
+    "resnet20_four_stages": Row(_RESNET, {"depth": 20}, "ResNet-20 as ResNet-34 is built, 4 stages of 2, 2, 3, 2; argument base_width"),
     **{
         f"wrn_{depth}_{widening}": Row(
             _WRN, {"depth": depth, "widening": widening}, f"Wide ResNet-{depth}-{widening}, pre-activation; argument base_width"

@@ -20,6 +20,10 @@ TERMS = {
     "l2": "How bright the images are: large pixel values cost something.",
     "kd": "How far the student's answers are from the teacher's, over all classes and not only the first choice.",
     "ce": "How far the student is from the teacher's first choice.",
+    "cross_entropy": "How far the student is from the label of each picture.",
+    "fsp": "How far the way in which the student's features change from stage to stage is from the teacher's.",
+    "hint": "How far a layer of the student, seen through a regressor, is from a layer of the teacher.",
+    "attention": "How far the places that the student looks at are from those that the teacher looks at.",
 }
 TITLES = {
     "moments": "BatchNorm moments: matching the teacher's statistics",
@@ -29,6 +33,10 @@ TITLES = {
     "l2": "Squared pixels (L2): moderate brightness",
     "kd": "Distillation loss (KL): following the teacher",
     "ce": "Cross-entropy: naming the teacher's class",
+    "cross_entropy": "Cross-entropy: naming the true class",
+    "fsp": "FSP: the teacher's relations between layers",
+    "hint": "FitNets hint: a layer of the teacher",
+    "attention": "Attention transfer: looking where the teacher looks",
 }
 HARDWARE = {"cpu": "a CPU", "cuda": "a GPU", "float32": "float32", "bfloat16": "bfloat16"}
 PARTS = {

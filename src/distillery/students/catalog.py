@@ -34,6 +34,38 @@ OBJECTIVES: dict[str, ObjectiveRow] = {
             summary="The teacher's softened probabilities, and cross-entropy on labels where hard is above 0.",
             implementation="distillery.students.kd:KD",
         ),
+        ObjectiveRow(
+            name="fsp",
+            title="FSP",
+            paper="CVPR 2017 (Yim et al.)",
+            needs={"features": "", "teacher": ""},
+            summary="How the teacher's features change from one stage to the next, as matrices between layers; a first stage by itself.",
+            implementation="distillery.students.fsp:FSP",
+        ),
+        ObjectiveRow(
+            name="fitnets",
+            title="FitNets",
+            paper="arXiv:1412.6550 (ICLR 2015)",
+            needs={"features": "", "teacher": ""},
+            summary="A layer of the teacher as a hint, through a regressor; a first stage by itself, or beside kd.",
+            implementation="distillery.students.fitnets:FitNets",
+        ),
+        ObjectiveRow(
+            name="attention",
+            title="Attention transfer",
+            paper="arXiv:1612.03928 (ICLR 2017)",
+            needs={"features": "", "teacher": ""},
+            summary="Where the teacher's stages look; beside kd or cross_entropy.",
+            implementation="distillery.students.attention:Attention",
+        ),
+        ObjectiveRow(
+            name="cross_entropy",
+            title="Plain training",
+            paper="none",
+            needs={"labels": ""},
+            summary="True labels of real images, without a teacher.",
+            implementation="distillery.students.cross_entropy:CrossEntropy",
+        ),
     )
 }
 

@@ -67,7 +67,7 @@ def test_table_holds_every_promised_name() -> None:
     assert promised | {"wrn_10_1", "wrn_40_2", "lenet5", "lenet5_half", "mobilenet_v2"} <= set(ARCHITECTURES)
 
 
-SMALL = ["resnet8", "resnet18", "resnet50", "wrn_10_1", "vgg8_bn", "lenet5_half", "mobilenet_v2"]
+SMALL = ["resnet8", "resnet18", "resnet20_four_stages", "resnet50", "wrn_10_1", "vgg8_bn", "lenet5_half", "mobilenet_v2"]
 
 
 @pytest.mark.parametrize("name", SMALL)

@@ -42,7 +42,7 @@ def plan(*stages: dict[str, Any]) -> tuple[StageConfig, ...]:
         [{"objectives": [{"name": "matrix"}]}, {"objectives": [KD]}],
         [
             {"objectives": [HINT], "trains": ["network.stem", "network.blocks"]},
-            {"objectives": [KD, {"name": "attention"}, {"name": "true_labels"}]},
+            {"objectives": [KD, {"name": "gaze"}, {"name": "true_labels"}]},
         ],
         [{"objectives": [KD], "trains": ["network.head"]}],
     ],
@@ -142,10 +142,10 @@ def test_a_need_is_lifted_by_its_weight_or_by_nothing() -> None:
 def test_a_plan_that_names_no_part_needs_no_networks() -> None:
     assert not looks_inside((stage(KD), stage({"name": "true_labels"})))
     assert looks_inside((stage(KD), stage(KD, trains=["network.head"])))
-    assert looks_inside((stage(KD, {"name": "attention"}),))
+    assert looks_inside((stage(KD, {"name": "gaze"}),))
 
 
-@pytest.mark.parametrize("name", sorted({*OBJECTIVES, "matrix", "hint", "attention", "true_labels"}))
+@pytest.mark.parametrize("name", sorted({*OBJECTIVES, "matrix", "hint", "gaze", "true_labels"}))
 def test_a_row_says_whether_its_objective_reads_features_and_its_config_its_name(name: str) -> None:
     row = OBJECTIVES[name]
     objective, config = row.load()

@@ -31,18 +31,18 @@ def at_work(teacher: Classifier, student: Classifier, *objectives: dict[str, Any
 
 
 def test_each_network_runs_once_a_step_whatever_the_objectives_are(teacher: Classifier, student: Classifier) -> None:
-    work = at_work(teacher, student, {"name": "kd"}, {"name": "matrix"}, {"name": "attention"}, {"name": "attention", "stages": 3})
+    work = at_work(teacher, student, {"name": "kd"}, {"name": "matrix"}, {"name": "gaze"}, {"name": "gaze", "stages": 3})
     passes: list[bool] = []
     for network in (teacher, student):
         network.network.head.register_forward_hook(lambda module, args, result, who=network: passes.append(who is teacher))
     terms = work.terms(work.see(images()))
     assert passes == [True, False]
-    assert list(terms) == ["kd", "matrix", "attention1.attention", "attention2.attention"]
+    assert list(terms) == ["kd", "matrix", "gaze1.gaze", "gaze2.gaze"]
     assert taps_left(teacher) == taps_left(student) == 0
 
 
 def test_features_are_those_of_the_layers_and_only_the_students_have_a_graph(teacher: Classifier, student: Classifier) -> None:
-    work = at_work(teacher, student, {"name": "matrix", "pairs": [["network.stem", "network.blocks.0:input"]]}, {"name": "attention"})
+    work = at_work(teacher, student, {"name": "matrix", "pairs": [["network.stem", "network.blocks.0:input"]]}, {"name": "gaze"})
     seen = work.see(images())
     assert [str(tap) for tap in seen.teacher] == ["network.stem", "network.blocks.0:input", "network.blocks.1", "network.blocks.2"]
     assert list(seen.student) == list(seen.teacher)
@@ -80,7 +80,7 @@ def test_nothing_is_tapped_where_no_objective_asks(teacher: Classifier, student:
 
 
 def test_objectives_get_full_precision_under_autocast(teacher: Classifier, student: Classifier) -> None:
-    work = at_work(teacher, student, {"name": "attention"})
+    work = at_work(teacher, student, {"name": "gaze"})
     with torch.autocast("cpu", dtype=torch.bfloat16):
         seen = work.see(images())
     parts = (seen.teacher_logits, seen.student_logits, *seen.teacher.values(), *seen.student.values())

@@ -11,23 +11,23 @@ from distillery.models.classifiers.cifar_resnet import BasicBlock
 from distillery.models.classifiers.layers import GlobalAverage, conv1x1, conv3x3, initialise
 from distillery.types import ImageSpec
 
-_BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)}
+_BLOCKS = {18: (2, 2, 2, 2), 20: (2, 2, 3, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)}
 
 
 class ResNetConfig(Config):
     """Settings of a ResNet of four stages.
 
     Attributes:
-        depth: 18 and 34 have basic blocks, 50 has bottlenecks.
+        depth: 18, 20 and 34 have basic blocks, 50 has bottlenecks.
         base_width: channels of the first stage; the others have 2x, 4x and 8x as many.
     """
 
-    depth: Literal[18, 34, 50]
+    depth: Literal[18, 20, 34, 50]
     base_width: int = Field(default=64, ge=1)
 
 
 class ResNet(nn.Module):
-    """ResNet-18, -34 or -50 with a 3x3 stem at stride 1 and no max pooling, so that 32 px end at 4 px.
+    """ResNet-18, -20, -34 or -50 with a 3x3 stem at stride 1 and no max pooling, so that 32 px end at 4 px.
 
     Args:
         config: its settings.
@@ -35,7 +35,8 @@ class ResNet(nn.Module):
         num_classes: K.
 
     Source:
-        arXiv:1512.03385, table 1; the stem is the one that CIFAR users of it agree on.
+        arXiv:1512.03385, table 1; the stem is the one that CIFAR users of it agree on. ResNet-20 of four stages is a student of FSP's
+        transfer experiment (CVPR 2017), whose blocks we could not find: ours are 2, 2, 3 and 2, about in the proportions of ResNet-34's.
     """
 
     def __init__(self, config: ResNetConfig, spec: ImageSpec, num_classes: int) -> None:

@@ -1,0 +1,105 @@
+"""How far features within two networks are from each other: relations between layers (FSP), hints, attention maps."""
+
+from collections.abc import Callable
+from typing import Literal
+
+from torch import Tensor
+from torch.nn import functional
+
+Pooling = Literal["max", "average"]
+"""How the larger of two maps is brought to the size of the smaller."""
+Reduction = Literal["sum", "mean"]
+"""Over the entries of a matrix: the squared Frobenius norm, or that divided by the number of entries."""
+
+_POOLS: dict[Pooling, Callable[[Tensor, tuple[int, int]], Tensor]] = {
+    "max": functional.adaptive_max_pool2d,
+    "average": functional.adaptive_avg_pool2d,
+}
+
+
+def pool_to(features: Tensor, size: tuple[int, int], pooling: Pooling) -> Tensor:
+    """Maps (N, C, H, W) pooled to (N, C, h, w) where they are larger."""
+    return features if features.shape[2:] == size else _POOLS[pooling](features, size)
+
+
+def fsp_matrix(start: Tensor, end: Tensor, pooling: Pooling = "max") -> Tensor:
+    """The flow of the solution procedure between two layers: G[i, j] = 1/(hw) * sum over places of start[i] * end[j].
+
+    Args:
+        start: (N, m, H, W), of the layer that the flow comes from.
+        end: (N, n, h, w); where the sizes differ both are pooled to the smaller height and width.
+        pooling: how.
+
+    Returns:
+        (N, m, n).
+
+    Source: Yim et al., CVPR 2017, equation 1; pooled by the maximum as there.
+    """
+    size = min(start.shape[2], end.shape[2]), min(start.shape[3], end.shape[3])
+    first, second = (pool_to(features, size, pooling).flatten(2) for features in (start, end))
+    return first @ second.mT / (size[0] * size[1])
+
+
+def fsp_distance(teacher: Tensor, student: Tensor, reduction: Reduction = "sum") -> Tensor:
+    """1/N * sum_x || G_T(x) - G_S(x) ||_F^2 of one pair of layers.
+
+    Args:
+        teacher: G_T, (N, m, n).
+        student: G_S, (N, m, n).
+        reduction: `mean` divides by m * n too, so that wide layers weigh no more than narrow ones.
+
+    Returns:
+        A scalar, at least 0.
+
+    Source: Yim et al., CVPR 2017, equation 2.
+    """
+    squares = (teacher - student).square()
+    return squares.mean() if reduction == "mean" else squares.sum((1, 2)).mean()
+
+
+def attention_map(features: Tensor, size: tuple[int, int]) -> Tensor:
+    """Where a layer looks: the mean of its squared activations over the channels, pooled, flattened, of length 1.
+
+    Args:
+        features: (N, C, H, W).
+        size: (h, w) that maps larger than it are pooled to, by their average.
+
+    Returns:
+        (N, h * w), each row of norm 1, or 0 where nothing is active.
+
+    Source: Zagoruyko & Komodakis, arXiv:1612.03928, section 3.1, sum of squares (the mean has the same direction).
+    """
+    energy = features.square().mean(1, keepdim=True)
+    return functional.normalize(pool_to(energy, size, "average").flatten(1))
+
+
+def attention_distance(teacher: Tensor, student: Tensor) -> Tensor:
+    """Mean squared difference of two layers' attention maps, the larger pooled to the size of the smaller.
+
+    Args:
+        teacher: features (N, C, H, W).
+        student: features (N, D, h, w), of any width.
+
+    Returns:
+        A scalar, at least 0: the mean over images and places.
+
+    Source: Zagoruyko & Komodakis, arXiv:1612.03928, equation 2, with the mean of squares instead of the norm, as comparisons of methods
+    have it: their weight of 1000 is meant for it.
+    """
+    size = min(teacher.shape[2], student.shape[2]), min(teacher.shape[3], student.shape[3])
+    return (attention_map(teacher, size) - attention_map(student, size)).square().mean()
+
+
+def hint_distance(teacher: Tensor, regressed: Tensor) -> Tensor:
+    """Mean squared difference of the teacher's hint layer and the student's guided layer behind its regressor.
+
+    Args:
+        teacher: (N, C, H, W).
+        regressed: (N, C, H, W).
+
+    Returns:
+        A scalar, at least 0.
+
+    Source: Romero et al., arXiv:1412.6550, equation 3, the mean over all elements instead of half their sum.
+    """
+    return functional.mse_loss(regressed, teacher)
