@@ -9,33 +9,17 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
+
+from mutant import Mutant
+from of_students import STUDENTS
 
 ROOT = Path(__file__).parents[2]
 COPIED = ("src", "components", "pipelines", "images", "tests", "docs")
 
 
-@dataclass(frozen=True)
-class Mutant:
-    """One mistake.
-
-    Attributes:
-        name: what went wrong, in words.
-        file: where.
-        old: text that stands there exactly once.
-        new: what it becomes.
-        tests: the file that must notice.
-    """
-
-    name: str
-    file: str
-    old: str
-    new: str
-    tests: str
-
-
-MUTANTS = (
+MUTANTS: tuple[Mutant, ...] = (
+    *STUDENTS,
     Mutant(
         "a pipeline found by its target whatever the number of generators",
         "src/distillery/step_table.py",
@@ -318,60 +302,11 @@ MUTANTS = (
         "tests/unit/statistics/test_taps.py",
     ),
     Mutant(
-        "a network that runs once an objective",
-        "src/distillery/students/stage.py",
-        "found = {label: objective.terms(seen) for",
-        "found = {label: objective.terms(self.see(self.student.arrange(torch.rand(8, *self.student.spec.shape)), seen.labels)) for",
-        "tests/unit/students/test_stage.py",
-    ),
-    Mutant(
-        "KD's temperature left out of one side",
-        "src/distillery/students/kd.py",
-        "seen.student_logits, seen.answers, self.config.temperature)",
-        "seen.student_logits, seen.answers)",
-        "tests/unit/students/test_plan.py",
-    ),
-    Mutant(
-        "the rest of a student left in train mode",
-        "src/distillery/students/plan.py",
-        "    student.eval().requires_grad_(False)\n",
-        "    student.requires_grad_(False)\n",
-        "tests/unit/students/test_plan.py",
-    ),
-    Mutant(
-        "an objective of weight 0 allowed",
-        "src/distillery/students/config.py",
-        "if weights and not any(weights.values()):",
-        "if False:",
-        "tests/unit/students/test_plan.py",
-    ),
-    Mutant(
-        "a tap's side forgotten",
-        "src/distillery/students/objective.py",
-        'path = text.removesuffix(":input")',
-        'path = text = text.removesuffix(":input")',
-        "tests/unit/students/test_stage.py",
-    ),
-    Mutant(
-        "a term that moves nothing let through",
-        "src/distillery/students/check.py",
-        "        if not moved:",
-        "        if False:",
-        "tests/unit/students/test_check.py",
-    ),
-    Mutant(
         "an objective's need that its weight does not lift",
         "src/distillery/catalog.py",
         "if not weight or getattr(config, weight))",
         "if not weight)",
         "tests/unit/students/test_check.py",
-    ),
-    Mutant(
-        "near paths that are far",
-        "src/distillery/students/paths.py",
-        "n=_SHOWN, cutoff=0.6)",
-        "n=_SHOWN, cutoff=1.0)",
-        "tests/unit/students/test_plan.py",
     ),
     Mutant(
         "a regressor that the optimizer does not know",
@@ -395,88 +330,11 @@ MUTANTS = (
         "tests/unit/engine/test_fit.py",
     ),
     Mutant(
-        "a part of several stages taken for one",
-        "src/distillery/models/stages.py",
-        "            yield from _walk(inside, path, before)\n",
-        "            yield entry\n",
-        "tests/unit/models/test_stages.py",
-    ),
-    Mutant(
-        "a teacher that runs in stages that ask nothing of it",
-        "src/distillery/students/stage.py",
-        "if self.needs_teacher else (None, {})",
-        "if True else (None, {})",
-        "tests/unit/students/test_stage.py",
-    ),
-    Mutant(
         "another objective with the old one's settings",
         "src/distillery/recipes/loader.py",
         "= {} if renamed else dict(present or {})",
         "= dict(present or {})",
         "tests/unit/recipes/test_loader.py",
-    ),
-    Mutant(
-        "an FSP matrix that is summed over places and not averaged",
-        "src/distillery/losses/features.py",
-        "return first @ second.mT / (size[0] * size[1])",
-        "return first @ second.mT",
-        "tests/equivalence/test_features.py",
-    ),
-    Mutant(
-        "an FSP matrix of average-pooled maps",
-        "src/distillery/losses/features.py",
-        '"max": functional.adaptive_max_pool2d',
-        '"max": functional.adaptive_avg_pool2d',
-        "tests/equivalence/test_features.py",
-    ),
-    Mutant(
-        "an FSP loss without the weights of its pairs",
-        "src/distillery/students/fsp.py",
-        "total + weight * fsp_distance(",
-        "total + fsp_distance(",
-        "tests/unit/students/test_objectives.py",
-    ),
-    Mutant(
-        "a shuffled control that shuffles nothing",
-        "src/distillery/students/fsp.py",
-        "torch.randperm(entries)",
-        "torch.arange(entries)",
-        "tests/unit/students/test_objectives.py",
-    ),
-    Mutant(
-        "attention of activations, not of their squares",
-        "src/distillery/losses/features.py",
-        "features.square().mean(1, keepdim=True)",
-        "features.mean(1, keepdim=True)",
-        "tests/equivalence/test_features.py",
-    ),
-    Mutant(
-        "attention transfer that compares the stem",
-        "src/distillery/students/attention.py",
-        "first = 1 if len(theirs) > 1 else 0",
-        "first = 0",
-        "tests/unit/students/test_objectives.py",
-    ),
-    Mutant(
-        "a regressor for maps of half the size without its padding",
-        "src/distillery/students/fitnets.py",
-        "nn.ConvTranspose2d(entries, exits, 4, stride=2, padding=1)",
-        "nn.ConvTranspose2d(entries, exits, 2, stride=2)",
-        "tests/equivalence/test_features.py",
-    ),
-    Mutant(
-        "plain training without its weight",
-        "src/distillery/students/cross_entropy.py",
-        "self.config.weight * functional",
-        "functional",
-        "tests/unit/students/test_objectives.py",
-    ),
-    Mutant(
-        "a plan whose schedule is as long as the recipe's",
-        "src/distillery/recipes/students.py",
-        'max(round(schedule["length"] * scale), 1)',
-        'schedule["length"]',
-        "tests/unit/recipes/test_students.py",
     ),
     Mutant(
         "a step that takes a notebook's signals",

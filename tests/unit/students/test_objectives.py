@@ -69,7 +69,7 @@ def test_fsp_takes_the_matrices_between_consecutive_ends(teacher: Classifier, st
 def test_fsp_weighs_pools_and_reduces_as_told(teacher: Classifier, student: Classifier) -> None:
     def term(**settings: Any) -> float:
         work = at_work(teacher, student, {"name": "fsp", **settings})
-        return float(work.terms(work.see(images()))["fsp"])
+        return work.terms(work.see(images()))["fsp"].item()
 
     alone = [term(pair_weights=[float(place == number) for place in range(3)]) for number in range(3)]
     assert term() == pytest.approx(sum(alone), rel=1e-5)
@@ -144,8 +144,8 @@ def test_plain_training_runs_no_teacher(teacher: Classifier, student: Classifier
     labels = torch.tensor([0, 1, 2, 3, 0, 1])
     seen = work.see(images(), labels)
     assert seen.teacher_logits is None
-    rows = [float(-row.log_softmax(0)[label]) for row, label in zip(seen.student_logits, labels, strict=True)]
-    assert float(work.terms(seen)["cross_entropy"].detach()) == pytest.approx(2 * sum(rows) / 6, rel=1e-5)
+    rows = [-row.log_softmax(0)[label].item() for row, label in zip(seen.student_logits, labels, strict=True)]
+    assert work.terms(seen)["cross_entropy"].item() == pytest.approx(2 * sum(rows) / 6, rel=1e-5)
     with pytest.raises(ConfigError, match="objective cross_entropy of student.stages.0 needs true labels, which synthetic images do not"):
         check_labels((StageConfig(objectives=({"name": "cross_entropy"},)),))
 
