@@ -9,6 +9,7 @@ from rich.table import Table
 from distillery.methods.catalog import METHODS, NEEDS
 from distillery.plain_yaml import write_yaml
 from distillery.recipes.loader import list_recipes, load_document, recipe_name
+from distillery.recipes.student_plans import find_plan, plan_names
 from distillery.students.catalog import NEEDS as OBJECTIVE_NEEDS
 from distillery.students.catalog import OBJECTIVES
 
@@ -66,11 +67,18 @@ def show_methods(console: Console) -> None:
 
 
 def show_objectives(console: Console) -> None:
-    """One line an objective of a student."""
+    """One line an objective of a student, and one a plan of such."""
     table = Table(box=None, header_style="bold", pad_edge=False)
     for heading in ("objective", "paper", "needs", "what the student learns"):
         table.add_column(heading, no_wrap=heading == "objective", overflow="fold")
     for row in OBJECTIVES.values():
-        table.add_row(row.name, row.paper, ", ".join(OBJECTIVE_NEEDS[need] for need in row.needs) or "nothing", row.summary)
+        table.add_row(row.name, row.paper, ", ".join(OBJECTIVE_NEEDS[need] for need in row.needs), row.summary)
     console.print(table)
     console.print("\nA stage of a recipe's student names one or several: objectives: [{name: kd, temperature: 4}].", highlight=False)
+    plans = Table(box=None, header_style="bold", pad_edge=False)
+    for heading in ("plan", "papers", "what its stages are"):
+        plans.add_column(heading, no_wrap=heading == "plan", overflow="fold")
+    for plan in map(find_plan, plan_names()):
+        plans.add_row(plan.name, plan.papers, plan.summary)
+    console.print("\nPlans of stages that have names; how long they are, the recipe says:\n", highlight=False)
+    console.print(plans)

@@ -124,9 +124,9 @@ STUDENTS = (
     ),
     Mutant(
         "a plan whose schedule is as long as the recipe's",
-        "src/distillery/recipes/students.py",
+        "src/distillery/recipes/student_plans.py",
         'max(round(schedule["length"] * scale), 1)',
         'schedule["length"]',
-        "tests/unit/recipes/test_students.py",
+        "tests/unit/recipes/test_student_plans.py",
     ),
 )

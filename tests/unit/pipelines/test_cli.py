@@ -10,6 +10,7 @@ import pytest
 from rich.console import Console
 
 from distillery.recipes.loader import load_document, recipe_names
+from distillery.recipes.student_plans import plan_names
 from distillery.students.catalog import OBJECTIVES
 from distillery_kfp.pipelines.cli import app as cli
 from distillery_kfp.pipelines.cli import listing
@@ -78,7 +79,8 @@ def test_methods_lists_all() -> None:
 def test_objectives_lists_all_with_what_they_need() -> None:
     text = shown(listing.show_objectives)
     assert all(row.name in text and row.paper in text for row in OBJECTIVES.values())
-    assert "nothing" in text
+    assert all(name in text for name in plan_names())
+    assert "layers of both networks" in text
 
 
 @pytest.mark.parametrize(

@@ -11,13 +11,13 @@ from distillery.errors import ConfigError
 from distillery.plain_yaml import read_yaml
 from distillery.recipes.loader import merge
 
-PLANS = Path(__file__).parent / "_students"
+PLANS = Path(__file__).parent / "_student_plans"
 _EPOCHS = 200  # of a stage that says nothing
 
 
 @dataclass(frozen=True)
 class StudentPlan:
-    """One file of `recipes/_students`.
+    """One file of `recipes/_student_plans`.
 
     Attributes:
         name: of the file.

@@ -5,7 +5,7 @@ import pytest
 from distillery.errors import ConfigError
 from distillery.recipes.loader import load_document, recipe_names
 from distillery.recipes.schema import read_recipe
-from distillery.recipes.students import apply_plan, find_plan, plan_names
+from distillery.recipes.student_plans import apply_plan, find_plan, plan_names
 
 TWO_STAGES = {"student": {"stages": [{"epochs": 10}, {"objectives": [{"name": "kd", "temperature": 4.0}], "epochs": 30, "batch": 8}]}}
 
