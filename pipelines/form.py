@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from distillery.errors import ConfigError
+from distillery.host import spoken
 from distillery.recipes.loader import list_recipes
 from distillery.recipes.parameters import Parameter, parameters_of, read_parameters
 from distillery.recipes.placement import check_placement
@@ -63,7 +64,7 @@ def check_form(pipeline: str, given: Mapping[str, Any]) -> None:
     values = read_parameters(pipeline, own)
     for name in required(pipeline):
         if not values[name]:
-            raise ConfigError(f"{name} is missing: {fields(pipeline)[name].summary}")
+            raise ConfigError(f"{spoken(name)} is missing: {fields(pipeline)[name].summary}")
     for name, kind in NAMES.items():
         if name in given:
             check_name(name, kind, given[name])

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from distillery.errors import ConfigError
+from distillery.host import INPUTS
 from distillery.recipes.loader import apply_overrides, is_own_file, load_document, pipeline_of
 from distillery.reporting.command import as_typed, resume_again, run_again, surroundings_of
 
@@ -67,8 +68,7 @@ class RunRequest:
         """The pipeline's parameters; what is left out keeps its default."""
         own = is_own_file(self.recipe)
         source = {"run_recipe_uri": _absolute(self.recipe)} if own else {"run_recipe": self.recipe}
-        given = {"eval_data_uri": self.data, "synth_start_uri": self.start, "synth_ood_uri": self.ood}
-        places = {name: _absolute(place) for name, place in given.items() if place}
+        places = {name: _absolute(place) for name, argument in INPUTS.items() if (place := getattr(self, argument))}
         chosen = {"run_overrides": self.overrides, "run_seed": self.seed, "run_salt": self.salt}
         pinned = {"teacher_sha256": self.teacher_sha256} if self.teacher_sha256 else {}
         return {**self.form, **source, **places, **chosen, **pinned, "teacher_uri": _absolute(self.teacher)}

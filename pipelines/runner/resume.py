@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from distillery.errors import ConfigError, DistilleryError, StoreError
+from distillery.host import INPUTS
 from distillery.ledger.runs import Run
 from distillery.plain_yaml import write_yaml
 from distillery.recipes.loader import is_own_file
@@ -28,13 +29,11 @@ _REQUESTED = (
     "run_salt",
     "teacher_uri",
     "teacher_sha256",
-    "eval_data_uri",
-    "synth_start_uri",
-    "synth_ood_uri",
+    *INPUTS,
 )
 
 
-def request_of(run: Run, store: str, workdir: Path, teacher: str = "", data: str = "") -> RunRequest:
+def request_of(run: Run, store: str, workdir: Path, moved: Mapping[str, str] | None = None) -> RunRequest:
     """What has to be asked for so that a stopped or failed run goes on.
 
     Where the recipe's file or preset no longer says what the run was planned with, the recipe in the record is written to the workspace
@@ -44,8 +43,8 @@ def request_of(run: Run, store: str, workdir: Path, teacher: str = "", data: str
         run: from the store.
         store: where it is.
         workdir: local workspace.
-        teacher: where the teacher lies now; "" for where it was. It must be the same teacher.
-        data: where the test images lie now; "" for where they were.
+        moved: where the teacher and what the run was given beside it lie now, by argument of `RunRequest`; what is left out or "" lies
+            where it was. Each must be the same: what a plan made of other bytes is other work.
 
     Raises:
         ConfigError: the run is finished, runs, was made needless by another, or was planned with a recipe that is not allowed any more.
@@ -58,14 +57,12 @@ def request_of(run: Run, store: str, workdir: Path, teacher: str = "", data: str
     source, overrides, form = _recipe(run, pipeline, values, workdir)
     if others := _other_code(run):
         logger.warning("Run %s was planned by other code: what it has of %s is done again.", run.id, ", ".join(others))
+    places: dict[str, Any] = {argument: str(values[name]) for name, argument in {"teacher_uri": "teacher", **INPUTS}.items()}
+    places |= {argument: place for argument, place in (moved or {}).items() if place}
     return RunRequest(
         recipe=source,
-        teacher=teacher or str(values["teacher_uri"]),
         store=store,
         workdir=workdir,
-        data=data or str(values["eval_data_uri"]),
-        start=str(values["synth_start_uri"]),
-        ood=str(values["synth_ood_uri"]),
         overrides=overrides,
         seed=run.seed,
         salt=str(values["run_salt"]),
@@ -74,6 +71,7 @@ def request_of(run: Run, store: str, workdir: Path, teacher: str = "", data: str
         teacher_sha256=run.teacher_sha256,
         form=form,
         run_id=run.id,
+        **places,
     )
 
 

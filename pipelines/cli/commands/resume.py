@@ -14,6 +14,8 @@ def resume(
     workdir: WorkdirOption = "",
     teacher: Annotated[str, typer.Option(metavar="BUNDLE", help="Where the same teacher lies now, if it was moved.")] = "",
     data: Annotated[str, typer.Option(help="Where the test images lie now, if they were moved.")] = "",
+    start: Annotated[str, typer.Option(metavar="SET", help="Where the set that the pool began with lies now, if it was moved.")] = "",
+    ood: Annotated[str, typer.Option(metavar="PICTURES|SET", help="Where the images of another domain lie now, if they were moved.")] = "",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N, if not as before.")] = "",
     threads: Annotated[int, typer.Option(help="CPU threads of a step, if not as before.")] = 0,
 ) -> None:
@@ -24,6 +26,7 @@ def resume(
 
     opened = open_existing(store)
     found = find_run(opened, run)
+    moved = {"teacher": teacher, "data": data, "start": start, "ood": ood}
     place = workdir_of(store, workdir)
-    request = request_of(found, store, place if workdir else workspace_of(found, opened, place), teacher, data)
+    request = request_of(found, store, place if workdir else workspace_of(found, opened, place), moved)
     carry_out(replace(request, device=device or request.device, threads=threads or request.threads))

@@ -15,7 +15,7 @@ from distillery.api.progress import silent
 from distillery.api.running import run_step
 from distillery.api.teachers import load_classifier
 from distillery.errors import ConfigError, StoreError
-from distillery.host import Watcher
+from distillery.host import INPUTS, Watcher
 from distillery.ledger.runs import note_results
 from distillery.models.allowance import allow_modules
 from distillery.recipes.loader import is_own_file, load_recipe, typed_modules
@@ -170,7 +170,8 @@ def distill(
     if registered and not os.environ.get("MLFLOW_TRACKING_URI", "").strip():
         raise ConfigError("registered=True needs a model registry: set MLFLOW_TRACKING_URI, to a server or to sqlite:///mlflow.db.")
     variables = {**surroundings(uri, folder / "work", device, threads), "KFP_RUN_ID": run.id}
-    uris = {"eval_data_uri": located(data, "data"), "synth_start_uri": located(start, "start"), "synth_ood_uri": located(ood, "ood")}
+    given = {"data": data, "start": start, "ood": ood}
+    uris = {name: located(given[argument], argument) for name, argument in INPUTS.items()}
     with visiting(run.watch, variables), allow_modules(*typed_modules(chosen)):
         run.make({"run_overrides": chosen, "run_seed": seed, "run_salt": salt}, uris, registered)
     return run.result

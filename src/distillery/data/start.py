@@ -10,6 +10,18 @@ from distillery.errors import CheckpointMismatchError, ConfigError
 from distillery.types import ImageSpec
 
 
+def open_set(uri: str, teacher_sha256: str) -> SyntheticSet:
+    """The set at a URI, or the one that a folder has a step's reference to.
+
+    Raises:
+        MissingResourceError: no set is published there.
+        CheckpointMismatchError: it is of another teacher, or another set than the reference says.
+        StoreError: its manifest is damaged.
+    """
+    referred = "://" not in uri and (Path(uri) / REFERENCE).is_file()
+    return open_reference(Path(uri), teacher_sha256) if referred else SyntheticSet.open(uri, teacher_sha256)
+
+
 @dataclass(frozen=True)
 class StartSet:
     """A published set whose shards become the first ones of a set that grows.
@@ -36,8 +48,7 @@ class StartSet:
             ConfigError: its images have another shape, or it has none to train on.
             StoreError: its manifest is damaged.
         """
-        referred = "://" not in uri and (Path(uri) / REFERENCE).is_file()
-        found = open_reference(Path(uri), teacher_sha256) if referred else SyntheticSet.open(uri, teacher_sha256)
+        found = open_set(uri, teacher_sha256)
         if pinned and found.digest != pinned:
             raise CheckpointMismatchError(
                 f"The set to begin with, {uri!r}, is {found.digest[:12]} and was {pinned[:12]} when the run was planned: plan it again."

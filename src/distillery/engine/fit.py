@@ -11,6 +11,7 @@ from distillery.data.pool import ImagePool
 from distillery.engine.feeds import Feed, MixedFeed
 from distillery.engine.terms import TermWatch, bad_term
 from distillery.errors import ConfigError
+from distillery.host import spoken
 from distillery.numerics import full_precision, is_bad
 from distillery.optim.restore import restore_strides
 from distillery.optim.schedules import ScheduleProgress, rate_at
@@ -202,7 +203,7 @@ class StudentTrainer:
         if self.ood is None:
             raise ConfigError(
                 f"A stage of the student mixes ood_share = {stage.ood_share} images of another domain into its batches and is given none: "
-                "give synth_ood_uri, or set ood_share to 0."
+                f"give some as {spoken('synth_ood_uri')}, or set ood_share to 0."
             )
         return MixedFeed(feed, self.ood, stage.ood_share, self._ood)
 

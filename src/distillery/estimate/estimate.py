@@ -11,6 +11,7 @@ from distillery.engine.selection import CANDIDATES
 from distillery.errors import ConfigError
 from distillery.estimate.profiling import Profile, Timing, profile_run
 from distillery.evaluation.report import MAX_TRAINING_IMAGES
+from distillery.host import spoken
 from distillery.models.bundle import VerifiedBundle, fetch_bundle
 from distillery.recipes.parameters import read_parameters
 from distillery.recipes.schema import Recipe
@@ -133,7 +134,7 @@ def estimate(pipeline: str, parameters: Mapping[str, Any], device: str = "auto",
     check_pipeline(pipeline, recipe, recipe_source(values))
     data = str(values["eval_data_uri"])
     if not values["teacher_uri"]:
-        raise ConfigError("teacher_uri is missing: give the bundle folder that `distillery import-teacher` wrote.")
+        raise ConfigError(f"{spoken('teacher_uri')} is missing: give the bundle folder that `distillery import-teacher` wrote.")
     with TemporaryDirectory() as folder:
         bundle = VerifiedBundle(fetch_bundle(str(values["teacher_uri"]), Path(folder)), str(values["teacher_sha256"]))
         teacher, info, sha256 = bundle.classifier, bundle.info, bundle.sha256

@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
+from distillery.data.start import open_set
 from distillery.data.store import SyntheticSet, open_reference
 from distillery.engine.checkpoint import Checkpoints
 from distillery.errors import DistilleryError, MissingResourceError
@@ -95,7 +96,19 @@ class PageCollector:
             return otherwise
 
     def _real(self, run: RunRecord, found: SyntheticSet | None) -> RealImages:
-        return find_real_images(self._student, found.manifest.provenance if found else None, run.sections)
+        drawn = found.manifest.provenance if found else None
+        return find_real_images(self._student, drawn, run.sections, self._started(run))
+
+    def _started(self, run: RunRecord) -> Provenance | None:
+        """Where the set comes from that the pool began with; None where there was none, or it is not where the run had it any more."""
+        uri, sha256 = str(run.parameters.get("synth_start_uri", "")), self._student.inputs.get("start", "")
+        if not (uri and sha256):
+            return None
+        try:
+            began = open_set(uri, self.section.teacher_sha256)
+        except DistilleryError:
+            return None
+        return began.manifest.provenance if began.digest == sha256 else None
 
     def _run(self) -> RunRecord:
         identity = os.environ.get("KFP_RUN_ID", "")

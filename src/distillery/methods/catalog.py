@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Literal
 from distillery.catalog import CatalogRow
 from distillery.config import nearest
 from distillery.errors import ConfigError
+from distillery.host import spoken
 from distillery.step_table import find_pipeline
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ _REFUSALS: dict[Need, tuple[str, str]] = {  # what the method does, and what to 
     "moments": ("matches BatchNorm statistics", "a teacher with BatchNorm2d"),
     "class_moments": ("matches BatchNorm statistics of each class", "statistics of a teacher with BatchNorm2d measured on labelled images"),
     "batchnorm": ("looks into the teacher's BatchNorm2d layers", "a teacher with BatchNorm2d"),
-    "ood": ("learns from images of another domain", "such images (--ood, synth_ood_uri in the form)"),
+    "ood": ("learns from images of another domain", "such images as {given}"),
 }
 
 
@@ -101,7 +102,7 @@ class Method(CatalogRow[Need]):
                 does, give = _REFUSALS[need]
                 raise ConfigError(
                     f"{self.name} {does}, but {supply.lacking(need)}; what works without: {methods_fitting(supply)}; "
-                    f"choose one of them or {give}."
+                    f"choose one of them or {give.format(given=spoken('synth_ood_uri'))}."
                 )
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from distillery.config import nearest
 from distillery.errors import ConfigError
+from distillery.host import spoken
 from distillery.step_table import PIPELINES, STEPS, makers_of
 
 LARGEST_SEED = 2**53 - 1  # larger integers do not survive the float that Kubeflow makes of them
@@ -87,7 +88,7 @@ def read_parameters(pipeline: str, given: Mapping[str, Any]) -> dict[str, Value]
         if values[name] != row.default and not row.means_something(pipeline):
             others = [other for other in PIPELINES if row.means_something(other)]
             raise ConfigError(
-                f"{name} = {values[name]!r} means nothing to {pipeline}: leave it {row.default!r}, or run {' or '.join(others)}."
+                f"{spoken(name)} = {values[name]!r} means nothing to {pipeline}: leave it {row.default!r}, or run {' or '.join(others)}."
             )
     return values
 
@@ -95,13 +96,13 @@ def read_parameters(pipeline: str, given: Mapping[str, Any]) -> dict[str, Value]
 def _read(row: Parameter, value: Any) -> Value:
     if isinstance(row.default, str):
         if not isinstance(value, str):
-            raise ConfigError(f"{row.name} = {value!r} is not allowed: give a text.")
+            raise ConfigError(f"{spoken(row.name)} = {value!r} is not allowed: give a text.")
         return value.strip()
     if isinstance(row.default, dict):
         if not isinstance(value, Mapping):
-            raise ConfigError(f"{row.name} = {value!r} is not allowed: give a mapping of dotted paths to values.")
+            raise ConfigError(f"{spoken(row.name)} = {value!r} is not allowed: give a mapping of dotted paths to values.")
         return dict(value)
     whole = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value == int(value)
     if not whole or not 0 <= value <= LARGEST_SEED:
-        raise ConfigError(f"{row.name} = {value!r} is not allowed: give a whole number from 0 to 2^53 - 1.")
+        raise ConfigError(f"{spoken(row.name)} = {value!r} is not allowed: give a whole number from 0 to 2^53 - 1.")
     return int(value)

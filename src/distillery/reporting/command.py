@@ -5,6 +5,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from distillery.host import INPUTS
 from distillery.plain_yaml import write_yaml
 from distillery.redaction import redact
 
@@ -17,8 +18,6 @@ FORM = {
     "mlflow_model_name": "registration.model_name",
 }
 """Fields of the run form, and the keys of a recipe that they set."""
-_PLACES = {"--data": "eval_data_uri", "--start": "synth_start_uri", "--ood": "synth_ood_uri"}
-"""Flags that name data, and the fields of the run form that they fill."""
 
 
 def surroundings_of(store: str, workdir: str, device: str, threads: int) -> dict[str, Any]:
@@ -49,7 +48,7 @@ def run_again(parameters: Mapping[str, Any], surroundings: Mapping[str, Any]) ->
     """
     recipe = str(parameters.get("run_recipe_uri") or parameters.get("run_recipe") or "")
     flags = [("--teacher", parameters.get("teacher_uri", ""))]
-    flags += [(flag, parameters[name]) for flag, name in _PLACES.items() if parameters.get(name)]
+    flags += [(f"--{argument}", parameters[name]) for name, argument in INPUTS.items() if parameters.get(name)]
     flags += [("--seed", int(parameters["run_seed"]))] if parameters.get("run_seed") else []
     flags += [("--salt", parameters["run_salt"])] if parameters.get("run_salt") else []
     return [

@@ -9,6 +9,7 @@ from distillery.provenance import Provenance
 
 _MADE_UP = {"teacher", "statistics", "synthesizer", "set"}
 """Inputs of a training that are no images, or a set whose own inputs are looked at."""
+_WORDS = {"set": "its synthetic set", "start": "the set that its pool began with"}
 _LABELLED, _OTHER_DOMAIN, _PER_CLASS = "data", "ood", "per_class"
 
 
@@ -33,16 +34,25 @@ class RealImages(Config):
         return not (self.labelled or self.other_domain or self.unknown)
 
 
-def find_real_images(student: Provenance, drawn: Provenance | None, sections: Mapping[str, Mapping[str, Any]] | None = None) -> RealImages:
+def find_real_images(
+    student: Provenance,
+    drawn: Provenance | None,
+    sections: Mapping[str, Mapping[str, Any]] | None = None,
+    started: Provenance | None = None,
+) -> RealImages:
     """Look for real images in what a student was made from.
 
     Args:
         student: where its bundle comes from.
         drawn: where the set that it was trained on comes from; None where that was not found.
         sections: of the run's plan, where there is one.
+        started: where the set comes from that the pool began with; None where it began empty, or that set was not found.
     """
     made = [student] if drawn is None else [student, drawn]
     inputs = {name for origin in made for name in origin.inputs}
+    if started is not None:
+        made.append(started)
+        inputs = inputs - {"start"} | set(started.inputs)  # that set may itself have begun with one
     unknown = inputs - _MADE_UP - {_LABELLED, _OTHER_DOMAIN}
     if "set" in student.inputs and drawn is None:
         unknown.add("set")
@@ -77,7 +87,9 @@ def tell_real_images(found: RealImages | None) -> list[str]:
     if found.other_domain:
         told.append("Real images of another domain than the teacher's, out-of-distribution (OOD) ones, were used.")
     if found.unknown:
-        told.append(f"Whether real images are among its inputs is not known here: {', '.join(found.unknown)}.")
+        told.append(
+            f"Whether real images are among its inputs is not known here: {', '.join(_WORDS.get(name, name) for name in found.unknown)}."
+        )
     if found.none:
         told.append("The student was shown no real image: it learned from the teacher's answers to images that were made up.")
     if found.class_statistics:

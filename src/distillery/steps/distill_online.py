@@ -12,6 +12,7 @@ from distillery.engine.recorded import Ground, RecordedPool
 from distillery.engine.sampled import Room, SampledPool
 from distillery.engine.selection import Selection
 from distillery.errors import ConfigError
+from distillery.host import spoken
 from distillery.recipes.sections import DistillSection
 from distillery.step_table import SetFolder, StatisticsFile, StudentFolder, SynthesizerFolder
 from distillery.synthesis.bundle import SynthesizerState, save_synthesizer
@@ -113,7 +114,8 @@ def _open_start(section: DistillSection, uri: str, teacher: Teacher) -> StartSet
     if bool(uri) != bool(section.start_sha256):
         planned = "with" if section.start_sha256 else "without"
         raise ConfigError(
-            f"synth_start_uri = {uri!r}, but the run was planned {planned} a set to begin with: give the step what the plan was given."
+            f"{spoken('synth_start_uri')} = {uri!r}, but the run was planned {planned} a set to begin with: give the step "
+            "what the plan was given."
         )
     return StartSet.open(uri, teacher.sha256, teacher.classifier.spec, section.start_sha256) if uri else None
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from distillery.errors import ConfigError
+from distillery.host import spoken
 from distillery.models.trial import probe_images
 from distillery.students.plan import ALL, StageConfig, StudentConfig, needs_of, select_trained
 from distillery.students.stage import StageObjectives
@@ -114,5 +115,5 @@ def check_ood(stages: Sequence[StageConfig], given: bool) -> None:
         if stage.ood_share and not given:
             raise ConfigError(
                 f"student.stages.{number}.ood_share = {stage.ood_share} mixes images of another domain into batches, and none are given: "
-                "give some (--ood, synth_ood_uri in the form), or set it to 0."
+                f"give some as {spoken('synth_ood_uri')}, or set it to 0."
             )

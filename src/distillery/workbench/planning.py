@@ -12,6 +12,7 @@ from distillery.data.start import StartSet
 from distillery.engine.feeds import ood_images
 from distillery.engine.labelling import labeller_of
 from distillery.errors import CheckpointMismatchError, ConfigError
+from distillery.host import spoken
 from distillery.methods.catalog import Method, Supply, find_method
 from distillery.models.allowance import check_allowed
 from distillery.models.bundle import BundleInfo, VerifiedBundle, fetch_bundle
@@ -50,9 +51,11 @@ def recipe_source(values: Mapping[str, Value]) -> str:
     """
     name, uri = str(values["run_recipe"]), str(values["run_recipe_uri"])
     if uri and not is_own_file(uri):
-        raise ConfigError(f"run_recipe_uri = {uri!r} is not allowed: give a path or URI ending in .yaml, or name a preset in run_recipe.")
+        raise ConfigError(f"{spoken('run_recipe_uri')} = {uri!r} is not allowed: give a path or URI ending in .yaml, or name a preset.")
     if not uri and (not name or is_own_file(name)):
-        raise ConfigError(f"run_recipe = {name!r} is not allowed: name a preset, or put a file of your own into run_recipe_uri.")
+        raise ConfigError(
+            f"{spoken('run_recipe')} = {name!r} is not allowed: name a preset, or give a file of your own as {spoken('run_recipe_uri')}."
+        )
     return uri or name
 
 
@@ -94,14 +97,14 @@ def verify_teacher(uri: str, pinned: str) -> VerifiedBundle:
         StoreError: the weights fail their hash.
     """
     if not uri:
-        raise ConfigError("teacher_uri is missing: give the bundle folder that `distillery import-teacher` wrote.")
+        raise ConfigError(f"{spoken('teacher_uri')} is missing: give the bundle folder that `distillery import-teacher` wrote.")
     teacher = VerifiedBundle(fetch_bundle(uri, workspace() / "bundles"))
     name = teacher.info.architecture.name
     check_allowed(name)
     if pinned and teacher.sha256 != pinned:
         raise CheckpointMismatchError(
             f"The teacher {uri!r} has sha256 {teacher.sha256}, but teacher_sha256 asks for {pinned}: "
-            f"give that teacher, or leave teacher_sha256 empty."
+            f"give that teacher as {spoken('teacher_uri')}, or begin a new run with this one."
         )
     if ":" in name:
         _ = teacher.classifier
@@ -201,7 +204,7 @@ def open_ood_of_trained(uri: str, stages: Sequence[StageConfig], made: Synthesiz
     if a_turn and not uri:
         raise ConfigError(
             f"The synthesizer was trained by {method.title}, which learns from images of another domain, and none are given: "
-            "give those that it learned from (--ood, ood=)."
+            f"give those that it learned from as {spoken('synth_ood_uri')}."
         )
     return open_ood(uri, stages, a_turn, spec)
 
@@ -219,8 +222,8 @@ def open_start(uri: str, recipe: Recipe, teacher: VerifiedBundle) -> StartSet | 
         return None
     if recipe.synthesis.feed != "pool":
         raise ConfigError(
-            f"synth_start_uri = {uri!r} fills the pool, which synthesis.feed: {recipe.synthesis.feed} never shows the student: feed the "
-            "pool, or leave it out."
+            f"{spoken('synth_start_uri')} = {uri!r} fills the pool, which synthesis.feed: {recipe.synthesis.feed} never shows the student: "
+            "feed the pool, or leave it out."
         )
     return StartSet.open(uri, teacher.sha256, teacher.info.spec)
 

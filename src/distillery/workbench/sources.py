@@ -12,6 +12,7 @@ from distillery.data.store import SetReference, SyntheticSet, open_reference, re
 from distillery.engine.feeds import Feed, FreshFeed, LabelledFeed, PoolFeed
 from distillery.engine.selection import Judge
 from distillery.errors import CheckpointMismatchError, ConfigError
+from distillery.host import spoken
 from distillery.recipes.sections import OodSection
 from distillery.synthesis.bundle import SynthesizerState, load_synthesizer, read_synthesizer
 from distillery.synthesis.protocol import Synthesizer
@@ -239,7 +240,8 @@ def open_planned_ood(section: OodSection, uri: str, teacher: Teacher) -> OodImag
         return None
     if not uri:
         raise ConfigError(
-            "synth_ood_uri is missing, but the run was planned with images of another domain: give the step what the plan was given."
+            f"{spoken('synth_ood_uri')} is missing, but the run was planned with images of another domain: give the step what the plan was "
+            "given."
         )
     found = load_ood(uri, teacher.classifier.spec)
     if found.digest != section.ood_sha256:

@@ -66,10 +66,10 @@ def test_among_labelled_images_they_have_no_label_and_count_in_distillation_alon
 def test_a_stage_that_gets_none_is_refused(teacher: Classifier) -> None:
     trainer = StudentTrainer((MIXED,), teacher, plain_student(), CPU, seed=3)
     with pytest.raises(
-        ConfigError, match=r"mixes ood_share = 0.25 images of another domain into its batches and is given none: give synth_ood_uri"
+        ConfigError, match=r"mixes ood_share = 0.25 images of another domain into its batches and is given none: give some as --ood"
     ):
         trainer.train(1, PoolFeed(pool_of(10, 30)))
-    with pytest.raises(ConfigError, match=r"student.stages.1.ood_share = 0.25 mixes images .* none are given: give some \(--ood"):
+    with pytest.raises(ConfigError, match=r"student.stages.1.ood_share = 0.25 mixes images .* none are given: give some as --ood"):
         check_ood((STAGE, MIXED), False)
     check_ood((STAGE, MIXED), True)
 

@@ -218,5 +218,5 @@ def test_what_the_plan_refuses_is_refused(tmp_path: Path, monkeypatch: pytest.Mo
         estimate("generative_distillation", {**form, "teacher_sha256": "0" * 64})
     with pytest.raises(ConfigError, match="online"):
         estimate("generative_distillation", {**form, "run_recipe": "fast_dfkd/digits", "run_overrides": SMALL["fast_dfkd/digits"]})
-    with pytest.raises(ConfigError, match="teacher_uri is missing"):
+    with pytest.raises(ConfigError, match="--teacher is missing"):
         estimate("generative_distillation", {**form, "teacher_uri": ""})

@@ -80,7 +80,7 @@ def test_a_weight_of_zero_lifts_its_need_alone(known: dict[str, Method]) -> None
             "abroad",
             Supply(batchnorm=True, by_class=True),
             "abroad learns from images of another domain, but there are none; what works without: free, moments, classes with "
-            "other_weight = 0, layers; choose one of them or such images (--ood, synth_ood_uri in the form).",
+            "other_weight = 0, layers; choose one of them or such images as --ood.",
         ),
     ],
 )

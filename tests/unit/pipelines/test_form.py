@@ -30,11 +30,11 @@ def test_a_good_form(pipeline: str) -> None:
         ({"k8s_settings": "a.b"}, "k8s_settings = 'a.b' is not allowed"),
         ({"k8s_settings": "a" * 64}, "k8s_settings = "),
         ({"k8s_credentials": None}, "k8s_credentials = None is not allowed"),
-        ({"teacher_uri": ""}, "teacher_uri is missing: Folder or URI of the teacher's bundle"),
-        ({"teacher_uri": "  "}, "teacher_uri is missing"),
+        ({"teacher_uri": ""}, "--teacher is missing: Folder or URI of the teacher's bundle"),
+        ({"teacher_uri": "  "}, "--teacher is missing"),
         ({"k8s_gpu_limit": 1}, "k8s_gpu_limit = 1 is not allowed"),
         ({"k8s_gpu_limt": "1"}, "Pipeline "),
-        ({"run_seed": -1}, "run_seed = -1 is not allowed"),
+        ({"run_seed": -1}, "--seed = -1 is not allowed"),
     ],
 )
 def test_one_sentence(pipeline: str, fields: dict[str, Any], said: str) -> None:
@@ -45,5 +45,5 @@ def test_one_sentence(pipeline: str, fields: dict[str, Any], said: str) -> None:
 
 @pytest.mark.parametrize("pipeline", ALL)
 def test_a_teacher_is_required(pipeline: str) -> None:
-    with pytest.raises(ConfigError, match=r"^teacher_uri is missing"):
+    with pytest.raises(ConfigError, match=r"^--teacher is missing"):
         check_form(pipeline, {"run_seed": 1})

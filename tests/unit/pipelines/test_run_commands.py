@@ -124,13 +124,23 @@ def planned(desk: Desk, source: dict[str, str], overrides: dict[str, object], **
 
 def test_a_run_is_asked_for_again_as_it_was(desk: Desk) -> None:
     planned(desk, {"run_recipe": "fast_dfkd/digits"}, {"synthesis.rounds": 40})
-    request = request_of(find_run(desk.store, "third"), desk.store.uri, desk.workspace, data="moved")
+    request = request_of(find_run(desk.store, "third"), desk.store.uri, desk.workspace, {"data": "moved", "start": ""})
     assert (request.recipe, request.overrides, request.seed, request.salt) == ("fast_dfkd/digits", {"synthesis.rounds": 40}, 3, "x")
     assert (request.teacher, request.teacher_sha256, request.data) == ("teachers/one", digest("teacher"), "moved")
     assert (request.device, request.threads, request.run_id) == ("cpu", 2, "third")
     assert request.arguments()["teacher_sha256"] == digest("teacher")
     desk.workspace.mkdir()
     assert workspace_of(find_run(desk.store, "third"), desk.store, desk.folder) == desk.workspace
+
+
+def test_all_that_a_run_was_given_may_lie_elsewhere_now(desk: Desk) -> None:
+    planned(desk, {"run_recipe": "fast_dfkd/digits"}, {})
+    asked = {}
+    command = ["resume", "third", "--store", desk.store.uri, "--teacher", "t", "--data", "d", "--start", "s", "--ood", "o"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("distillery_kfp.pipelines.cli.running.carry_out", lambda request: asked.update(vars(request)))
+        desk.call(*command)
+    assert {name: asked[name] for name in ("teacher", "data", "start", "ood")} == {"teacher": "t", "data": "d", "start": "s", "ood": "o"}
 
 
 @pytest.mark.parametrize(

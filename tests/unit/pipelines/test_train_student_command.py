@@ -126,7 +126,7 @@ def test_images_of_another_domain_beside_each_source(source: str, desk: Desk, mo
     ("words", "sentence"),
     [
         (["--data", "real.npz", "--ood", "real.npz"], "are for nobody: the method learns from none and no stage of the student has an"),
-        (["--data", "real.npz", "--set", "student.stages.0.ood_share=0.5"], "none are given: give some (--ood"),
+        (["--data", "real.npz", "--set", "student.stages.0.ood_share=0.5"], "none are given: give some as --ood"),
         ([], "A student trains on one source, not none: give exactly one of --set-uri, --synthesizer, --data."),
         (["--set-uri", "set", "--data", "real.npz"], "not --set-uri and --data: give exactly one of"),
         (["--data", "real.npz", "--statistics", "moments"], "are only read for a synthesizer"),

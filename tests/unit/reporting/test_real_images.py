@@ -56,6 +56,20 @@ def test_what_files_say(name: str) -> None:
     assert ("measured class by class on real labelled images" in said) == expected.class_statistics
 
 
+@pytest.mark.parametrize(
+    ("began", "expected"),
+    [
+        (origin("teacher", "statistics", method="fast_dfkd"), FREE),
+        (origin("teacher", "ood", method="ls_gdfd"), RealImages(other_domain=True)),
+        (origin("teacher", "start"), RealImages(unknown=("start",))),
+        (None, RealImages(unknown=("start",))),
+    ],
+)
+def test_a_set_that_a_pool_began_with_is_looked_into(began: Provenance | None, expected: RealImages) -> None:
+    made = origin("teacher", "start")
+    assert find_real_images(made, made, {}, began) == expected
+
+
 def test_a_method_that_needs_images_of_another_domain_is_never_free(monkeypatch: pytest.MonkeyPatch) -> None:
     row = catalog.Method(**{**vars(METHODS["ls_gdfd"]), "name": "with_ood", "needs": {"ood": ""}})
     monkeypatch.setitem(METHODS, "with_ood", row)

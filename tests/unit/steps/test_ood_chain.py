@@ -101,7 +101,7 @@ def test_others_than_the_plan_saw_are_refused_and_the_audit_finds_them(chain: Ch
     section = chain.sections["student"]
     given: dict[str, Any] = {"teacher_uri": str(chain.teacher), "set": chain.folder / chain.run / "set"}
     outputs = train_student.Outputs(student=tmp_path / "student")
-    with chain.environment(), pytest.raises(ConfigError, match="synth_ood_uri is missing, but the run was planned with images of another"):
+    with chain.environment(), pytest.raises(ConfigError, match="--ood is missing, but the run was planned with images of another"):
         train_student.run(section, train_student.Inputs(**given), outputs)
     write_others(chain.folder / "others", 100)
     try:

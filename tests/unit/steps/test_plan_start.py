@@ -53,7 +53,7 @@ def test_what_does_not_fit_is_one_sentence(given: dict[str, Any], tmp_path: Path
         section(given, given["start"], **{"synthesis.feed": "fresh"})
     with pytest.raises(MissingResourceError, match="No synthetic set is published"):
         section(given, str(tmp_path / "nowhere"))
-    with pytest.raises(ConfigError, match="synth_start_uri = .* means nothing to generative_distillation"):
+    with pytest.raises(ConfigError, match="--start = .* means nothing to generative_distillation"):
         run("generative_distillation", {"teacher_uri": given["teacher"], "synth_start_uri": given["start"]})
 
 
