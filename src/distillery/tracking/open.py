@@ -3,14 +3,19 @@
 MLflow is imported where it is asked for only: it takes seconds, and an installation may do without.
 """
 
+import logging
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from distillery.errors import ConfigError
 from distillery.extras import installed, need
+from distillery.redaction import redact
 from distillery.tracking.protocol import Status, Tracker, tracking_uri
+
+log = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -48,7 +53,7 @@ def open_parent(name: str, fallback: Path, params: Mapping[str, Any], tags: Mapp
     Returns:
         The parent's run id, empty where there is none.
     """
-    if tracking_uri():
+    if tracking_uri() and installed("mlflow"):
         from distillery.tracking.mlflow import MlflowParent
 
         run_id = MlflowParent(tracking_uri()).open(name, params, tags)
@@ -69,12 +74,12 @@ def check_observer() -> None:
         ConfigError: names the extra.
     """
     if tracking_uri():
-        need("mlflow", f"MLFLOW_TRACKING_URI = {tracking_uri()!r}")
+        need("mlflow", f"MLFLOW_TRACKING_URI = {redact(tracking_uri())!r}")
 
 
 def close_parent(status: Status) -> None:
     """End the run of the whole pipeline; the register step and the command line call it. Never raises."""
-    if tracking_uri() and os.environ.get("KFP_RUN_ID"):
+    if tracking_uri() and installed("mlflow") and os.environ.get("KFP_RUN_ID"):
         from distillery.tracking.mlflow import MlflowParent
 
         MlflowParent(tracking_uri()).close(status)
@@ -89,7 +94,12 @@ def preload() -> None:
 
 
 def _tracker(step: str, fallback: Path, key: str) -> Tracker:
-    if tracking_uri():
+    if tracking_uri() and not installed("mlflow"):
+        try:
+            check_observer()
+        except ConfigError as error:  # no server is waited for: what is not installed will not answer later either
+            log.warning("%s The step goes on and its records go to %s.", error, fallback)
+    elif tracking_uri():
         from distillery.tracking.mlflow import MlflowTracker
 
         return MlflowTracker(step, fallback, key, tracking_uri())

@@ -1,6 +1,7 @@
 """The observer without a server keeps everything in files."""
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -95,3 +96,17 @@ def test_a_parent_without_a_server_is_files(tmp_path: Path) -> None:
     close_parent("FINISHED")
     assert json.loads((tmp_path / "params.json").read_text()) == {"distillery/recipe.a": "1"}
     assert json.loads((tmp_path / "tags.json").read_text()) == {"distillery/name": "run", "distillery/teacher_sha256": "ab"}
+
+
+def test_a_step_that_finds_no_mlflow_says_what_to_install_and_waits_for_no_server(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setitem(sys.modules, "mlflow", None)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")
+    with caplog.at_level("WARNING"), open_tracker("materialize", tmp_path) as tracker:
+        tracker.metrics({"x": 1.0}, 1)
+    assert [record.getMessage() for record in caplog.records] == [
+        "MLFLOW_TRACKING_URI = 'http://127.0.0.1:1' needs mlflow, which is not installed: pip install 'distillery[mlflow]'. "
+        f"The step goes on and its records go to {tmp_path}."
+    ]
+    assert any(tmp_path.rglob("*.json*"))
