@@ -61,6 +61,10 @@ def run(
             metavar="PICTURES|SET", help="Images of another domain, for methods that learn from some and stages with an ood_share."
         ),
     ] = "",
+    statistics: Annotated[
+        str,
+        typer.Option(metavar="FILE", help="The teacher's moments, measured before, such as those of each class."),
+    ] = "",
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Replace a value: --set synthesis.rounds=40.")
     ] = None,
@@ -91,6 +95,7 @@ def run(
         data=data,
         start=start,
         ood=ood,
+        statistics=statistics,
         overrides=parse_assignments(set_ or []),
         seed=seed,
         salt=salt,

@@ -26,6 +26,7 @@ class RunRequest:
         data: labelled images for the evaluation; "" for none.
         start: a set of the same teacher, with which the pool of an online method begins; "" for none.
         ood: images of another domain, for a method or a stage that uses some; "" for none.
+        statistics: a file of the teacher's moments, measured before; "" for none.
         overrides: dotted keys of the recipe and their values.
         seed: of every random stream.
         salt: a new value forces new work.
@@ -43,6 +44,7 @@ class RunRequest:
     data: str = ""
     start: str = ""
     ood: str = ""
+    statistics: str = ""
     overrides: dict[str, Any] = field(default_factory=dict)
     seed: int = 0
     salt: str = ""

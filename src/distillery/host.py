@@ -34,7 +34,7 @@ class ProgressEvent:
 Watcher = Callable[[ProgressEvent], None]
 """Told of each round, epoch or batch; what it raises ends the step, which goes on from its last checkpoint when it is called again."""
 
-INPUTS = {"eval_data_uri": "data", "synth_start_uri": "start", "synth_ood_uri": "ood"}
+INPUTS = {"eval_data_uri": "data", "synth_start_uri": "start", "synth_ood_uri": "ood", "synth_statistics_uri": "statistics"}
 """Fields of the run form that say where data lies that a run is given beside its teacher, by what Python calls them; an option of a
 command is called alike."""
 _ARGUMENTS = {

@@ -17,6 +17,7 @@ def plan(
     teacher_sha256: str,
     eval_data_uri: str,
     synth_ood_uri: str,
+    synth_statistics_uri: str,
     student_architecture: str,
     mlflow_model_name: str,
     k8s_cpu_limit: str,

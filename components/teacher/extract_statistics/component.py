@@ -7,13 +7,18 @@ from kfp import dsl
 
 @dsl.component(base_image="registry.example.com/distillery/runtime-cpu-python:0.1.0", packages_to_install=[], install_kfp_package=False)
 def extract_statistics(
-    section: dict[str, Any], teacher_uri: str, statistics: dsl.Output[dsl.Artifact], metrics: dsl.Output[dsl.Metrics]
+    section: dict[str, Any],
+    teacher_uri: str,
+    synth_statistics_uri: str,
+    statistics: dsl.Output[dsl.Artifact],
+    metrics: dsl.Output[dsl.Metrics],
 ) -> None:
     """Read the teacher's BatchNorm moments into one file.
 
     Args:
         section: the plan's settings for this step.
         teacher_uri: folder of the teacher's bundle.
+        synth_statistics_uri: a file of the teacher's moments, measured before; empty reads its own buffers.
         statistics: one safetensors file with mean and variance of every BatchNorm2d.
         metrics: how many layers and channels were read.
     """
@@ -23,5 +28,6 @@ def extract_statistics(
     from distillery.steps.extract_statistics import Inputs, Outputs, run
 
     outputs = Outputs(statistics=StatisticsFile(Path(statistics.path)))
-    for name, value in run(section, Inputs(teacher_uri=teacher_uri), outputs).items():
+    inputs = Inputs(teacher_uri=teacher_uri, synth_statistics_uri=synth_statistics_uri)
+    for name, value in run(section, inputs, outputs).items():
         metrics.log_metric(name, value)

@@ -16,6 +16,7 @@ def resume(
     data: Annotated[str, typer.Option(help="Where the test images lie now, if they were moved.")] = "",
     start: Annotated[str, typer.Option(metavar="SET", help="Where the set that the pool began with lies now, if it was moved.")] = "",
     ood: Annotated[str, typer.Option(metavar="PICTURES|SET", help="Where the images of another domain lie now, if they were moved.")] = "",
+    statistics: Annotated[str, typer.Option(metavar="FILE", help="Where the teacher's moments lie now, if they were moved.")] = "",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N, if not as before.")] = "",
     threads: Annotated[int, typer.Option(help="CPU threads of a step, if not as before.")] = 0,
 ) -> None:
@@ -26,7 +27,7 @@ def resume(
 
     opened = open_existing(store)
     found = find_run(opened, run)
-    moved = {"teacher": teacher, "data": data, "start": start, "ood": ood}
+    moved = {"teacher": teacher, "data": data, "start": start, "ood": ood, "statistics": statistics}
     place = workdir_of(store, workdir)
     request = request_of(found, store, place if workdir else workspace_of(found, opened, place), moved)
     carry_out(replace(request, device=device or request.device, threads=threads or request.threads))

@@ -125,6 +125,7 @@ def distill(
     data: Place = "",
     start: Place = "",
     ood: Place = "",
+    statistics: Place = "",
     overrides: Mapping[str, Any] | None = None,
     seed: int = 0,
     salt: str = "",
@@ -149,6 +150,7 @@ def distill(
         start: a set made before with the same teacher, with which the pool of an online method begins; "" for none.
         ood: images of another domain (a folder of pictures, arrays with or without labels, a set), for a method that learns from some and
             stages with an `ood_share`; "" for none.
+        statistics: a file of the teacher's moments, measured before, such as those of each class; "" reads the teacher's own buffers.
         overrides: values of the recipe by dotted path: `{"synthesis.rounds": 40}`.
         seed: of every random stream, from 0 to 2^53 - 1.
         salt: any text; a new one does finished work again.
@@ -170,7 +172,7 @@ def distill(
     if registered and not os.environ.get("MLFLOW_TRACKING_URI", "").strip():
         raise ConfigError("registered=True needs a model registry: set MLFLOW_TRACKING_URI, to a server or to sqlite:///mlflow.db.")
     variables = {**surroundings(uri, folder / "work", device, threads), "KFP_RUN_ID": run.id}
-    given = {"data": data, "start": start, "ood": ood}
+    given = {"data": data, "start": start, "ood": ood, "statistics": statistics}
     uris = {name: located(given[argument], argument) for name, argument in INPUTS.items()}
     with visiting(run.watch, variables), allow_modules(*typed_modules(chosen)):
         run.make({"run_overrides": chosen, "run_seed": seed, "run_salt": salt}, uris, registered)

@@ -14,14 +14,15 @@ from distillery.api.teachers import bundle_at
 from distillery.config import Config
 from distillery.data.store import SyntheticSet, open_reference, read_reference
 from distillery.engine.materialize import SetConfig
+from distillery.errors import CheckpointMismatchError, MissingResourceError
 from distillery.evaluation.health import HealthConfig
 from distillery.host import Watcher
 from distillery.models.bundle import read_bundle
 from distillery.models.catalog import code_of_others
-from distillery.provenance import code_version
+from distillery.provenance import code_version, sha256_file
 from distillery.recipes.sections import MaterializeSection, StatisticsSection
 from distillery.runtime import Precision
-from distillery.synthesis.bundle import load_synthesizer
+from distillery.synthesis.bundle import load_synthesizer, read_synthesizer
 from distillery.workbench.assembly import PlannedMethod
 from distillery.workbench.planning import open_ood_of_trained
 
@@ -71,6 +72,7 @@ def materialize(
     size: int,
     *,
     ood: Place = "",
+    statistics: Place = "",
     options: Mapping[str, Any] | MaterializeOptions | None = None,
     seed: int = 0,
     store: Place = "",
@@ -86,6 +88,8 @@ def materialize(
         out: folder for the reference to the set.
         size: images, held-out ones included.
         ood: the images of another domain from which the synthesizer's method learned, if it is one of those; "" for none.
+        statistics: the file of moments that it was trained on, such as `Distilled.statistics`, which one of each class cannot do without;
+            "" reads the teacher's own buffers.
         options: of the set, as `{"set": {"holdout": 0, "strict": True}}`.
         seed: of every random stream; another one draws other images.
         store: folder or s3:// URI for the set and the checkpoints; "" is a folder in `out`.
@@ -94,7 +98,8 @@ def materialize(
         progress: told how far the work is, such as `TextProgress()`.
 
     Raises:
-        DistilleryError: a synthesizer of another teacher, an option that is not allowed, a set that comes out short under `strict`.
+        DistilleryError: a synthesizer of another teacher, other moments than it was trained on, an option that is not allowed, a set that
+            comes out short under `strict`.
     """
     folder, origin = new_folder(out), located(teacher, "teacher")
     uri = located(store, "store") or str(folder / "store")
@@ -115,7 +120,9 @@ def materialize(
             **code_of_others(info.architecture),
             "precision": parsed.precision,
         }
-        if PlannedMethod.parse(made.method, made.config, places["statistics"]).statistics_path:
+        if statistics:
+            places["statistics"] = _trained_on(Path(located(statistics, "statistics")), places["synthesizer"])
+        elif PlannedMethod.parse(made.method, made.config, places["statistics"]).statistics_path:
             run_step("extract_statistics", StatisticsSection.parse(common, "statistics").to_json(), places, {"teacher_uri": origin})
         learned = open_ood_of_trained(others, (), made, info.spec)
         common["ood_sha256"] = learned.digest if learned else ""
@@ -124,3 +131,16 @@ def materialize(
         metrics = run_step("materialize", section, places, {"teacher_uri": origin, "synth_ood_uri": others})
     reference = read_reference(folder / "set")
     return MaterializedSet(folder / "set", reference.uri, reference.sha256, metrics, time.monotonic() - began)
+
+
+def _trained_on(file: Path, synthesizer: Path) -> Path:
+    """A file of moments, once it is known to be the one that a synthesizer names."""
+    if not file.is_file():
+        raise MissingResourceError(f"There are no moments at {str(file)!r}: give the file that the run left, statistics.safetensors.")
+    named, found = read_synthesizer(synthesizer)[0].provenance.inputs.get("statistics", ""), sha256_file(file)
+    if found != named:
+        wanted = f"was trained on those with sha256 {named[:12]}" if named else "was trained without any"
+        raise CheckpointMismatchError(
+            f"The moments at {str(file)!r} have sha256 {found[:12]}, but the synthesizer {wanted}: give the file that its run left."
+        )
+    return file

@@ -335,8 +335,10 @@ class _Walk:
         link.where = self._place(record.at("statistics", ""))
         file = self._outputs(record, "statistics") / "file"
         moments = load_moments(file, self.made.inputs.get("teacher", ""))
-        self._recorded("statistics", self.statistics, origin_of_moments(file))
-        link.what = f"{moments.kind} BatchNorm moments of {len(moments.mean)} layers of the teacher"
+        origin = origin_of_moments(file)
+        self._recorded("statistics", self.statistics, origin)
+        given = f", as given in a file with sha256 {origin.inputs['moments']}" if "moments" in origin.inputs else ""
+        link.what = f"{moments.kind} BatchNorm moments of {len(moments.mean)} layers of the teacher{given}"
 
     def _ood(self, link: Link) -> None:
         link.sha256 = ", ".join(sorted(self.ood))

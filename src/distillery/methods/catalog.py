@@ -25,9 +25,12 @@ NEEDS: dict[Need, str] = {
 
 _REFUSALS: dict[Need, tuple[str, str]] = {  # what the method does, and what to give instead
     "moments": ("matches BatchNorm statistics", "a teacher with BatchNorm2d"),
-    "class_moments": ("matches BatchNorm statistics of each class", "statistics of a teacher with BatchNorm2d measured on labelled images"),
+    "class_moments": (
+        "matches BatchNorm statistics of each class",
+        "statistics measured class by class, as {statistics}",
+    ),
     "batchnorm": ("looks into the teacher's BatchNorm2d layers", "a teacher with BatchNorm2d"),
-    "ood": ("learns from images of another domain", "such images as {given}"),
+    "ood": ("learns from images of another domain", "such images as {ood}"),
 }
 
 
@@ -102,7 +105,7 @@ class Method(CatalogRow[Need]):
                 does, give = _REFUSALS[need]
                 raise ConfigError(
                     f"{self.name} {does}, but {supply.lacking(need)}; what works without: {methods_fitting(supply)}; "
-                    f"choose one of them or {give.format(given=spoken('synth_ood_uri'))}."
+                    f"choose one of them or {give.format(ood=spoken('synth_ood_uri'), statistics=spoken('synth_statistics_uri'))}."
                 )
 
 

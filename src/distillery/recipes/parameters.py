@@ -53,6 +53,9 @@ _TABLE = (
     Parameter("gen_rounds", 0, "Rounds of the method.", "synthesis.rounds", steps=makers_of("synthesizer")),
     Parameter("synth_ood_uri", "", "Images of another domain, for methods and stages that use some.", steps=_OOD),
     Parameter("synth_start_uri", "", "Set made before, of the same teacher, with which the pool begins.", steps=("distill_online",)),
+    Parameter(
+        "synth_statistics_uri", "", "The teacher's moments, measured before; empty reads its buffers.", steps=makers_of("statistics")
+    ),
     Parameter("synth_size", 0, "Images of the synthetic set.", "set.size", steps=("materialize",)),
     Parameter("student_architecture", "", "Student network, such as resnet18 or wrn_16_1.", "student.architecture.name"),
     Parameter("mlflow_model_name", "", "Name in the model registry.", "registration.model_name"),

@@ -65,9 +65,17 @@ class Section(Config):
 
 
 class StatisticsSection(Section):
-    """Which moments are read; those of each class need labelled images, which no pipeline sees."""
+    """Which moments are read: the teacher's own, those of a file, or those of each class, measured on labelled images.
+
+    Attributes:
+        kind: of the moments.
+        given_sha256: of a file of moments that the run was given; "" where they are read or measured here.
+        measured_on: what that file says its moments of classes were measured on; "" for nothing.
+    """
 
     kind: Kind = "global"
+    given_sha256: str = ""
+    measured_on: Literal["", "data", "set"] = ""
 
 
 class OodSection(Section):

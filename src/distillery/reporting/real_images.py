@@ -53,13 +53,14 @@ def find_real_images(
     if started is not None:
         made.append(started)
         inputs = inputs - {"start"} | set(started.inputs)  # that set may itself have begun with one
+    moments = (sections or {}).get("statistics", {})
     unknown = inputs - _MADE_UP - {_LABELLED, _OTHER_DOMAIN}
     if "set" in student.inputs and drawn is None:
         unknown.add("set")
     return RealImages(
         labelled=_LABELLED in inputs,
         other_domain=_OTHER_DOMAIN in inputs or any(map(_needs_some, made)),
-        class_statistics=(sections or {}).get("statistics", {}).get("kind") == _PER_CLASS,
+        class_statistics=moments.get("kind") == _PER_CLASS and moments.get("measured_on") != "set",
         unknown=tuple(sorted(unknown)),
     )
 

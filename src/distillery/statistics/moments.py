@@ -107,8 +107,18 @@ def load_moments(path: Path, teacher_sha256: str) -> Moments:
     """
     if not path.is_file():
         raise MissingResourceError(f"There are no moments at {path}: run the extract-statistics step for this teacher first.")
-    data = path.read_bytes()
-    document, tensors = read_tensors(FORMAT, data, str(path))
+    return parse_moments(path.read_bytes(), str(path), teacher_sha256)
+
+
+def parse_moments(data: bytes, path: str, teacher_sha256: str) -> Moments:
+    """As `load_moments`, of a file that has been read.
+
+    Args:
+        data: its bytes.
+        path: where they were, for messages.
+        teacher_sha256: the teacher in use.
+    """
+    document, tensors = read_tensors(FORMAT, data, path)
     header = document.parse(_Header)
     if header.teacher_sha256 != teacher_sha256:
         raise CheckpointMismatchError(
@@ -124,7 +134,12 @@ def load_moments(path: Path, teacher_sha256: str) -> Moments:
 
 def read_origin(path: Path) -> Provenance:
     """What a file that `load_moments` takes was made from."""
-    return read_document(FORMAT, path.read_bytes(), str(path)).provenance
+    return parse_origin(path.read_bytes(), str(path))
+
+
+def parse_origin(data: bytes, path: str) -> Provenance:
+    """As `read_origin`, of a file that has been read."""
+    return read_document(FORMAT, data, path).provenance
 
 
 class _Header(Config):

@@ -1,11 +1,12 @@
-"""The step that writes a teacher's BatchNorm moments into one file: from its buffers, or measured for each class on labelled images."""
+"""The step that leaves a teacher's BatchNorm moments in one file: from its buffers, measured class by class, or as they were given."""
 
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from distillery.errors import ConfigError
+from distillery.errors import CheckpointMismatchError, ConfigError
+from distillery.host import spoken
 from distillery.methods.catalog import Supply, methods_fitting
 from distillery.recipes.sections import StatisticsSection
 from distillery.statistics.extract import class_moments, global_moments
@@ -15,6 +16,7 @@ from distillery.step_table import StatisticsFile
 from distillery.types import Classifier
 from distillery.workbench.assembly import Teacher, open_teacher
 from distillery.workbench.bench import Workbench, reporting, workbench
+from distillery.workbench.moments import FIELD, open_moments
 from distillery.workbench.sources import RealSource, open_real
 
 STEP = "extract_statistics"
@@ -29,10 +31,12 @@ class Inputs:
     Attributes:
         teacher_uri: the teacher's bundle, a folder or a URI.
         data_uri: labelled images of every class, for moments of kind per_class; pipelines give none.
+        synth_statistics_uri: a file of moments, the one that the plan saw; "" for none.
     """
 
     teacher_uri: str
     data_uri: str = ""
+    synth_statistics_uri: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +48,7 @@ class Outputs:
 
 @reporting(STEP)
 def run(section: Mapping[str, Any], inputs: Inputs, outputs: Outputs) -> dict[str, float]:
-    """Write a teacher's global moments, or those of each class.
+    """Write a teacher's global moments, or those of each class, measured here or in a file that is given.
 
     Args:
         section: a `StatisticsSection` as JSON.
@@ -56,13 +60,20 @@ def run(section: Mapping[str, Any], inputs: Inputs, outputs: Outputs) -> dict[st
             measured on, where there are any.
 
     Raises:
-        CheckpointMismatchError: another teacher than the plan was made for.
+        CheckpointMismatchError: another teacher than the plan was made for, or another file of moments than it saw.
         ConfigError: per-class moments without images or of a teacher without BatchNorm2d; images that do not fit the teacher, or that
             leave out a class.
         MissingResourceError: there is no bundle, or no images there.
         StoreError: damaged weights or images, or a file that cannot be written.
     """
     parsed = StatisticsSection.parse(section, "statistics")
+    if bool(inputs.synth_statistics_uri) != bool(parsed.given_sha256):
+        raise ConfigError(
+            f"{spoken(FIELD)} = {inputs.synth_statistics_uri!r}, but the run was planned {'with' if parsed.given_sha256 else 'without'} a "
+            "file of moments: give the step what the plan was given."
+        )
+    if parsed.given_sha256:
+        return _take(parsed, inputs, outputs)
     if parsed.kind == "per_class" and not inputs.data_uri:
         raise ConfigError("Moments of kind per_class are measured on labelled images: give some, or ask for kind global.")
     if parsed.kind == "global" and inputs.data_uri:
@@ -75,6 +86,21 @@ def run(section: Mapping[str, Any], inputs: Inputs, outputs: Outputs) -> dict[st
         return bench.do(vars(outputs), lambda: _measure(bench, teacher, source, outputs))
 
 
+def _take(section: StatisticsSection, inputs: Inputs, outputs: Outputs) -> dict[str, float]:
+    """Leave the moments of a given file, with the step as where they come from: the file's own hash is one of its inputs."""
+    teacher = open_teacher(section, inputs.teacher_uri)
+    given = open_moments(inputs.synth_statistics_uri, teacher.sha256, teacher.classifier.class_names)
+    if given.digest != section.given_sha256:
+        raise CheckpointMismatchError(
+            f"The moments at {given.uri!r} are {given.digest[:12]} and were {section.given_sha256[:12]} when the run was planned: plan it "
+            "again."
+        )
+    counts = given.moments.counts
+    counted = {} if counts is None else {"images": float(counts.sum())}
+    with workbench(STEP, section, {"teacher": teacher.sha256, "moments": given.digest}) as bench:
+        return bench.do(vars(outputs), lambda: _leave(bench, given.moments, outputs, counted))
+
+
 def _measure(bench: Workbench, teacher: Teacher, source: RealSource | None, outputs: Outputs) -> dict[str, float]:
     if source is None:
         moments, counted = read_moments(teacher.classifier, teacher.sha256), {}
@@ -83,6 +109,10 @@ def _measure(bench: Workbench, teacher: Teacher, source: RealSource | None, outp
         placed, labelled = bench.runtime.place(teacher.classifier), source.labelled
         moments = class_moments(placed, labelled.images, labelled.labels, teacher.sha256)
         counted = {"images": float(len(labelled))}
+    return _leave(bench, moments, outputs, counted)
+
+
+def _leave(bench: Workbench, moments: Moments, outputs: Outputs, counted: Mapping[str, float]) -> dict[str, float]:
     save_moments(outputs.statistics, moments, bench.provenance)
     layers, channels = len(moments.mean), sum(value.shape[-1] for value in moments.mean.values())
     bench.progress.write("statistics", layers, layers, {"channels": channels})

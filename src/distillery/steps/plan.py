@@ -97,7 +97,7 @@ def build_sections(
     learned, mixed, all_ood = _ood_of(recipe, given)
     rounds = {name: getattr(synthesis, name) for name in ("rounds", "turns_per_round", "checkpoint_every")}
     parts: dict[str, dict[str, Any]] = {
-        "statistics": {"kind": recipe.statistics.kind},
+        "statistics": given.statistics.section() if given.statistics else {"kind": recipe.statistics.kind},
         "generator": {**method, **rounds, **learned},
         "materialize": {**method, **learned, "set": recipe.set, "health": recipe.health},
         "student": {**both, **mixed, "student": recipe.student},

@@ -26,21 +26,24 @@ from distillery.students.plan import StageConfig
 from distillery.synthesis.bundle import SynthesizerState
 from distillery.synthesis.config import MethodConfig
 from distillery.types import ImageSpec
+from distillery.workbench.moments import GivenMoments, open_moments
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Given:
-    """Images that a run is given beside its teacher and its recipe; None where it is given none.
+    """What a run is given beside its teacher and its recipe; None where it is given none.
 
     Attributes:
         start: the set that the pool begins with.
         ood: images of another domain.
+        statistics: the teacher's moments, measured before.
     """
 
     start: StartSet | None = None
     ood: OodImages | None = None
+    statistics: GivenMoments | None = None
 
 
 def recipe_source(values: Mapping[str, Value]) -> str:
@@ -138,18 +141,28 @@ def check_teacher(recipe: Recipe, info: BundleInfo, given: Given) -> None:
         ConfigError: another task, image shape or class count, or a need of the method that the run does not meet.
     """
     check_expected(recipe, info)
-    recipe.method.check(recipe.settings, Supply(info.has_batchnorm, ood=given.ood is not None, teacher=f" {info.architecture.name!r}"))
+    by_class = given.statistics is not None and given.statistics.by_class
+    supply = Supply(info.has_batchnorm, by_class=by_class, ood=given.ood is not None, teacher=f" {info.architecture.name!r}")
+    recipe.method.check(recipe.settings, supply)
+    if by_class and "class_moments" not in recipe.method.required(recipe.settings):
+        assert given.statistics is not None
+        raise ConfigError(
+            f"{spoken('synth_statistics_uri')} = {given.statistics.uri!r} holds moments of each class, and {recipe.method.name} matches "
+            "none of them: choose a recipe whose method does, or leave it out."
+        )
 
 
 def open_given(values: Mapping[str, Value], recipe: Recipe, teacher: VerifiedBundle) -> Given:
-    """Open all images that a run form names for the training.
+    """Open all that a run form names for the training.
 
     Raises:
-        DistilleryError: as `open_start` and `open_ood` do.
+        DistilleryError: as `open_start`, `open_ood` and `open_moments` do.
     """
     start = open_start(str(values["synth_start_uri"]), recipe, teacher)
     a_turn = ood_of_turn(recipe.method, recipe.settings)
-    return Given(start, open_ood(str(values["synth_ood_uri"]), recipe.student.stages, a_turn, teacher.info.spec))
+    others = open_ood(str(values["synth_ood_uri"]), recipe.student.stages, a_turn, teacher.info.spec)
+    measured = str(values["synth_statistics_uri"])
+    return Given(start, others, open_moments(measured, teacher.sha256, teacher.info.class_names) if measured else None)
 
 
 def ood_of_turn(method: Method, config: MethodConfig) -> int:

@@ -9,10 +9,11 @@ import torch
 from torch import nn
 
 import distillery
-from distillery import CheckpointMismatchError, ConfigError, Distilled, ImageSpec, ProgressEvent, TextProgress
+from distillery import CheckpointMismatchError, ConfigError, Distilled, ImageSpec, MissingResourceError, ProgressEvent, TextProgress
 from distillery.evaluation.report import load_report
 from distillery.models.bundle import read_bundle
 from distillery.models.catalog import Architecture, build_network
+from distillery.provenance import sha256_file
 from tiny_runs import labelled
 
 SPEC = ImageSpec(channels=1, height=8, width=8, mean=(0.5,), std=(0.5,))
@@ -82,6 +83,21 @@ def test_more_images_are_drawn_from_the_synthesizer(done: Distilled, tmp_path: P
     assert (again.sha256, again.uri) == (made.sha256, made.uri)
     with pytest.raises(ConfigError, match="options"):
         distillery.materialize(done.teacher, done.synthesizer, tmp_path / "more", 9, options={"sets": {}})
+
+
+def test_images_are_drawn_with_the_moments_that_the_synthesizer_names_and_no_others(done: Distilled, tmp_path: Path) -> None:
+    told: list[ProgressEvent] = []
+    options = {"set": {"batch": 8, "shard_images": 8, "holdout": 0}}
+    asked = {"options": options, "seed": 5, "device": "cpu", "statistics": done.statistics, "progress": told.append}
+    made = distillery.materialize(done.teacher, done.synthesizer, tmp_path / "more", 9, **asked)
+    assert made.open().manifest.provenance.inputs["statistics"] == sha256_file(done.statistics)
+    assert {event.step for event in told} == {"materialize"}
+    others = tmp_path / "others.safetensors"
+    others.write_bytes(done.statistics.read_bytes() + b" ")
+    with pytest.raises(CheckpointMismatchError, match=r"but the synthesizer was trained on those with sha256 [0-9a-f]{12}: give the file"):
+        distillery.materialize(done.teacher, done.synthesizer, tmp_path / "no", 9, **{**asked, "statistics": others})
+    with pytest.raises(MissingResourceError, match="nowhere"):
+        distillery.materialize(done.teacher, done.synthesizer, tmp_path / "no", 9, **{**asked, "statistics": tmp_path / "nowhere"})
 
 
 def test_an_evaluation_is_the_pipelines(done: Distilled, tmp_path: Path) -> None:

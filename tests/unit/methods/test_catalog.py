@@ -73,8 +73,8 @@ def test_a_weight_of_zero_lifts_its_need_alone(known: dict[str, Method]) -> None
             "classes",
             Supply(batchnorm=True, ood=True),
             "classes matches BatchNorm statistics of each class, but its moments are those of all classes together; what works without: "
-            "free, moments, classes with match_weight = 0, layers, abroad; choose one of them or statistics of a teacher with BatchNorm2d "
-            "measured on labelled images.",
+            "free, moments, classes with match_weight = 0, layers, abroad; choose one of them or statistics measured class by class, "
+            "as --statistics.",
         ),
         (
             "abroad",
