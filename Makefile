@@ -108,7 +108,7 @@ goldens: $(STAMP) ## Write the compiled pipelines that the tests compare with
 graph: $(STAMP) ## Draw the rooms and the arrows between them into docs/architecture.md
 	$(RUN) tests/import_graph.py
 
-compile: $(STAMP) ## Compile both pipelines to compiled/*.yaml for a Kubeflow cluster
+compile: $(STAMP) ## Compile every pipeline to compiled/*.yaml for a Kubeflow cluster
 	$(BIN)/distillery compile --out compiled
 
 clean: ## Remove what demo, seeds, tests and builds wrote; keep .venv

@@ -6,7 +6,7 @@
 
 Rows: `teacher`, trained once on the real images; `fast_dfkd` and `ls_gdfd`, students without any; `noise`, LS-GDFD's student and plan on
 noise; `real`, the same by KD on the real images, the ceiling. A row is known by its settings, so that other settings make other rows.
-`--blind` reads no test image and writes no row: it tunes the two methods by their agreement with the teacher on held-out synthetic images.
+`--blind` reads no test image and writes no row: it tunes methods by their agreement with the teacher on held-out synthetic images.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""`make seeds`: both methods three times on scikit-learn's digits; split and teacher are fixed, the last epoch counts.
+"""`make seeds`: every method three times on scikit-learn's digits; split and teacher are fixed, the last epoch counts.
 
 Each run has one thread, because the number of threads changes the order of sums and with it every digit of the result; two runs go on
 at a time. Prints correct/total of each run and, last, one line a method. Exits 1 where a bar is missed.
@@ -29,9 +29,26 @@ from distillery_kfp.pipelines.demo.digits import TeacherTraining, make_teacher
 
 RECIPES = {name: f"{name}/digits" for name in METHODS}
 SEEDS = (0, 1, 2)
-MEAN_BAR, MIN_BAR, TEACHER_BAR, SHARE_BAR, LABEL_BAR = 0.99, 0.98, 0.99, 1 / 8, 0.90
+TEACHER_BAR, SHARE_BAR, LABEL_BAR = 0.99, 1 / 8, 0.90
 RAW_IMAGES = 10_000
 AT_A_TIME = 2
+
+
+@dataclass(frozen=True)
+class Bars:
+    """What the students of a recipe must reach: shares of the test images named right.
+
+    Attributes:
+        mean: over the seeds.
+        least: of the worst seed.
+    """
+
+    mean: float = 0.99
+    least: float = 0.98
+
+
+BARS: dict[str, Bars] = {}
+"""Recipes whose bars are others."""
 
 
 @dataclass(frozen=True)
@@ -86,10 +103,13 @@ def run_once(method: str, folder: Path, seed: int) -> tuple[Score, list[str], li
     seconds = time.monotonic() - began
     said = [f"{method} seed {seed}: {score.correct}/{score.total} in {seconds:.0f} s, 1/{1 / score.share:.1f} of the parameters"]
     missed = [f"{method} seed {seed} parameters"] if score.share > SHARE_BAR else []
-    if "materialize" in run.steps:
-        raw, kept = raw_agreement(run), run.steps["materialize"].metrics["set_agreement"]
+    row = METHODS[method]
+    if row.coupling == "offline":
+        drawn = run.steps["materialize"].metrics
+        raw, images = (drawn["asked_agreement"], int(drawn["drawn"])) if row.inverts else (raw_agreement(run), RAW_IMAGES)
         said.append(
-            f"{method} seed {seed}: the teacher sees the asked label in {raw:.1%} of {RAW_IMAGES:,} raw images, {kept:.1%} of the set"
+            f"{method} seed {seed}: the teacher sees the asked label in {raw:.1%} of {images:,} raw images, "
+            f"{drawn['set_agreement']:.1%} of the set"
         )
         missed += [f"{method} seed {seed} raw labels"] if raw < LABEL_BAR else []
     return score, said, missed
@@ -129,8 +149,8 @@ def raw_agreement(run: Distilled, batch: int = 500) -> float:
 
 def judge(method: str, scores: list[Score]) -> list[str]:
     """Names of the bars that a method missed."""
-    rates = [score.rate for score in scores]
-    bars = {"mean": (sum(rates) / len(rates), MEAN_BAR), "min": (min(rates), MIN_BAR)}
+    rates, asked = [score.rate for score in scores], BARS.get(RECIPES[method], Bars())
+    bars = {"mean": (sum(rates) / len(rates), asked.mean), "min": (min(rates), asked.least)}
     return [f"{method} {name} {value:.4f} < {bar}" for name, (value, bar) in bars.items() if value < bar]
 
 

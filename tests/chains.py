@@ -26,10 +26,14 @@ STUDENT = {"architecture": {"name": "resnet8", "arguments": {"base_width": 8}}, 
 
 
 def _overrides(row: Method) -> dict[str, Any]:
-    shared = {"synthesis.rounds": 2, "synthesis.config": tiny(row.name)}
+    overrides = {"synthesis.config": tiny(row.name)}
+    if not row.inverts:
+        overrides["synthesis.rounds"] = 2
     if row.coupling == "online":
-        return {**shared, "synthesis.student_steps_per_turn": 2}
-    return {**shared, "set.size": 24, "set.batch": 8, "set.shard_images": 8, "set.max_oversampling": 2.0}
+        return {**overrides, "synthesis.student_steps_per_turn": 2}
+    if not row.inverts:
+        overrides["set.batch"] = 8
+    return {**overrides, "set.size": 24, "set.shard_images": 8, "set.max_oversampling": 2.0}
 
 
 OVERRIDES: dict[str, dict[str, Any]] = {f"{row.name}/digits": _overrides(row) for row in METHODS.values()}

@@ -12,7 +12,8 @@ def _short(row: Method) -> dict[str, Any]:
     shared = {"synthesis.config": tiny(row.name), "student.stages": [STAGE], "evaluation.latency": False}
     if row.coupling == "online":
         return {**shared, "synthesis.rounds": 3, "synthesis.student_steps_per_turn": 2}
-    return {**shared, "synthesis.rounds": 2, "set.size": 40, "set.max_oversampling": 2.0}
+    drawn = {**shared, "set.size": 40, "set.max_oversampling": 2.0}
+    return drawn if row.inverts else {**drawn, "synthesis.rounds": 2}
 
 
 SHORT: dict[str, dict[str, Any]] = {f"{row.name}/digits": _short(row) for row in METHODS.values()}

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,13 +13,12 @@ from distillery.errors import ConfigError
 from distillery.losses.priors import total_variation_l2
 from distillery.methods.catalog import METHODS, Method
 from distillery.numerics import full_precision
-from distillery.seeding import seeded, stream
-from distillery.synthesis.common import check_labels, draw_labels, needed_ood
+from distillery.seeding import seeded
+from distillery.synthesis.common import needed_ood
 from distillery.synthesis.conditional import ConditionalConfig, ConditionalSynthesizer, Generated
-from distillery.synthesis.config import MethodConfig
-from distillery.synthesis.protocol import SAMPLING, Ingredients, Turn
-from distillery.synthesis.recorder import TermRecorder, is_diagnosed
-from distillery.types import Batch, Classifier
+from distillery.synthesis.inversion import InversionConfig, InversionSynthesizer, View
+from distillery.synthesis.protocol import Ingredients
+from distillery.types import Classifier
 
 
 class ToyDecoderConfig(ConditionalConfig):
@@ -55,89 +54,33 @@ class ToyDecoder(ConditionalSynthesizer[ToyDecoderConfig]):
         return terms
 
 
-class ToyInversionConfig(MethodConfig):
+class ToyInversionConfig(InversionConfig):
     """Settings of `ToyInversion`.
 
     Attributes:
-        batch: images made at once.
-        steps: of Adam on their pixels.
         label_weight: of CE(T(x), y).
         smooth_weight: of TV(x).
     """
 
-    batch: int = 64
-    steps: int = 100
     label_weight: float = 1.0
     smooth_weight: float = 1e-3
 
-    @property
-    def images_per_turn(self) -> int:
-        """A batch."""
-        return self.batch
 
-    @property
-    def steps_per_turn(self) -> int:
-        """Of Adam."""
-        return self.steps
-
-    def cut(self, images: int, steps: int) -> Self:
-        """Fewer steps on fewer pixels."""
-        return self.model_copy(update={"batch": images, "steps": steps})
-
-
-class ToyInversion:
+class ToyInversion(InversionSynthesizer[ToyInversionConfig]):
     """Images made from noise by gradients on their pixels: nothing is learned but the images themselves."""
 
     def __init__(self, config: ToyInversionConfig, ingredients: Ingredients) -> None:
-        self._config, self._teacher, self._runtime = config, ingredients.teacher, ingredients.runtime
-        self._learning = stream(ingredients.seed, "toy_inversion", "learning")
-        self._sampling = stream(ingredients.seed, "toy_inversion", "sampling")
-        self._diagnose, self._turns = ingredients.diagnose, 0
+        super().__init__("toy_inversion", config, ingredients)
 
-    def advance(self, student: Classifier | None, labels: Tensor | None = None) -> Turn:
-        """One batch, of the classes that are asked for."""
-        self._turns += 1
-        if labels is None:
-            labels = draw_labels(self._config.batch, self._teacher.num_classes, "uniform", self._learning)
-        recorder = TermRecorder(self._diagnose and is_diagnosed(self._turns))
-        made = self._invert(labels, self._learning, recorder)
-        return recorder.turn(recorder.last(), made)
-
-    def synthesize(self, n: int, labels: Tensor | None = None, student: Classifier | None = None) -> Batch:
-        """As many inversions as give n images."""
-        if labels is None:
-            labels = draw_labels(n, self._teacher.num_classes, "uniform", self._sampling)
-        check_labels(labels, n, self._teacher.num_classes)
-        parts = labels.split(self._config.batch) if n else ()
-        made = [self._invert(part, self._sampling, TermRecorder()).images for part in parts]
-        return Batch(torch.cat([torch.empty(0, *self._teacher.spec.shape), *made]), labels)
-
-    def state_dict(self) -> dict[str, Any]:
-        """The random streams and the count of turns."""
-        return {"learning": self._learning.get_state(), SAMPLING: self._sampling.get_state(), "turns": self._turns}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from `state_dict()`."""
-        self._learning.set_state(state["learning"])
-        self._sampling.set_state(state[SAMPLING])
-        self._turns = int(state["turns"])
-
-    def _invert(self, labels: Tensor, draws: torch.Generator, recorder: TermRecorder) -> Batch:
-        config, device = self._config, self._runtime.device
-        labels = labels.to(device)
-        pixels = torch.rand(len(labels), *self._teacher.spec.shape, generator=draws).to(device).requires_grad_()
-        optimizer = torch.optim.Adam([pixels], lr=0.05)
-        for _ in range(config.steps):
-            images = pixels.clamp(0, 1)
-            terms, logits = dict[str, Tensor](), self._teacher(images)
-            if config.label_weight:
-                terms["label"] = config.label_weight * functional.cross_entropy(full_precision(logits), labels)
-            if config.smooth_weight:
-                terms["smooth"] = config.smooth_weight * total_variation_l2(images)
-            optimizer.zero_grad()
-            recorder.add(terms, images).backward()
-            optimizer.step()
-        return Batch(pixels.detach().clamp(0, 1), labels)
+    def terms(self, view: View, student: Classifier | None) -> dict[str, Tensor]:
+        """Cross-entropy and smoothness."""
+        config, terms = self.config, dict[str, Tensor]()
+        logits = self.teacher(view.images)
+        if config.label_weight:
+            terms["label"] = config.label_weight * functional.cross_entropy(full_precision(logits), view.labels)
+        if config.smooth_weight:
+            terms["smooth"] = config.smooth_weight * total_variation_l2(view.pixels)
+        return terms
 
 
 class ToyCriticConfig(ConditionalConfig):

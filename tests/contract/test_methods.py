@@ -280,8 +280,9 @@ def test_settings_that_leave_nothing_to_minimise_are_refused_at_every_door(name:
     off: dict[str, Any] = dict.fromkeys(tiny_settings(name).weights, 0)
     said = r"config is not allowed: .*_weight (are all|is) 0, so nothing is left to minimise: give one of them a weight above 0\.$"
     section = {"seed": 0, "code_version": code_version(), "teacher_sha256": "t", "method": name, "rounds": 1}
+    own = {"method": name, "config": off, **({} if find_method(name).inverts else {"rounds": 1})}
     doors: dict[str, Callable[[], object]] = {
-        "a recipe of one's own": lambda: Recipe.resolve({"synthesis": {"method": name, "rounds": 1, "config": off}, "student": STUDENT}),
+        "a recipe of one's own": lambda: Recipe.resolve({"synthesis": own, "student": STUDENT}),
         "a section": lambda: GeneratorSection.parse({**section, "method_config": off}),
         "a synthesizer's bundle": lambda: PlannedMethod.parse(name, off, Path()),
     }

@@ -16,7 +16,7 @@ from distillery.models.catalog import Architecture, build_network
 from distillery.provenance import Provenance
 from distillery.recipes.loader import PRESETS, list_recipes, load_recipe, recipe_names
 from distillery.recipes.schema import Recipe
-from distillery.recipes.sections import DistillSection, GeneratorSection, StudentSection
+from distillery.recipes.sections import DistillSection, GeneratorSection, MaterializeSection, MethodSection, StudentSection
 from distillery.recipes.workload import workload_of
 from distillery.runtime import resolve_runtime
 from distillery.statistics.extract import global_moments
@@ -208,15 +208,15 @@ def build(architecture: Architecture, recipe: Recipe) -> Classifier:
 
 def one_round(recipe: Recipe) -> dict[str, Any]:
     """Overrides to one round at batch 8; networks, losses and weights stay the recipe's."""
-    changes: dict[str, Any] = {"synthesis.rounds": 1, "synthesis.turns_per_round": 1}
+    changes: dict[str, Any] = {} if recipe.method.inverts else {"synthesis.rounds": 1, "synthesis.turns_per_round": 1}
     changes |= {"student.stages.0.batch": BATCH, "student.stages.0.epochs": 1, "student.stages.0.steps_per_epoch": 1}
     changes |= {f"synthesis.config.{name}": value for name, value in shortened(recipe.settings, BATCH, 2).items()}
     if recipe.method.coupling == "online":
         return {**changes, "synthesis.student_steps_per_turn": 1}
-    return {**changes, "set.size": BATCH, "set.batch": BATCH}
+    return {**changes, "set.size": BATCH} if recipe.method.inverts else {**changes, "set.size": BATCH, "set.batch": BATCH}
 
 
-def synthesizer_of(section: DistillSection | GeneratorSection, teacher: Classifier, moments: Moments | None) -> Synthesizer:
+def synthesizer_of(section: MethodSection, teacher: Classifier, moments: Moments | None) -> Synthesizer:
     cls, config = METHODS[section.method].load()
     built: Synthesizer = cls(
         config.parse(section.method_config), Ingredients(teacher, resolve_runtime("cpu", "float32"), section.seed, moments)
@@ -246,7 +246,8 @@ def test_planned_and_built_at_full_size_and_the_first_of_its_networks_run_for_on
     sections = plan(recipe.pipeline, {"run_recipe": name, "teacher_uri": str(uri), "run_overrides": one_round(recipe)})
 
     online = recipe.method.coupling == "online"
-    planned = DistillSection.parse(sections["distill"]) if online else GeneratorSection.parse(sections["generator"])
+    makers: dict[str, type[MethodSection]] = {"distill": DistillSection, "generator": GeneratorSection, "materialize": MaterializeSection}
+    planned = next(section.parse(sections[part]) for part, section in makers.items() if part in sections)
     config = (planned if isinstance(planned, DistillSection) else StudentSection.parse(sections["student"])).student
     student = shared_student(config.architecture.model_dump_json(), teacher.num_classes, teacher.spec.shape)
     synthesizer = synthesizer_of(planned, teacher, moments)
@@ -257,7 +258,7 @@ def test_planned_and_built_at_full_size_and_the_first_of_its_networks_run_for_on
     assert learned.terms
     assert all(torch.isfinite(term) for term in learned.terms.values())
 
-    batch = learned.batch if online else synthesizer.synthesize(BATCH)
+    batch = learned.batch if online or recipe.method.inverts else synthesizer.synthesize(BATCH)
     assert batch is not None
     assert batch.images.shape == (BATCH, *teacher.spec.shape)
     assert 0 <= float(batch.images.min()) < float(batch.images.max()) <= 1

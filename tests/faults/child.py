@@ -117,7 +117,7 @@ def work(job: dict[str, Any]) -> None:
 
 def main() -> None:
     """Do jobs until stdin ends."""
-    for name in ("distill_online", "train_student", "train_generator"):
+    for name in ("distill_online", "train_student", "train_generator", "materialize"):
         importlib.import_module(f"distillery.steps.{name}")
     for row in METHODS.values():
         row.load()

@@ -234,11 +234,15 @@ class Materializer:
         worst = ", ".join(f"{int(index)} ({int(shortfall[index])})" for index in shortfall.argsort(descending=True)[:5] if shortfall[index])
         sentence = (
             f"The set is short of {int(shortfall.sum())} of {self.config.size} images after {self.drawn} were drawn, most in classes "
-            f"{worst}: raise max_oversampling, or train the generator longer."
+            f"{worst}: raise max_oversampling, or {self._advice}."
         )
         if self.config.strict or not bool(self._kept.any()):
             raise ConfigError(sentence)
         logger.warning(sentence)
+
+    @property
+    def _advice(self) -> str:
+        return "give the method more steps for each batch" if self._images_per_turn else "train the generator longer"
 
     def _numbers(self, writer: SetWriter, shortfall: Tensor) -> dict[str, float]:
         held_out = sum(entry.images for entry in writer.entries if entry.role == "holdout")

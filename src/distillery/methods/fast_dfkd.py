@@ -22,7 +22,7 @@ from distillery.numerics import full_precision
 from distillery.optim.meta import add_gradients, reptile_gradient
 from distillery.optim.restore import restore_strides
 from distillery.seeding import seeded, stream
-from distillery.synthesis.common import check_labels, draw_labels, only_looked_at
+from distillery.synthesis.common import check_labels, draw_labels, in_full_batches, only_looked_at
 from distillery.synthesis.config import MethodConfig
 from distillery.synthesis.matching import build_matcher
 from distillery.synthesis.protocol import SAMPLING, Ingredients, Turn
@@ -190,12 +190,13 @@ class FastDFKD:
         device = self._runtime.device
         if n == 0:
             return Batch(torch.empty(0, *self._teacher.spec.shape, device=device), labels.to(device))
-        surplus = -n % self._config.batch
-        asked = torch.cat([labels.cpu(), draw_labels(surplus, num_classes, self._config.labels, self._sampling)])
-        order = torch.randperm(len(asked), generator=self._sampling)
+
+        def make(part: Tensor) -> Tensor:
+            return self._adapt(part, student, self._sampling, TermRecorder()).images
+
+        surplus = draw_labels(-n % self._config.batch, num_classes, self._config.labels, self._sampling)
         with only_looked_at(student):
-            made = [self._adapt(part, student, self._sampling, TermRecorder()).images for part in asked[order].split(self._config.batch)]
-        images = torch.cat(made)[order.argsort().to(device)[:n]]
+            images = in_full_batches(labels, surplus, self._config.batch, self._sampling, make)
         return Batch(images, labels.to(device))
 
     def state_dict(self) -> dict[str, Any]:

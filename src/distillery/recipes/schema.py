@@ -64,7 +64,8 @@ class SynthesisConfig(Config):
 
     Attributes:
         config: the method's own settings, parsed by the config class of its catalog row.
-        rounds: of the synthesizer; a round is what is booked: one line of history, one checkpoint, one shard.
+        rounds: of the synthesizer, needed where the method learns in rounds; a round is what is booked: one line of history, one
+            checkpoint, one shard.
         turns_per_round: a turn is one `advance` of the method and, in online distillation, the student's steps after it.
         checkpoint_every: rounds between two checkpoints.
         student_steps_per_turn: of online distillation, after each turn but those of the method's warm-up.
@@ -75,7 +76,7 @@ class SynthesisConfig(Config):
     """
 
     method: str
-    rounds: int = Field(ge=1)
+    rounds: int = Field(default=0, ge=1)
     turns_per_round: int = Field(default=1, ge=1)
     checkpoint_every: int = Field(default=1, ge=1)
     student_steps_per_turn: int = Field(default=0, ge=0)
@@ -127,6 +128,8 @@ class DistillationRecipe(Config):
         settings = method.load()[1].parse(recipe.synthesis.config, "synthesis.config")
         check_architecture(recipe.student.architecture)
         update = {"config": settings.to_json(), "feed": recipe.synthesis.feed or method.feed}
+        if not (recipe.synthesis.rounds or method.inverts):
+            raise ConfigError(f"synthesis.rounds is missing: {method.title} learns in rounds, so give 1 or more.")
         recipe = recipe.model_copy(update={"synthesis": recipe.synthesis.model_copy(update=update)})
         return _resolve_online(recipe) if method.coupling == "online" else recipe
 

@@ -1,6 +1,6 @@
-"""What several methods share: a student that is only looked at, images of another domain, and labels."""
+"""What several methods share: a student that is only looked at, images of another domain, labels, and batches of a full size."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -75,3 +75,22 @@ def check_labels(labels: Tensor, n: int, num_classes: int) -> None:
         raise ConfigError(f"labels has shape {tuple(labels.shape)} but {n} images were asked for: give one label an image.")
     if n and not 0 <= int(labels.min()) <= int(labels.max()) < num_classes:
         raise ConfigError(f"labels range over {int(labels.min())}..{int(labels.max())}; the teacher has classes 0..{num_classes - 1}.")
+
+
+def in_full_batches(labels: Tensor, surplus: Tensor, batch: int, draws: torch.Generator, make: Callable[[Tensor], Tensor]) -> Tensor:
+    """Images of labels, made in shuffled batches of one size, for a method that measures statistics of a batch.
+
+    Args:
+        labels: (n,) int64, n >= 1.
+        surplus: (m,) int64, with which they fill the last batch: n + m is a multiple of `batch`. Their images are dropped.
+        batch: images made at a time.
+        draws: the stream that shuffles, on the CPU.
+        make: images (batch, C, H, W) of labels (batch,) on the CPU.
+
+    Returns:
+        (n, C, H, W) in the order of `labels`.
+    """
+    asked = torch.cat([labels.cpu(), surplus])
+    order = torch.randperm(len(asked), generator=draws)
+    made = torch.cat([make(part) for part in asked[order].split(batch)])
+    return made[order.argsort().to(made.device)[: len(labels)]]

@@ -70,6 +70,12 @@ class Synthesizer(Protocol):
     Range: images leave a synthesizer as float32 in [0, 1], always, and the teacher as well as the student sees them so. A generator that
     ends in a BatchNorm speaks in the teacher's normalised space: it maps back by the teacher's mean and std and clamps, and gradients pass
     straight through the clamp (`generator.output`). A method of pixels in normalised space does the same with `numerics.clamp_through`.
+
+    Conventions that no type holds, and that `ConditionalSynthesizer` and `InversionSynthesizer` keep for who derives from them:
+    images that a network is to see are laid in memory by `teacher.arrange`, which a network may need and which is the fastest order;
+    whoever asks for images may have switched gradients off, so what needs some opens `torch.enable_grad()`; a network's answer is
+    brought to `full_precision` before a loss is taken of it; an optimizer that outlives a turn is brought back with `restore_strides`
+    after its `load_state_dict`, or a resumed run may round otherwise; draws are made on the CPU from the method's own streams.
     """
 
     def advance(self, student: Classifier | None, labels: Tensor | None = None) -> Turn:

@@ -51,8 +51,8 @@ class Reviewer:
             self._bench.tracker.metrics(flat_health(self.report))
             sentences = "; ".join(finding.rstrip(".") for finding in findings)
             raise ConfigError(
-                f"The set has collapsed and set.strict is on, so nothing is published: {sentences}; train the generator longer or with "
-                "other weights, or change the thresholds in health."
+                f"The set has collapsed and set.strict is on, so nothing is published: {sentences}; give the method more steps "
+                "or other weights, or change the thresholds in health."
             )
 
     def keep(self, folder: Path) -> dict[str, float]:

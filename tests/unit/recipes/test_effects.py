@@ -48,6 +48,16 @@ def test_a_method_whose_turns_are_the_set_has_no_rounds_to_divide() -> None:
         check_effects({"synthesis": {"turns_per_round": 2}}, find_method("toy_inversion"))
 
 
+def test_rounds_are_of_no_use_to_a_method_whose_turns_fill_the_set_and_missed_by_others() -> None:
+    student = {"architecture": {"name": "resnet8"}}
+    with registered():
+        assert Recipe.resolve({"synthesis": {"method": "toy_inversion"}, "student": student}).turns == 40
+        with pytest.raises(ConfigError, match="synthesis.rounds = 3 has no effect under Toy Inversion, .*: leave it out, and set set.size"):
+            Recipe.resolve({"synthesis": {"method": "toy_inversion", "rounds": 3}, "student": student})
+    with pytest.raises(ConfigError, match="^synthesis.rounds is missing: LS-GDFD learns in rounds, so give 1 or more[.]$"):
+        Recipe.resolve({"synthesis": {"method": "ls_gdfd"}, "student": student})
+
+
 @pytest.mark.parametrize("value", TABLE, ids=lambda value: value.path)
 def test_a_value_is_refused_of_the_kinds_that_do_not_read_it_and_of_no_other(value: Any) -> None:
     section, _, name = value.path.partition(".")
