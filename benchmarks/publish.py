@@ -90,6 +90,7 @@ def render(records: Mapping[str, Row], summary: Mapping[str, Any]) -> str:
     ]
     for dataset, title in TITLES.items():
         parts += quality_section(records, summary, dataset, title)
+    parts += students_sections(records)
     return "\n".join(parts) + "\n"
 
 
@@ -179,6 +180,37 @@ def demo_sections(records: Mapping[str, Row]) -> list[str]:
         for row in record["rows"]:
             cells = (row[part] for part in ("name", "start_up", "imports", "work", "total", "rss_gib"))
             lines.append(f"| {' | '.join(map(str, cells))} |")
+        lines += ["", source(name, record)]
+    return lines
+
+
+def students_sections(records: Mapping[str, Row]) -> list[str]:
+    """Plans of students beside each other: the newest record of each experiment and data set."""
+    newest = {(record["experiment"], record["dataset"]): (name, record) for name, record in records.items() if record["kind"] == "students"}
+    lines: list[str] = []
+    for name, record in newest.values():
+        setting, teacher = record["setting"], record["teacher"]
+        titled = {
+            "synthetic": "on FastDFKD's sets",
+            "fast": "fast optimization",
+            "minimization": "a smaller network",
+            "transfer": "transfer",
+        }
+        lines += [
+            "",
+            f"## Plans of a student: {record['dataset']}, {titled[record['experiment']]}",
+            "",
+            f"Student `{setting['student']}`, batch {setting['batch']}, rate {setting['rate']}; teacher {percent(teacher):.2f} % "
+            f"({teacher['correct']}/{teacher['total']}). Seeds: n = {record['n']}; {record['hardware']['threads']} thread.",
+            "",
+            "| plan | steps | mean | lowest | right, by seed |",
+            "|---|---|---|---|---|",
+        ]
+        for row in record["rows"].values():
+            right = ", ".join(f"{correct}/{row['total']}" for correct in row["correct"])
+            lines.append(
+                f"| {row['says']} | {row['steps'] or ''} | {row['mean_percent']:.2f} % | {row['lowest_percent']:.2f} % | {right} |"
+            )
         lines += ["", source(name, record)]
     return lines
 

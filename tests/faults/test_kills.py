@@ -40,6 +40,16 @@ STUDENT = {
     ],
     "keep_epochs": 2,
 }
+STAGED = {
+    "architecture": {"name": "resnet8", "arguments": {"base_width": 4}},
+    "stages": [
+        {**STUDENT["stages"][0], "objectives": objectives, "epochs": epochs, "optimizer": {"rate": 0.005}}
+        for objectives, epochs in (
+            ([{"name": "fsp", "projection": True, "shuffled": True, "reduction": "mean"}], 4),
+            ([{"name": "kd", "temperature": 4}, {"name": "fitnets", "weight": 100}, {"name": "attention"}], 3),
+        )
+    ],
+}
 
 
 @dataclass
@@ -76,7 +86,7 @@ class Ground:
             self._job("train_student", {**self.common, "student": STUDENT}, out),
         ]
 
-    def offline(self, name: str, out: Path) -> list[tuple[str, dict[str, Any]]]:
+    def offline(self, name: str, out: Path, student: dict[str, Any] = STUDENT) -> list[tuple[str, dict[str, Any]]]:
         """A generator, a set of it, a student on the set."""
         method = {**self.common, "method": name, "method_config": killed_settings(name)}
         # a generator that has hardly learned makes images of one class: its quota alone is several shards
@@ -84,7 +94,7 @@ class Ground:
         return [
             self._job("train_generator", {**method, "rounds": ROUNDS}, out),
             self._job("materialize", {**method, "set": drawn}, out),
-            self._job("train_student", {**self.common, "student": STUDENT}, out),
+            self._job("train_student", {**self.common, "student": student}, out),
         ]
 
     def _job(self, step: str, section: dict[str, Any], out: Path, without: str = "") -> tuple[str, dict[str, Any]]:
@@ -295,6 +305,17 @@ def test_offline_steps_killed_in_each(method: str, nursery: Nursery, ground: Gro
     killed.kill_in_write("train_student", "payload", 2)
     killed.kill_in_write("train_student", "snapshot", 3)
     killed.kill_in_write("train_student", "payload", 4)
+    killed.complete()
+    check_equal(left_alone, killed)
+
+
+def test_a_student_of_two_stages_killed_in_the_first_and_between_them(nursery: Nursery, ground: Ground, tmp_path: Path) -> None:
+    left_alone, killed = (Runner(nursery, folder, ground.offline("ls_gdfd", folder / "out", STAGED)) for folder in both(tmp_path))
+    left_alone.complete()
+    for kind, number in [("payload", 2), ("pointer", 3), ("payload", 4), ("pointer", 4)]:  # the fourth epoch ends the stage of FSP
+        killed.kill_in_write("train_student", kind, number)
+    killed.kill_after_round("train_student", 4, delay=0.05)
+    killed.kill_in_write("train_student", "payload", 5)
     killed.complete()
     check_equal(left_alone, killed)
 

@@ -99,6 +99,34 @@ def test_means_are_over_equal_settings_and_earlier_ones_are_kept(folder: Path) -
     assert unknown_numbers(page, folder) == set()
 
 
+def test_plans_of_students_stand_by_experiment_with_their_seeds(folder: Path) -> None:
+    for day, correct in ((1, [3, 5]), (2, [880, 900])):
+        record = {
+            **{
+                name: value for name, value in quality("students", day, 0).items() if name in ("format", "measured", "hardware", "versions")
+            },
+            "kind": "students",
+            "command": "python benchmarks/students.py fast",
+            "experiment": "fast",
+            "dataset": "digits",
+            "n": 2,
+            "setting": {"student": "resnet8", "batch": 64, "rate": 0.1},
+            "teacher": {"correct": 950, "total": 1000},
+            "rows": {
+                "fsp": {"says": "FSP", "steps": 640, "mean_percent": 89.0, "lowest_percent": 88.0, "correct": correct, "total": 1000},
+                "all": {"says": "all of it", "steps": 0, "mean_percent": 91.0, "lowest_percent": 90.0, "correct": correct, "total": 1000},
+            },
+        }
+        (folder / f"students-{day}.json").write_text(json.dumps(record))
+    assert publish.main(["--results", str(folder), "--page", str(folder / "page.md")]) == 0
+    page = (folder / "page.md").read_text()
+    assert "## Plans of a student: digits, fast optimization" in page
+    assert "Student `resnet8`, batch 64, rate 0.1; teacher 95.00 % (950/1000). Seeds: n = 2; 2 thread" in page
+    assert "| FSP | 640 | 89.00 % | 88.00 % | 880/1000, 900/1000 |" in page, "the newest record"
+    assert "| all of it |  | 91.00 % |" in page
+    assert "3/1000" not in page
+
+
 def test_a_toy_run_is_refused(folder: Path) -> None:
     (folder / "toy.json").write_text(json.dumps({"format": publish.FORMAT, "kind": "speed", "tiny": True, "measured": ""}))
     with pytest.raises(AssertionError, match=r"toy\.json is no record of a real run"):

@@ -31,7 +31,7 @@ def test_a_stage_is_the_recipes_last_for_its_share() -> None:
     document = {**TWO_STAGES, "set": {"size": 4}}
     changed = apply_plan(document, "fsp-kd")
     first, second = changed["student"]["stages"]
-    assert first == {"epochs": 10, "batch": 8, "objectives": [{"name": "fsp"}]}
+    assert first == {"epochs": 10, "batch": 8, "objectives": [{"name": "fsp", "reduction": "mean"}], "clip": 5.0}
     assert second == {"epochs": 30, "batch": 8, "objectives": [{"name": "kd", "temperature": 4.0}]}
     assert changed["set"] == {"size": 4}
     assert TWO_STAGES["student"]["stages"][1]["objectives"][0] == {"name": "kd", "temperature": 4.0}
