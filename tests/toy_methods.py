@@ -15,8 +15,10 @@ from distillery.methods.catalog import METHODS, Method
 from distillery.numerics import full_precision
 from distillery.seeding import seeded
 from distillery.synthesis.common import needed_ood
-from distillery.synthesis.conditional import ConditionalConfig, ConditionalSynthesizer, Generated
+from distillery.synthesis.conditional import ConditionalSynthesizer
+from distillery.synthesis.config import ConditionalConfig
 from distillery.synthesis.inversion import InversionConfig, InversionSynthesizer, View
+from distillery.synthesis.learner import Generated
 from distillery.synthesis.protocol import Ingredients
 from distillery.types import Classifier
 
@@ -113,7 +115,7 @@ class ToyCritic(ConditionalSynthesizer[ToyCriticConfig]):
         if config.label_weight:
             terms["label"] = config.label_weight * functional.cross_entropy(full_precision(logits), made.labels)
         if self._ood is not None:
-            (real,) = self._ood.draw(config.batch, 1, self.learning)
+            (real,) = self._ood.draw(config.batch, 1, made.draws[0])
             wrong = functional.softplus(-self._discriminator(real)) + functional.softplus(self._discriminator(made.images.detach()))
             self._critic_optimizer.zero_grad()
             wrong.mean().backward()

@@ -12,6 +12,7 @@ import tempfile
 from pathlib import Path
 
 from mutant import Mutant
+from of_generators import GENERATORS
 from of_students import STUDENTS
 
 ROOT = Path(__file__).parents[2]
@@ -20,6 +21,7 @@ COPIED = ("src", "components", "pipelines", "images", "tests", "docs")
 
 MUTANTS: tuple[Mutant, ...] = (
     *STUDENTS,
+    *GENERATORS,
     Mutant(
         "a pipeline found by its target whatever the number of generators",
         "src/distillery/step_table.py",
@@ -153,20 +155,6 @@ MUTANTS: tuple[Mutant, ...] = (
         "self._rounds >= config.warmup",
         "self._rounds > config.warmup",
         "tests/equivalence/test_fast_dfkd.py",
-    ),
-    Mutant(
-        "a teacher that sees the images before the jitter",
-        "src/distillery/methods/ls_gdfd.py",
-        "self._matcher.observe(self._jittered(images))",
-        "self._matcher.observe(images)",
-        "tests/equivalence/test_ls_gdfd.py",
-    ),
-    Mutant(
-        "a conditional generator sampled in train mode",
-        "src/distillery/synthesis/conditional.py",
-        "        self._generator.eval()\n",
-        "        self._generator.train()\n",
-        "tests/equivalence/test_ls_gdfd.py",
     ),
     Mutant(
         "an idle value of a recipe let through",

@@ -1,16 +1,14 @@
 """The table of data-free methods: plain data, so that listing them, `--help` and compiling a pipeline import no torch."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from distillery.catalog import CatalogRow
-from distillery.config import nearest
+from distillery.config import Config, nearest
 from distillery.errors import ConfigError
 from distillery.host import spoken
 from distillery.step_table import find_pipeline
-
-if TYPE_CHECKING:
-    from distillery.synthesis.config import MethodConfig
+from distillery.synthesis.config import MethodConfig
 
 Need = Literal["moments", "class_moments", "batchnorm", "ood"]
 """Moments of the teacher's BatchNorm2d layers over all classes or of each class, such layers themselves, images of another domain."""
@@ -94,7 +92,12 @@ class Method(CatalogRow[Need]):
         """The pipeline that runs the method, with one generator where it trains any."""
         return find_pipeline(coupling=self.coupling, target=self.target)
 
-    def check(self, config: "MethodConfig", supply: Supply) -> None:
+    def required(self, config: Config) -> tuple[Need, ...]:
+        """What is needed under these settings: a term of weight 0 needs nothing, and another setting may need something of its own."""
+        further = config.further_needs if isinstance(config, MethodConfig) else ()
+        return (*super().required(config), *(need for need in NEEDS if need in further))
+
+    def check(self, config: MethodConfig, supply: Supply) -> None:
         """Refuse settings under which the method needs what the run does not have.
 
         Raises:

@@ -1,96 +1,49 @@
-"""What methods with one conditional generator share: the loop, sampling and state; such a method's file holds its settings and its loss."""
+"""What methods of conditional generators share: the loop, sampling and state; such a method's file holds its settings and its loss."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
-from distillery.models.generators.config import GeneratorConfig
-from distillery.models.generators.network import build_generator
-from distillery.numerics import full_precision
-from distillery.optim.restore import restore_strides
-from distillery.seeding import seeded, stream
+from distillery.models.generators.network import Generator, build_generator
 from distillery.synthesis.common import check_labels, draw_labels, only_looked_at
-from distillery.synthesis.config import MethodConfig
-from distillery.synthesis.protocol import SAMPLING, Ingredients, Turn
+from distillery.synthesis.config import ConditionalConfig
+from distillery.synthesis.learner import Generated, Held, Lone
+from distillery.synthesis.protocol import Ingredients, Turn
 from distillery.synthesis.recorder import TermRecorder, is_diagnosed
+from distillery.synthesis.stacked import Stack
 from distillery.types import Batch, Classifier
-
-
-class ConditionalConfig(MethodConfig):
-    """Settings of a conditional generator's training; a method adds the weights of its terms.
-
-    Attributes:
-        generator: its network.
-        batch: images a step.
-        steps_per_round: generator steps of one turn.
-        rate: Adam's rate.
-        betas: Adam's momenta.
-    """
-
-    generator: GeneratorConfig = GeneratorConfig(name="conditional", latent=1024, width=64, condition="one_hot")
-    batch: int = Field(default=128, ge=2)
-    steps_per_round: int = Field(default=500, ge=1)
-    rate: float = Field(default=1e-3, gt=0)
-    betas: tuple[float, float] = (0.5, 0.999)
-
-    @property
-    def images_per_turn(self) -> int:
-        """The last step's images."""
-        return self.batch
-
-    @property
-    def steps_per_turn(self) -> int:
-        """Generator steps."""
-        return self.steps_per_round
-
-    def cut(self, images: int, steps: int) -> Self:
-        """Fewer generator steps on a smaller batch."""
-        return self.model_copy(update={"batch": images, "steps_per_round": steps})
-
 
 Settings = TypeVar("Settings", bound=ConditionalConfig)
 
 
-@dataclass(frozen=True)
-class Generated:
-    """One step's images and what they were made from.
-
-    Attributes:
-        images: (N, C, H, W), float32 in [0, 1], with the generator's graph.
-        labels: (N,) int64, the classes asked for.
-        latent: (N, generator.latent), standard normal.
-    """
-
-    images: Tensor
-    labels: Tensor
-    latent: Tensor
-
-
 class ConditionalSynthesizer(ABC, Generic[Settings]):
-    """One conditional generator, as a `Synthesizer`; a method derives from it and says in `terms` what is minimised.
+    """One conditional generator, or a share of an ensemble, as a `Synthesizer`; a method says in `terms` what is minimised.
 
-        L(theta) = sum of the terms of x = G(z | y),    z ~ N(0, 1), y uniform
+        L(theta) = sum of the terms of x = G(z | y),    z ~ N(0, 1), y uniform over the generator's classes
 
-    It trains in train mode and is sampled in eval mode: a batch of one class in train mode would be normalised by itself.
+    It trains in train mode and is sampled in eval mode: a batch of one class in train mode would be normalised by itself. The generators
+    of an ensemble learn a few at once as one network (`synthesis/stacked.py`), each as it would alone: its loss is its own, and it draws
+    from streams that its index names.
 
     Args:
         name: of the method's catalog row; its random streams are named by it.
         config: its settings.
         ingredients: what it is built from.
-        beside: networks that learn with the generator by the same loss and optimiser, such as a decoder; they take no part in `synthesize`.
+        beside: networks that learn with the generator by the same loss and optimiser, such as a decoder; they take no part in
+            `synthesize`, and an ensemble has none.
 
     Attributes:
         config: its settings.
         teacher: frozen.
         runtime: device and precision; a pass of the teacher belongs under `runtime.autocast()`.
-        learning: the random stream of whatever `terms` draws.
         beside: those networks, on the device.
+
+    Raises:
+        ConfigError: more generators than classes.
     """
 
     def __init__(
@@ -99,20 +52,20 @@ class ConditionalSynthesizer(ABC, Generic[Settings]):
         self.config = config
         self.teacher = ingredients.teacher
         self.runtime = ingredients.runtime
-        self.learning = stream(ingredients.seed, name, "learning")
         self.beside = {key: self.runtime.place(module.train()) for key, module in beside.items()}
-        with seeded(ingredients.seed, name, "init"):
-            generator = build_generator(config.generator, self.teacher.spec, self.teacher.num_classes)
-        self._generator = self.runtime.place(generator.train())
-        learners = [parameter for module in (self._generator, *self.beside.values()) for parameter in module.parameters()]
-        self._optimizer = torch.optim.Adam(learners, lr=config.rate, betas=config.betas, fused=self.runtime.device.type == "cuda")
-        self._sampling = stream(ingredients.seed, name, "sampling")
         self._diagnose = ingredients.diagnose
         self._rounds = 0
+        share = ingredients.share
+        assert share.total == 1 or not beside, "the generators of an ensemble have no network beside them"
+        self._held: Held = (
+            Stack(name, config, ingredients, self.build_network)
+            if share.total > 1
+            else Lone(name, config, ingredients, self.build_network, self.beside)
+        )
 
     @abstractmethod
     def terms(self, made: Generated, student: Classifier | None) -> dict[str, Tensor]:
-        """The weighted terms of one step whose weight is above 0, 0-d with their graph.
+        """The weighted terms of one step whose weight is above 0, 0-d with their graph; of several generators, summed over them.
 
         Args:
             made: this step's images.
@@ -122,64 +75,71 @@ class ConditionalSynthesizer(ABC, Generic[Settings]):
             ConfigError: without a student there is nothing to minimise.
         """
 
+    def build_network(self, num_classes: int) -> Generator:
+        """A generator with fresh weights, drawn from torch's global stream; one of a single class has no one-hot part.
+
+        Args:
+            num_classes: how many classes it can be asked for.
+        """
+        config = self.config.generator
+        if num_classes == 1:
+            config = config.model_copy(update={"condition": "none"})
+        return build_generator(config, self.teacher.spec, num_classes)
+
+    def draw_labels(self, classes: range, draws: torch.Generator) -> Tensor:
+        """The labels (batch,) int64 of one generator's step, on the CPU.
+
+        Args:
+            classes: its own.
+            draws: its stream.
+        """
+        return draw_labels(self.config.batch, len(classes), "uniform", draws) + classes.start
+
     def advance(self, student: Classifier | None, labels: Tensor | None = None) -> Turn:
         """`steps_per_round` generator steps; labels are drawn, whatever is asked for."""
         self._rounds += 1
-        self._generator.train()
         recorder = TermRecorder(self._diagnose and is_diagnosed(self._rounds))
+        last = []
         with only_looked_at(student):
-            for _ in range(self.config.steps_per_round):
-                made = self._generate(self._draw_labels(self.config.batch, self.learning), self.learning)
-                loss = recorder.add(self.terms(made, student), made.images)
-                self._optimizer.zero_grad()
-                loss.backward()
-                self._optimizer.step()
-        return recorder.turn(recorder.mean(), Batch(made.images.detach(), made.labels))
+            for learner in self._held.learners:
+                recorder.begin()
+                for _ in range(self.config.steps_per_round):
+                    made = learner.generate(self.config.batch, self.draw_labels)
+                    learner.learn(recorder.add(self.terms(made, student), made.images, made.groups))
+                last.append(Batch(made.images.detach(), made.labels))
+        return recorder.turn(recorder.mean(), last[0] if len(last) == 1 else _joined(last))
 
     @torch.no_grad()
     def synthesize(self, n: int, labels: Tensor | None = None, student: Classifier | None = None) -> Batch:
-        """N images by one forward pass each, labels drawn uniformly where none are asked for."""
-        device = self.runtime.device
+        """N images by one forward pass each, labels drawn uniformly of all classes held here where none are asked for.
+
+        Raises:
+            ConfigError: labels of classes that other shares of the ensemble hold.
+        """
+        device, classes = self.runtime.device, self._held.classes
         if labels is not None:
             check_labels(labels, n, self.teacher.num_classes)
         else:
-            labels = self._draw_labels(n, self._sampling)
+            labels = draw_labels(n, len(classes), "uniform", self._held.sampling[0]) + classes.start
         if n == 0:
             return Batch(torch.empty(0, *self.teacher.spec.shape, device=device), labels.to(device))
-        self._generator.eval()
-        parts = [self._generate(part, self._sampling).images for part in labels.split(self.config.batch)]
-        self._generator.train()
-        return Batch(torch.cat(parts), labels.to(device))
+        return Batch(self._held.sample(labels), labels.to(device))
 
     def state_dict(self) -> dict[str, Any]:
-        """Generator with its BatchNorm buffers, networks beside it, optimizer, both random streams and the count of turns."""
-        return {
-            "generator": self._generator.state_dict(),
-            **{name: module.state_dict() for name, module in self.beside.items()},
-            "optimizer": self._optimizer.state_dict(),
-            "learning": self.learning.get_state(),
-            SAMPLING: self._sampling.get_state(),
-            "rounds": self._rounds,
-        }
+        """Generators with their BatchNorm buffers, networks beside, optimiser, all random streams and the count of turns."""
+        return {**self._held.state_dict(), **{name: module.state_dict() for name, module in self.beside.items()}, "rounds": self._rounds}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from `state_dict()`."""
-        self._generator.load_state_dict(state["generator"])
+        """Continue from `state_dict()`.
+
+        Raises:
+            CheckpointMismatchError: of another share of an ensemble.
+        """
+        self._held.load_state_dict(state)
         for name, module in self.beside.items():
             module.load_state_dict(state[name])
-        self._optimizer.load_state_dict(state["optimizer"])
-        restore_strides(self._optimizer)
-        self.learning.set_state(state["learning"])
-        self._sampling.set_state(state[SAMPLING])
         self._rounds = int(state["rounds"])
 
-    def _draw_labels(self, n: int, draws: torch.Generator) -> Tensor:
-        return draw_labels(n, self.teacher.num_classes, "uniform", draws)
 
-    def _generate(self, labels: Tensor, draws: torch.Generator) -> Generated:
-        device = self.runtime.device
-        labels = labels.to(device)
-        latent = torch.randn(len(labels), self.config.generator.latent, generator=draws).to(device)
-        with self.runtime.autocast():
-            images: Tensor = self._generator(latent, labels)
-        return Generated(full_precision(images), labels, latent)
+def _joined(batches: Sequence[Batch]) -> Batch:
+    return Batch(torch.cat([batch.images for batch in batches]), torch.cat([batch.labels for batch in batches if batch.labels is not None]))

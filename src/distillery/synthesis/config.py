@@ -2,9 +2,10 @@
 
 from typing import Self
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from distillery.config import Config
+from distillery.models.generators.config import GeneratorConfig
 
 WEIGHT = "_weight"
 """Ending of the fields that weigh a term: a method's loss is the sum of its terms, each times its weight."""
@@ -33,6 +34,11 @@ class MethodConfig(Config):
         return 1
 
     @property
+    def further_needs(self) -> tuple[str, ...]:
+        """What these settings need beside what the catalog row says, in the row's words: for settings that are no weights."""
+        return ()
+
+    @property
     def warmup_turns(self) -> int:
         """Turns at the start in which the student must not train."""
         return 0
@@ -57,3 +63,35 @@ class MethodConfig(Config):
             named = f"{', '.join(first)} and {last} are all 0" if first else f"{last} is 0"
             raise ValueError(f"{named}, so nothing is left to minimise: give one of them a weight above 0")
         return self
+
+
+class ConditionalConfig(MethodConfig):
+    """Settings of a conditional generator's training, of each where there are several; a method adds the weights of its terms.
+
+    Attributes:
+        generator: its network.
+        batch: images a step.
+        steps_per_round: generator steps of one turn.
+        rate: Adam's rate.
+        betas: Adam's momenta.
+    """
+
+    generator: GeneratorConfig = GeneratorConfig(name="conditional", latent=1024, width=64, condition="one_hot")
+    batch: int = Field(default=128, ge=2)
+    steps_per_round: int = Field(default=500, ge=1)
+    rate: float = Field(default=1e-3, gt=0)
+    betas: tuple[float, float] = (0.5, 0.999)
+
+    @property
+    def images_per_turn(self) -> int:
+        """The last step's images."""
+        return self.batch
+
+    @property
+    def steps_per_turn(self) -> int:
+        """Generator steps."""
+        return self.steps_per_round
+
+    def cut(self, images: int, steps: int) -> Self:
+        """Fewer generator steps on a smaller batch."""
+        return self.model_copy(update={"batch": images, "steps_per_round": steps})

@@ -23,6 +23,9 @@ def is_diagnosed(number: int) -> bool:
 class TermRecorder:
     """Collects one turn's terms step by step; nothing waits for the device.
 
+    Terms that add up over groups, one a generator, are recorded and judged as the mean of a group: what is too large does not depend on
+    how many generators learn beside each other.
+
     Args:
         diagnose: measure at the first step how hard each term pulls at the images.
     """
@@ -30,29 +33,42 @@ class TermRecorder:
     def __init__(self, diagnose: bool = False) -> None:
         self._diagnose = diagnose
         self._names: tuple[str, ...] = ()
-        self._steps: list[Tensor] = []
-        self._norms: dict[str, Tensor] = {}
+        self._sums: list[Tensor] = []
+        self._groups: list[int] = []
+        self._at = 0
+        self._pulls: list[tuple[dict[str, Tensor], int]] = []
 
-    def add(self, terms: Mapping[str, Tensor], images: Tensor) -> Tensor:
+    def begin(self) -> None:
+        """Count steps from the first again: the same turn of further generators, which are added to those before."""
+        self._at = 0
+
+    def add(self, terms: Mapping[str, Tensor], images: Tensor, groups: int = 1) -> Tensor:
         """Add one step.
 
         Args:
             terms: weighted, 0-d, with their graph; the same names at each step of a turn.
             images: (N, C, H, W) that they are of, part of that graph.
+            groups: how many generators the terms are summed over.
 
         Returns:
             The loss, 0-d: the sum of the terms.
         """
-        if self._diagnose and not self._steps:
-            self._norms = _gradient_norms(terms, images)
+        if self._diagnose and not self._at:
+            self._pulls.append((_gradient_norms(terms, images), groups))
         values = torch.stack(list(terms.values()))
         self._names = tuple(terms)
-        self._steps.append(values.detach())
+        if self._at == len(self._sums):
+            self._sums.append(values.detach())
+            self._groups.append(groups)
+        else:
+            self._sums[self._at] = self._sums[self._at] + values.detach()
+            self._groups[self._at] += groups
+        self._at += 1
         return values.sum()
 
     def mean(self) -> dict[str, Tensor]:
         """Each term's mean over the steps."""
-        return self._named(reduce(add, self._steps) / len(self._steps))
+        return self._named(reduce(add, self._steps) / len(self._sums))
 
     def last(self) -> dict[str, Tensor]:
         """Each term at the last step."""
@@ -63,6 +79,14 @@ class TermRecorder:
         bad = is_bad(torch.stack(self._steps))
         return self._named(torch.where(bad.any(0), bad.int().argmax(0) + 1, 0))
 
+    def gradient_norms(self) -> dict[str, Tensor]:
+        """The L2 norm of each term's gradient on one generator's images at the first step; of several, the root of its mean square."""
+        if [groups for _, groups in self._pulls] == [1]:
+            return self._pulls[0][0]
+        total = sum(groups for _, groups in self._pulls)
+        squares = {name: torch.stack([norms[name].square() for norms, _ in self._pulls]) for name in self._names if total}
+        return {name: (values.sum() / total).sqrt() for name, values in squares.items()}
+
     def turn(self, terms: Mapping[str, Tensor], batch: Batch | None = None, ready: bool = True) -> Turn:
         """The turn as `advance` returns it.
 
@@ -71,7 +95,12 @@ class TermRecorder:
             batch: its images, if it makes any.
             ready: see `Turn`.
         """
-        return Turn(terms, batch, ready, self._norms, self.first_bad())
+        return Turn(terms, batch, ready, self.gradient_norms(), self.first_bad())
+
+    @property
+    def _steps(self) -> list[Tensor]:
+        """The mean of a group at each step."""
+        return [values / groups for values, groups in zip(self._sums, self._groups, strict=True)]
 
     def _named(self, values: Tensor) -> dict[str, Tensor]:
         return dict(zip(self._names, values, strict=True))

@@ -106,3 +106,17 @@ def test_the_weights_of_needs_are_the_method_s_own(name: str) -> None:
 def test_a_method_that_nobody_named_is_missing() -> None:
     with pytest.raises(ConfigError, match=r"^synthesis\.method is missing: name one of fast_dfkd, ls_gdfd"):
         find_method("")
+
+
+def test_a_setting_that_is_no_weight_may_need_something_of_its_own() -> None:
+    row, config = find_method("ls_gdfd"), find_method("ls_gdfd").load()[1]
+    assert row.required(config()) == ("moments",)
+    by_class = config(targets="class")
+    assert row.required(by_class) == ("moments", "class_moments")
+    assert row.required(config(moments_weight=0)) == ()
+    row.check(by_class, EVERYTHING)
+    with pytest.raises(ConfigError, match="ls_gdfd matches BatchNorm statistics of each class, but its moments are those of all classes"):
+        row.check(by_class, Supply(batchnorm=True))
+    for idle, said in (({"moments_weight": 0, "targets": "class"}, "moments_weight is 0"), ({"images_per_class": 8}, "targets is global")):
+        with pytest.raises(ConfigError, match=f"has no effect where {said}"):
+            config.parse(idle)

@@ -8,7 +8,9 @@ from torch import Tensor
 
 from contract.tiny import changed, flatten
 from distillery.runtime import resolve_runtime
-from distillery.synthesis.conditional import ConditionalConfig, ConditionalSynthesizer, Generated
+from distillery.synthesis.conditional import ConditionalSynthesizer
+from distillery.synthesis.config import ConditionalConfig
+from distillery.synthesis.learner import Generated
 from distillery.synthesis.protocol import Ingredients
 from distillery.types import Classifier
 from equivalence.plain import tiny_classifier

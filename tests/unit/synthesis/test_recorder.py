@@ -42,3 +42,21 @@ def test_the_first_bad_step_is_kept_on_the_device(bad: float) -> None:
     assert {name: int(step) for name, step in recorder.first_bad().items()} == {"a": 3, "b": 2, "c": 0}
     far.add({"a": torch.ones((), device="meta")}, torch.empty(0))
     assert far.first_bad()["a"].device.type == "meta", "it never reads a value"
+
+
+def test_terms_of_several_generators_are_told_and_judged_as_the_mean_of_one() -> None:
+    images = torch.tensor([3.0, 4.0], requires_grad=True)
+    recorder = TermRecorder(diagnose=True)
+    assert float(recorder.add({"a": 4e5 * images.sum()}, images, groups=4).detach()) == 28e5, "the loss is the sum"
+    recorder.add({"a": torch.tensor(8.0)}, images, groups=4)
+    recorder.begin()
+    recorder.add({"a": 1e5 * images.sum()}, images, groups=1)
+    recorder.add({"a": torch.tensor(7.0)}, images, groups=1)
+    assert float(recorder.last()["a"]) == 3.0
+    assert float(recorder.mean()["a"]) == (7e5 + 3.0) / 2
+    assert int(recorder.first_bad()["a"]) == 0, "4 generators owe 28e5 together, which is above what one may"
+    expected = (2 * (4e5**2 + 1e5**2) / 5) ** 0.5
+    assert float(recorder.turn(recorder.mean()).gradient_norms["a"]) == pytest.approx(expected)
+    recorder.begin()
+    recorder.add({"a": torch.tensor(float("nan"))}, images, groups=1)
+    assert int(recorder.first_bad()["a"]) == 1, "one generator that goes bad is enough"

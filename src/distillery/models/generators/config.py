@@ -7,14 +7,15 @@ from pydantic import Field, model_validator
 from distillery.config import Config
 
 # Each published generator ends in its own squashing function; a config that names none gets that one.
-_PUBLISHED_OUTPUT = {"generator": "sigmoid", "large_generator": "sigmoid", "conditional": "tanh"}
+_PUBLISHED_OUTPUT = {"generator": "sigmoid", "large_generator": "sigmoid", "conditional": "tanh", "deep_conditional": "tanh"}
 
 
 class GeneratorConfig(Config):
     """Settings of a generator.
 
     Attributes:
-        name: generator and large_generator as in the family of CMI and FastDFKD; conditional as in LS-GDFD.
+        name: generator and large_generator as in the family of CMI and FastDFKD; conditional as in LS-GDFD on CIFAR, two upsamplings,
+            deep_conditional as there on ImageNet, five of them at one width (published with a latent of 512).
         latent: size of z.
         width: the paper's ngf: channels before the last convolution; earlier stages have 2x or 4x as many.
         condition: one_hot appends the asked label to z; none ignores labels.
@@ -28,7 +29,7 @@ class GeneratorConfig(Config):
             as the published FastDFKD code does.
     """
 
-    name: Literal["generator", "large_generator", "conditional"]
+    name: Literal["generator", "large_generator", "conditional", "deep_conditional"]
     latent: int = Field(default=256, ge=1)
     width: int = Field(default=64, ge=1)
     condition: Literal["none", "one_hot"] = "none"

@@ -1,4 +1,4 @@
-"""The generators: a linear layer to a quarter of the image's size, then two upsamplings with convolutions."""
+"""The generators: a linear layer to a small map, then upsamplings with convolutions to the image's size, two or five of them."""
 
 import math
 from collections.abc import Iterator
@@ -14,18 +14,19 @@ from distillery.models.generators.config import GeneratorConfig
 from distillery.numerics import clamp_through, full_precision
 from distillery.types import ImageSpec
 
-_SLOPE = 0.2  # of every LeakyReLU, in both families
+SLOPE = 0.2
+"""Of every LeakyReLU, in both families."""
 _DEVIATION = 0.02
 
-# Channels at a quarter, half and full size, in units of the width.
-_STAGES = {"generator": (2, 2, 1), "large_generator": (4, 2, 1), "conditional": (2, 2, 1)}
+# Channels from the smallest map to full size, each twice as large as the one before, in units of the width.
+_STAGES = {"generator": (2, 2, 1), "large_generator": (4, 2, 1), "conditional": (2, 2, 1), "deep_conditional": (1, 1, 1, 1, 1, 1)}
 
 
 class Generator(nn.Module):
     """Maps latents, and labels where it is conditional, to images in [0, 1].
 
-    A size that is no multiple of 4 is generated at the next one and cropped at the lower right. One that ends in a BatchNorm makes values
-    of about mean 0 and variance 1 a channel, what a teacher sees once it has normalised; they leave as
+    A size that is no multiple of 4 (of 32 for deep_conditional) is generated at the next one and cropped at the lower right. One that
+    ends in a BatchNorm makes values of about mean 0 and variance 1 a channel, what a teacher sees once it has normalised; they leave as
 
         x = clamp(std * BN(raw) + mean, 0, 1),    dx/dBN = std also where it clamps
 
@@ -37,8 +38,8 @@ class Generator(nn.Module):
         num_classes: K, the length of the one-hot part.
 
     Source:
-        generator, large_generator: arXiv:2105.08584 (CMI) and arXiv:2112.07327 (FastDFKD). conditional: arXiv:2012.05578 (LS-GDFD), with
-        PyTorch's epsilon in every BatchNorm instead of 0.8 in the later ones (`norm_epsilon`).
+        generator, large_generator: arXiv:2105.08584 (CMI) and arXiv:2112.07327 (FastDFKD). conditional, deep_conditional:
+        arXiv:2012.05578 (LS-GDFD), with PyTorch's epsilon in every BatchNorm instead of 0.8 in the later ones (`norm_epsilon`).
     """
 
     mean: Tensor
@@ -50,14 +51,15 @@ class Generator(nn.Module):
         self.spec = spec
         self.num_classes = num_classes
         self.latent_size = config.latent
-        self.start = (math.ceil(spec.height / 4), math.ceil(spec.width / 4))
         channels = [factor * config.width for factor in _STAGES[config.name]]
+        growth = 2 ** (len(channels) - 1)
+        self.start = (math.ceil(spec.height / growth), math.ceil(spec.width / growth))
         self.start_channels = channels[0]
         entries = config.latent + (num_classes if config.condition == "one_hot" else 0)
-        is_conditional = config.name == "conditional"
+        is_conditional = config.name in ("conditional", "deep_conditional")
         self.linear = nn.Linear(entries, channels[0] * self.start[0] * self.start[1], bias=not is_conditional)
         self.norm = nn.BatchNorm2d(channels[0])
-        self.activation = nn.LeakyReLU(_SLOPE, inplace=True) if is_conditional else nn.Identity()
+        self.activation = nn.LeakyReLU(SLOPE, inplace=True) if is_conditional else nn.Identity()
         self.stages = nn.Sequential(*_stages(channels, config.norm_epsilon))
         self.last = nn.Conv2d(channels[-1], spec.channels, 3, padding=1)
         if config.output in ("batchnorm", "tanh_batchnorm"):
@@ -141,7 +143,7 @@ def _stages(channels: list[int], epsilon: float) -> Iterator[nn.Module]:
         yield nn.Upsample(scale_factor=2)
         yield nn.Conv2d(before, after, 3, padding=1, bias=False)
         yield nn.BatchNorm2d(after, eps=epsilon)
-        yield nn.LeakyReLU(_SLOPE, inplace=True)
+        yield nn.LeakyReLU(SLOPE, inplace=True)
 
 
 def _initialise(module: nn.Module) -> None:
