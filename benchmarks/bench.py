@@ -18,6 +18,8 @@ from alone import grow, materialize
 from contest import HABITS, TINY, Scene, Side, Size, Timing, build_scene
 from distillery.runtime import resolve_runtime
 from measure import document, middle, rounded, write
+from stacks import TINY as TINY_STACKS
+from stacks import stacked
 from worker import RIVAL, Worker
 
 BARS = {"student_loop": 4.0, "synthesis": 5.0}
@@ -54,6 +56,7 @@ class Options:
         steps: of the student in a round; the reader's start is counted once a pass all the same.
         growth_rounds: rounds over which the pool grows; 0 leaves that out.
         materialized: images of the materialized set; 0 leaves it out.
+        stack_rounds: of generators at once against one after another, after one to warm up; 0 leaves it out.
         habits: of the ladder.
     """
 
@@ -62,6 +65,7 @@ class Options:
     steps: int = 4
     growth_rounds: int = 200
     materialized: int = 1024
+    stack_rounds: int = 3
     habits: tuple[str, ...] = tuple(HABITS)
 
 
@@ -85,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     size = TINY if given.tiny else Size()
     with TemporaryDirectory(prefix="bench-") as folder:
         scene = build_scene(size, runtime, Path(folder))
-        fields = {"tiny": given.tiny, "setting": describe(scene, size, options), **measure(scene, options)}
+        fields = {"tiny": given.tiny, "setting": describe(scene, size, options), **measure(scene, options, given.tiny)}
     record = document("speed", runtime, fields)
     write(given.out, record)
     print(f"written: {given.out}")
@@ -95,7 +99,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return int(held_to and any(ratio < BARS[name] for name, ratio in record["ratios"].items()))
 
 
-def measure(scene: Scene, options: Options) -> dict[str, Any]:
+def measure(scene: Scene, options: Options, tiny: bool) -> dict[str, Any]:
     """Everything that is measured, printed as it comes."""
     with Worker(scene) as ours, Worker(scene, RIVAL) as rival:
         main_samples = compare(scene, [ours, rival], options.rounds, options.steps)
@@ -118,6 +122,8 @@ def measure(scene: Scene, options: Options) -> dict[str, Any]:
         print(
             f"a round while the pool grows to {growth['images']:,} images: {growth['first']:.3f} s at first, {growth['last']:.3f} s at last"
         )
+    if options.stack_rounds:
+        alone["stacks"] = stacked(scene.runtime, options.stack_rounds, *(TINY_STACKS if tiny else ()))
     samples = {name: found.to_json() for name, found in main_samples.items()}
     return {"n": options.rounds, "summary": summary, "ratios": ratios, "ladder": ladder, "alone": alone, "samples": samples}
 

@@ -27,6 +27,8 @@ QUICK = [
     "6",
     "--materialized",
     "64",
+    "--stack-rounds",
+    "1",
 ]
 
 
@@ -45,6 +47,9 @@ def test_the_last_lines_are_the_ratios_and_everything_is_written(tmp_path: Path,
     assert record["ladder"] == {}, "it would start a process a habit: see the next test"
     assert record["alone"]["materialize"]["images_per_second"] > 0
     assert len(record["alone"]["growth"]["samples"]) == 6
+    assert [(row["generators"], row["images"]) for row in record["alone"]["stacks"]] == [(2, 4), (3, 4)]
+    assert [len(row["stacked"]) for row in record["alone"]["stacks"]] == [1, 1]
+    assert sum(line.startswith("stacked against one after another: ") for line in lines) == 2
     assert not re.search(re.escape(str(tmp_path)), json.dumps(record)), "no path of this machine"
 
 

@@ -84,4 +84,6 @@ def stack_memory(config: ConditionalConfig, teacher: Classifier, total: int, dev
     saved = sum(tensor.untyped_storage().nbytes() for key, tensor in kept.items() if key not in weights)
     learned = sum(parameter.numel() * parameter.element_size() for parameter in generator.parameters())
     state = sum(value.numel() * value.element_size() for value in generator.state_dict().values())
-    return StackMemory(state, 2 * learned, 3 * learned, 2 * saved * config.batch // _IMAGES, at_once(config.batch, total, device))
+    return StackMemory(
+        state, 2 * learned, 3 * learned, 2 * saved * config.batch // _IMAGES, at_once(config.batch, teacher.spec, total, device)
+    )

@@ -19,21 +19,25 @@ from distillery.seeding import seeded, stream
 from distillery.synthesis.config import ConditionalConfig
 from distillery.synthesis.learner import BuildNetwork, Learner, sample_images
 from distillery.synthesis.protocol import SAMPLING, Ingredients
+from distillery.types import ImageSpec
 
-IMAGES_AT_ONCE = 80
-"""Images of a step of the generators that learn as one network on a CPU: measured, see `docs/methods/ls_gdfd.md`. With fewer, calls take
-their share of the time; with more, the maps no longer fit into the caches."""
+PIXELS_AT_ONCE = 2**16
+"""Pixels of a step's images of the generators that learn as one network on a CPU: measured, see `docs/methods/ls_gdfd.md`. With fewer,
+calls take their share of the time; with more, the maps no longer fit into the caches."""
 
 
-def at_once(batch: int, generators: int, device: torch.device) -> int:
-    """How many generators learn as one network: on a CPU those of `IMAGES_AT_ONCE` images, elsewhere all of a share.
+def at_once(batch: int, spec: ImageSpec, generators: int, device: torch.device) -> int:
+    """How many generators learn as one network: on a CPU those of `PIXELS_AT_ONCE`, elsewhere all of a share.
 
     Args:
         batch: images of each.
+        spec: shape of an image.
         generators: how many there are.
         device: that they learn on.
     """
-    return max(min(IMAGES_AT_ONCE // batch, generators), 1) if device.type == "cpu" else generators
+    if device.type != "cpu":
+        return generators
+    return max(min(PIXELS_AT_ONCE // (batch * spec.height * spec.width), generators), 1)
 
 
 class Stack:
@@ -54,7 +58,7 @@ class Stack:
         self._slices = self._share.classes(ingredients.teacher.num_classes)
         self.classes = range(self._slices[0].start, self._slices[-1].stop)
         held = range(self._share.first, self._share.last)
-        size = at_once(config.batch, len(held), self._runtime.device)
+        size = at_once(config.batch, ingredients.teacher.spec, len(held), self._runtime.device)
         self.learners: list[Learner] = []
         self._networks: list[StackedGenerator] = []
         for start in range(0, len(held), size):
