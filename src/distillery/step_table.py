@@ -192,6 +192,7 @@ PIPELINES: dict[str, Pipeline] = {
             ("plan", "extract_statistics", "materialize", "train_student", *_SCORED),
             coupling="offline",
             targets=("images",),
+            recipe="deep_inversion/digits",
         ),
         Pipeline(
             "online_distillation",

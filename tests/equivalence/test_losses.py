@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from distillery.losses.adversarial import decision_adversarial
+from distillery.losses.adversarial import clamped_divergence, decision_adversarial, jensen_shannon
 from distillery.losses.distillation import kd_loss, kl_per_sample
 from distillery.losses.moments import LayerMoments, batch_moments, blend, moment_distance
-from distillery.losses.priors import squared_norm, total_variation_l2
+from distillery.losses.priors import mean_norm, squared_norm, total_variation_l1, total_variation_l2
 
 
 def draw(*shape: int) -> Tensor:
@@ -219,3 +219,67 @@ def test_distillation_of_dense_answers_is_the_mean_over_images_and_pixels() -> N
     student, teacher = draw(2, 3, 4, 5), draw(2, 3, 4, 5)
     pixels = [kd_loss(student[i, :, y, x][None], teacher[i, :, y, x][None], 2.0) for i in range(2) for y in range(4) for x in range(5)]
     torch.testing.assert_close(kd_loss(student, teacher, 2.0), torch.stack(pixels).mean(), rtol=1e-12, atol=1e-12)
+
+
+def slow_divergence(student: list[float], teacher: list[float], temperature: float) -> float:
+    p, q = slow_softmax(student, temperature), slow_softmax(teacher, temperature)
+    m = [(a + b) / 2 for a, b in zip(p, q, strict=True)]
+    return sum(a * math.log(a / c) + b * math.log(b / c) for a, b, c in zip(p, q, m, strict=True)) / 2
+
+
+def slow_clamped_divergence(student: list[float], teacher: list[float], temperature: float) -> float:
+    p, q = slow_softmax(student, temperature), slow_softmax(teacher, temperature)
+    m = [(a + b) / 2 for a, b in zip(p, q, strict=True)]
+    p, q, m = ([min(max(value, 0.01), 0.99) for value in part] for part in (p, q, m))
+    return sum(c * math.log(c / a) + c * math.log(c / b) for a, b, c in zip(p, q, m, strict=True)) / 2
+
+
+@pytest.mark.parametrize("temperature", [1.0, 3.0])
+@pytest.mark.parametrize(("ours", "slow"), [(jensen_shannon, slow_divergence), (clamped_divergence, slow_clamped_divergence)])
+def test_a_divergence_is_the_mean_over_samples(ours: Callable[..., Tensor], slow: Callable[..., float], temperature: float) -> None:
+    student, teacher = draw(6, 5) * 8, draw(6, 5) * 8
+    expected = sum(slow(s, t, temperature) for s, t in zip(student.tolist(), teacher.tolist(), strict=True)) / 6
+    assert ours(student, teacher, temperature).item() == pytest.approx(expected, rel=1e-12)
+    assert ours(teacher, student, temperature).item() == pytest.approx(expected, rel=1e-12)
+    assert abs(ours(student, student.clone(), temperature).item()) < 1e-12
+
+
+def test_the_divergence_ends_at_ln_2_and_stays_finite() -> None:
+    apart = torch.tensor([[1e4, -1e4], [-1e4, 1e4]], dtype=torch.float64).requires_grad_()
+    found = jensen_shannon(apart, apart.detach().flip(0), 1.0)
+    assert found.item() == pytest.approx(math.log(2), rel=1e-12)
+    found.backward()
+    assert torch.isfinite(apart.grad).all()  # type: ignore[arg-type]
+
+
+def test_the_clamp_hides_what_many_classes_disagree_on() -> None:
+    student, teacher = draw(2, 1000), draw(2, 1000)
+    assert jensen_shannon(student, teacher, 1.0).item() > 0.1
+    assert clamped_divergence(student, teacher, 1.0).item() < 0.1
+
+
+@pytest.mark.parametrize("groups", [1, 3])
+def test_the_other_priors_are_means_of_absolute_differences_and_of_norms(groups: int) -> None:
+    images = draw(6, 2, 4, 5)
+    variation = norm = 0.0
+    for group in images.chunk(groups):
+        for down, right in ((0, 1), (1, 0), (1, 1), (1, -1)):
+            apart = [
+                abs(float(image[c, y + down, x + right] - image[c, y, x]))
+                for image in group
+                for c in range(2)
+                for y in range(4 - down)
+                for x in range(5)
+                if 0 <= x + right < 5
+            ]
+            variation += sum(apart) / len(apart)
+        norm += sum(math.sqrt(sum(float(value) ** 2 for value in image.flatten())) for image in group) / len(group)
+    assert total_variation_l1(images, groups).item() == pytest.approx(variation, rel=1e-12)
+    assert mean_norm(images, groups).item() == pytest.approx(norm, rel=1e-12)
+
+
+def test_a_factor_weighs_the_first_layer_alone() -> None:
+    batch = [LayerMoments(draw(3), draw(3)), LayerMoments(draw(4), draw(4))]
+    target = [LayerMoments(draw(3), draw(3)), LayerMoments(draw(4), draw(4))]
+    first, second = (moment_distance(batch[i : i + 1], target[i : i + 1]).item() for i in range(2))
+    assert moment_distance(batch, target, 10.0).item() == pytest.approx(10 * first + second, rel=1e-12)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from mutant import Mutant
 from of_generators import GENERATORS
+from of_inversion import INVERSION
 from of_students import STUDENTS
 
 ROOT = Path(__file__).parents[2]
@@ -22,6 +23,7 @@ COPIED = ("src", "components", "pipelines", "images", "tests", "docs")
 MUTANTS: tuple[Mutant, ...] = (
     *STUDENTS,
     *GENERATORS,
+    *INVERSION,
     Mutant(
         "a pipeline found by its target whatever the number of generators",
         "src/distillery/step_table.py",

@@ -90,7 +90,7 @@ def batch_moments(features: Tensor, groups: int = 1) -> LayerMoments:
     return LayerMoments(mean, variance)
 
 
-def moment_distance(batch: Sequence[LayerMoments], target: Sequence[LayerMoments]) -> Tensor:
+def moment_distance(batch: Sequence[LayerMoments], target: Sequence[LayerMoments], first: float = 1.0) -> Tensor:
     """Sum over layers and groups of ||mean - mean_hat||_2 + ||var - var_hat||_2: plain norms, not squared, not divided by C.
 
     Each group has norms of its own, because one norm over G groups at the distance d would be sqrt(G) * d: each generator of a stack
@@ -99,13 +99,16 @@ def moment_distance(batch: Sequence[LayerMoments], target: Sequence[LayerMoments
     Args:
         batch: the statistics of this batch, one a layer, (C,) or (G, C).
         target: those the teacher recorded, in the same order: (C,), the same for every group, or (G, C).
+        first: factor on the first layer's share; DeepInversion's settings for ImageNet give it 10.
 
     Returns:
         A scalar, at least 0: the sum of what each group alone would give.
 
-    Source: LS-GDFD, arXiv:2012.05578, equation 4; the same form in FastDFKD's code.
+    Source: LS-GDFD, arXiv:2012.05578, equation 4; the same form in FastDFKD's code; `first`: DeepInversion's code.
     """
     norms = [_norms(seen.mean - wanted.mean) + _norms(seen.variance - wanted.variance) for seen, wanted in zip(batch, target, strict=True)]
+    if first != 1:
+        norms[0] = first * norms[0]
     return torch.stack(norms).sum()
 
 

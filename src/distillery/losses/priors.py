@@ -33,6 +33,22 @@ def total_variation_l2(images: Tensor, groups: int = 1) -> Tensor:
     return torch.stack([_group_norms(difference, groups) for difference in _neighbour_differences(images)]).sum()
 
 
+def total_variation_l1(images: Tensor, groups: int = 1) -> Tensor:
+    """Sum over groups and four neighbour directions of the mean absolute difference in the group.
+
+    Args:
+        images: (G*B, C, H, W) with the group outermost, H and W at least 2.
+        groups: G, which divides the batch.
+
+    Returns:
+        A scalar, at least 0, whatever B is; it grows in a straight line with G.
+
+    Source: DeepInversion, arXiv:1912.08795, its code's second form of the prior, without the detour over pixels of 0 to 255.
+    """
+    _check_groups(images, groups)
+    return groups * torch.stack([difference.abs().mean() for difference in _neighbour_differences(images)]).sum()
+
+
 def squared_norm(images: Tensor, groups: int = 1) -> Tensor:
     """Sum over groups of the mean over a group's images of the squared L2 norm, (1/B) * sum_i ||x_i||^2.
 
@@ -45,6 +61,20 @@ def squared_norm(images: Tensor, groups: int = 1) -> Tensor:
     _check_groups(images, groups)
     mean = images.square().sum(dim=(1, 2, 3)).mean()
     return mean if groups == 1 else groups * mean  # groups are of equal size, so their means add up to G times the mean over all
+
+
+def mean_norm(images: Tensor, groups: int = 1) -> Tensor:
+    """Sum over groups of the mean over a group's images of the L2 norm, not squared: (1/B) * sum_i ||x_i||.
+
+    Args:
+        images: (G*B, C, H, W).
+        groups: G, which divides the batch.
+
+    Source: DeepInversion, arXiv:1912.08795, section 3.1; not squared, as its code has it.
+    """
+    _check_groups(images, groups)
+    norms: Tensor = torch.linalg.vector_norm(images, dim=(1, 2, 3))
+    return groups * norms.mean()
 
 
 def _group_norms(values: Tensor, groups: int) -> Tensor:

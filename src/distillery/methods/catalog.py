@@ -116,6 +116,17 @@ METHODS: dict[str, Method] = {
     row.name: row
     for row in (
         Method(
+            name="deep_inversion",
+            title="DeepInversion",
+            paper="arXiv:1912.08795 (CVPR 2020)",
+            target="images",
+            coupling="offline",
+            feed="pool",
+            needs={"moments": "moments_weight"},
+            summary="Images made from noise by gradients on their pixels, without a generator and before any student exists.",
+            implementation="distillery.methods.deep_inversion:DeepInversion",
+        ),
+        Method(
             name="fast_dfkd",
             title="FastDFKD",
             paper="arXiv:2112.07327 (AAAI 2022)",

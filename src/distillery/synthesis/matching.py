@@ -92,20 +92,21 @@ class MomentMatcher:
                     )
             return logits, [batch_moments(seen[key], groups) for key in self._keys]
 
-    def distance(self, batch: list[LayerMoments], labels: Tensor | None = None) -> Tensor:
+    def distance(self, batch: list[LayerMoments], labels: Tensor | None = None, first: float = 1.0) -> Tensor:
         """Distance of the statistics, blended with the running average where there is one, from the teacher's; summed over groups.
 
         Args:
             batch: what `observe` gave.
             labels: (G,) int64 in [0, K), the class of each group; not checked, which would make the device wait. Targets that are global
                 do not look at it.
+            first: factor on the share of the layer that is visited first.
 
         Raises:
             ConfigError: the targets are of classes and nobody said which.
         """
         if self._past:
             batch = [blend(now, past, self._momentum) for now, past in zip(batch, self._past, strict=True)]
-        return moment_distance(batch, self._targets(batch, labels))
+        return moment_distance(batch, self._targets(batch, labels), first)
 
     def _targets(self, batch: list[LayerMoments], labels: Tensor | None) -> list[LayerMoments]:
         wanted = self._moments

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from distillery.synthesis.common import draw_labels
+from distillery.synthesis.common import draw_labels, in_full_batches
 
 
 @pytest.mark.parametrize(("count", "classes"), [(64, 100), (1, 7), (100, 7), (256, 100), (6, 4), (255, 256)])
@@ -38,3 +38,17 @@ def test_balanced_labels_come_in_random_order() -> None:
     draws = torch.Generator().manual_seed(4)
     places = torch.stack([(draw_labels(6, 4, "balanced", draws) == 3).float() for _ in range(4000)]).mean(0)
     assert (places - places.mean()).abs().max() < 0.05
+
+
+def test_full_batches_are_shuffled_and_the_images_come_back_in_the_order_of_their_labels() -> None:
+    seen: list[torch.Tensor] = []
+
+    def make(part: torch.Tensor) -> torch.Tensor:
+        seen.append(part)
+        return part.float().view(-1, 1, 1, 1)
+
+    labels, surplus = torch.arange(3).repeat_interleave(9), torch.tensor([7, 8, 9])
+    made = in_full_batches(labels, surplus, 10, torch.Generator().manual_seed(5), make)
+    assert torch.equal(made.flatten(), labels.float())
+    assert [len(part) for part in seen] == [10, 10, 10]
+    assert all(len(set(part.tolist()) - {7, 8, 9}) > 1 for part in seen), "no batch is of one class"
