@@ -1,8 +1,15 @@
-"""Mistakes in ensembles of generators."""
+"""Mistakes in what trains generators, and in the pool of what they made."""
 
 from mutant import Mutant
 
 GENERATORS = (
+    Mutant(
+        "a small part of a pool drawn with replacement",
+        "src/distillery/data/pool.py",
+        "ordered[1:] != ordered[:-1]",
+        "True",
+        "tests/unit/data/test_pool.py",
+    ),
     Mutant(
         "a conditional generator sampled in train mode",
         "src/distillery/synthesis/learner.py",

@@ -136,10 +136,36 @@ class ImagePool:
 
 
 def passes(num: int, batch: int, steps: int, generator: torch.Generator) -> Iterator[Tensor]:
-    """`steps` batches of `batch` indices below `num`, from shuffled passes without replacement; int64 on the generator's device."""
+    """Batches from shuffled passes without replacement; int64 on the generator's device.
+
+    A pass is shuffled whole, unless all that is asked for is less than a sixteenth of one: then that much is drawn, whatever the
+    size.
+
+    Args:
+        num: indices are below it.
+        batch: indices of each batch.
+        steps: how many batches.
+        generator: decides which.
+    """
+    if 16 * batch * steps < num:
+        yield from _draw_some(num, batch * steps, generator).split(batch) if steps else ()
+        return
     rest = torch.empty(0, dtype=torch.int64, device=generator.device)
     for _ in range(steps):
         while len(rest) < batch:
             rest = torch.cat([rest, torch.randperm(num, generator=generator, device=generator.device)])
         yield rest[:batch]
         rest = rest[batch:]
+
+
+def _draw_some(num: int, count: int, generator: torch.Generator) -> Tensor:
+    """`count` different indices below `num`, of which it is a small part: of independent draws the first of each value, in their order."""
+    drawn = torch.empty(0, dtype=torch.int64, device=generator.device)
+    while True:
+        drawn = torch.cat([drawn, torch.randint(num, (count + 8,), generator=generator, device=generator.device)])
+        ordered, order = drawn.sort(stable=True)
+        is_first = torch.ones_like(ordered, dtype=torch.bool)
+        is_first[1:] = ordered[1:] != ordered[:-1]
+        places = order[is_first].sort().values
+        if len(places) >= count:
+            return drawn[places[:count]]

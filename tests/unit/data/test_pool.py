@@ -141,3 +141,37 @@ def test_an_empty_pool_is_refused_at_once() -> None:
 
 def test_passes_of_one_image() -> None:
     assert [index.tolist() for index in passes(1, 3, 2, stream(0))] == [[0, 0, 0]] * 2
+
+
+@given(num=st.integers(5, 4000), batch=st.integers(1, 40), steps=st.integers(1, 4), seed=st.integers(0, 99))
+@settings(max_examples=80)
+def test_a_small_part_of_a_pass_holds_no_index_twice(num: int, batch: int, steps: int, seed: int) -> None:
+    batches = list(passes(num, batch, steps, stream(seed)))
+    assert [len(index) for index in batches] == [batch] * steps
+    drawn = torch.cat(batches)
+    assert drawn.min() >= 0
+    assert drawn.max() < num
+    assert len(drawn.unique()) == min(batch * steps, num) or batch * steps > num
+
+
+def test_a_small_part_of_a_pass_is_drawn_evenly_in_every_place() -> None:
+    draws, seen = stream(3), torch.zeros(2, 40)
+    for _ in range(4000):
+        index = torch.cat(list(passes(40, 1, 2, draws)))
+        seen[torch.arange(2), index] += 1
+    assert (seen - 100).abs().max() < 50, "100 of 4,000 each, with a standard deviation of 10"
+
+
+def test_a_draw_costs_what_is_drawn_however_large_the_pool() -> None:
+    draws = stream(0)
+    before = draws.get_state()
+    small = list(passes(2**40, 64, 2, draws))
+    assert len(torch.cat(small).unique()) == 128
+    assert not torch.equal(before, draws.get_state())
+    assert list(passes(2**40, 64, 0, draws)) == []
+
+
+def test_a_sixteenth_of_a_pass_and_more_is_the_pass_s_own_order() -> None:
+    for num, same in ((400, True), (401, False)):
+        expected = torch.randperm(num, generator=stream(4))[:25]
+        assert torch.equal(torch.cat(list(passes(num, 5, 5, stream(4)))), expected) == same
