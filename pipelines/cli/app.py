@@ -15,6 +15,7 @@ from distillery_kfp.pipelines.cli.commands.export import export_images
 from distillery_kfp.pipelines.cli.commands.export_student import export_student
 from distillery_kfp.pipelines.cli.commands.extract_statistics import extract_statistics
 from distillery_kfp.pipelines.cli.commands.inspect import inspect_set
+from distillery_kfp.pipelines.cli.commands.invert import invert
 from distillery_kfp.pipelines.cli.commands.predict import predict
 from distillery_kfp.pipelines.cli.commands.prune import prune
 from distillery_kfp.pipelines.cli.commands.resume import resume
@@ -200,6 +201,7 @@ app.command("verify")(verify_set)
 app.command("export")(allowing(export_images))
 app.command()(allowing(export_student))
 app.command()(allowing(extract_statistics))
+app.command()(allowing(invert))
 app.command()(allowing(train_student))
 app.command()(allowing(predict))
 app.command()(runs)

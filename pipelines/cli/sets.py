@@ -23,12 +23,9 @@ def open_set(where: str, teacher_sha256: str = "") -> "SyntheticSet":
         CheckpointMismatchError: the set is of another teacher.
         StoreError: a damaged manifest, or another set than the one referred to.
     """
-    from distillery.data.store import REFERENCE, SyntheticSet, open_reference
+    from distillery.data.start import open_set
 
-    folder = Path(where).expanduser()
-    if "://" not in where and (folder / REFERENCE).is_file():
-        return open_reference(folder, teacher_sha256)
-    return SyntheticSet.open(where if "://" in where else str(folder), teacher_sha256)
+    return open_set(where if "://" in where else str(Path(where).expanduser()), teacher_sha256)
 
 
 def open_teacher(uri: str) -> "tuple[Classifier, str]":

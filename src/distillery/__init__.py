@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from distillery.api.distilling import Distilled, StepResult, distill
     from distillery.api.evaluating import evaluate
     from distillery.api.exporting import export
+    from distillery.api.inverting import Inverted, invert
     from distillery.api.progress import TextProgress
     from distillery.api.sets import MaterializedSet, materialize
     from distillery.api.teachers import ImportedTeacher, import_teacher, load_classifier
@@ -35,6 +36,7 @@ __all__ = [
     "ExportedFile",
     "ImageSpec",
     "ImportedTeacher",
+    "Inverted",
     "MaterializedSet",
     "MissingResourceError",
     "ProgressEvent",
@@ -46,6 +48,7 @@ __all__ = [
     "evaluate",
     "export",
     "import_teacher",
+    "invert",
     "load_classifier",
     "materialize",
 ]

@@ -154,7 +154,7 @@ def test_the_form_offers_the_names_of_a_namespace_and_no_other(pipeline: str) ->
 @dsl.pipeline(name="pulled")
 def pulled(section: dict[str, Any] = {}) -> None:  # noqa: B006
     """Read a teacher with an image that a Secret pulls."""
-    kubernetes.set_image_pull_secrets(extract_statistics(section=section, teacher_uri="a"), ["one"])
+    kubernetes.set_image_pull_secrets(extract_statistics(section=section, teacher_uri="a", synth_statistics_uri=""), ["one"])
 
 
 def test_a_secret_is_written_as_kfp_writes_it(tmp_path: Path) -> None:

@@ -22,8 +22,8 @@ FORM = {"k8s_settings": "settings", "k8s_credentials": "credentials"}
 @dsl.pipeline(name="twice")
 def twice(section: dict[str, Any] = {}) -> None:  # noqa: B006
     """Read two teachers."""
-    place(extract_statistics(section=section, teacher_uri="a"), FORM)
-    place(extract_statistics(section=section, teacher_uri="b"), FORM)
+    place(extract_statistics(section=section, teacher_uri="a", synth_statistics_uri=""), FORM)
+    place(extract_statistics(section=section, teacher_uri="b", synth_statistics_uri=""), FORM)
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from distillery.environment import environment
+from distillery_kfp.pipelines.cli.sets import SET_HELP
 from distillery_kfp.pipelines.cli.stores import console, workdir_of
 
 
@@ -20,6 +21,7 @@ def extract_statistics(
             "without them the moments are those of the teacher's own buffers.",
         ),
     ] = "",
+    set_uri: Annotated[str, typer.Option(metavar="SET", help=f"Measure every class on a synthetic set instead. {SET_HELP}")] = "",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N; auto is cuda where there is one.")] = "",
     threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0 is torch's choice.")] = 0,
     workdir: Annotated[str, typer.Option(help="Folder for checkpoints, logs and locks  \\[default: .distillery beside --out].")] = "",
@@ -48,8 +50,10 @@ def extract_statistics(
             teacher_sha256=found.sha256,
             **code_of_others(found.info.architecture),
             precision="float32",
-            kind="per_class" if data else "global",
+            kind="per_class" if data or set_uri else "global",
         )
-        numbers = run(section.to_json(), Inputs(teacher_uri=teacher, data_uri=data), Outputs(statistics=StatisticsFile(out)))
+        numbers = run(
+            section.to_json(), Inputs(teacher_uri=teacher, data_uri=data, set_uri=set_uri), Outputs(statistics=StatisticsFile(out))
+        )
     console().print(f"{out}: {'  '.join(f'{name} {value:,.0f}' for name, value in numbers.items())}", markup=False, soft_wrap=True)
     console().print(f"sha256 {sha256_file(out)}", soft_wrap=True)

@@ -8,6 +8,7 @@ from typing import Any
 
 from distillery.errors import ConfigError
 from distillery.host import Watcher
+from distillery.recipes.loader import is_own_file
 
 Place = str | os.PathLike[str]
 """A path, or a URI as text."""
@@ -111,3 +112,9 @@ def check_watcher(watch: Watcher) -> None:
     """
     if not callable(watch):
         raise ConfigError(f"progress = {watch!r} is not allowed: give a function of one ProgressEvent, or leave it out.")
+
+
+def recipe_source(recipe: Place) -> str:
+    """A preset's name as it is, a file of the caller's own from the root on."""
+    text = as_text(recipe, "recipe")
+    return located(text, "recipe") if is_own_file(text) else text

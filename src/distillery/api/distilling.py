@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from distillery.api.arguments import Place, as_mapping, as_text, located, new_folder
+from distillery.api.arguments import Place, as_mapping, located, new_folder, recipe_source
 from distillery.api.process import surroundings, visiting
 from distillery.api.progress import silent
 from distillery.api.running import run_step
@@ -168,7 +168,7 @@ def distill(
     """
     folder, chosen = new_folder(out), as_mapping(overrides, "overrides")
     uri = located(store, "store") or str(folder / "store")
-    run = _Run(folder, _source(recipe), located(teacher, "teacher"), uri, progress)
+    run = _Run(folder, recipe_source(recipe), located(teacher, "teacher"), uri, progress)
     if registered and not os.environ.get("MLFLOW_TRACKING_URI", "").strip():
         raise ConfigError("registered=True needs a model registry: set MLFLOW_TRACKING_URI, to a server or to sqlite:///mlflow.db.")
     variables = {**surroundings(uri, folder / "work", device, threads), "KFP_RUN_ID": run.id}
@@ -221,11 +221,6 @@ class _Run:
         store = open_run_store()
         note_results(store, self.id, keep_student(store, self.result.student))
         close_parent("FINISHED")
-
-
-def _source(recipe: Place) -> str:
-    text = as_text(recipe, "recipe")
-    return located(text, "recipe") if is_own_file(text) else text
 
 
 def _make(folder: Path) -> None:

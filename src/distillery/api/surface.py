@@ -13,6 +13,7 @@ PLACES = {
     "ExportedFile": "models.export",
     "ImageSpec": "types",
     "ImportedTeacher": "api.teachers",
+    "Inverted": "api.inverting",
     "MaterializedSet": "api.sets",
     "MissingResourceError": "errors",
     "ProgressEvent": "host",
@@ -24,6 +25,7 @@ PLACES = {
     "evaluate": "api.evaluating",
     "export": "api.exporting",
     "import_teacher": "api.teachers",
+    "invert": "api.inverting",
     "load_classifier": "api.teachers",
     "materialize": "api.sets",
 }

@@ -16,8 +16,8 @@ from distillery.step_table import StatisticsFile
 from distillery.types import Classifier
 from distillery.workbench.assembly import Teacher, open_teacher
 from distillery.workbench.bench import Workbench, reporting, workbench
+from distillery.workbench.class_images import ClassImages, open_class_images
 from distillery.workbench.moments import FIELD, open_moments
-from distillery.workbench.sources import RealSource, open_real
 
 STEP = "extract_statistics"
 
@@ -31,11 +31,13 @@ class Inputs:
     Attributes:
         teacher_uri: the teacher's bundle, a folder or a URI.
         data_uri: labelled images of every class, for moments of kind per_class; pipelines give none.
+        set_uri: a synthetic set of every class instead; pipelines give none.
         synth_statistics_uri: a file of moments, the one that the plan saw; "" for none.
     """
 
     teacher_uri: str
     data_uri: str = ""
+    set_uri: str = ""
     synth_statistics_uri: str = ""
 
 
@@ -74,14 +76,13 @@ def run(section: Mapping[str, Any], inputs: Inputs, outputs: Outputs) -> dict[st
         )
     if parsed.given_sha256:
         return _take(parsed, inputs, outputs)
-    if parsed.kind == "per_class" and not inputs.data_uri:
+    images_uri = inputs.data_uri or inputs.set_uri
+    if parsed.kind == "per_class" and not images_uri:
         raise ConfigError("Moments of kind per_class are measured on labelled images: give some, or ask for kind global.")
-    if parsed.kind == "global" and inputs.data_uri:
-        raise ConfigError(
-            f"Moments of kind global are the teacher's own: leave the images {inputs.data_uri!r} out, or ask for kind per_class."
-        )
+    if parsed.kind == "global" and images_uri:
+        raise ConfigError(f"Moments of kind global are the teacher's own: leave the images {images_uri!r} out, or ask for kind per_class.")
     teacher = open_teacher(parsed, inputs.teacher_uri)
-    source = open_real(inputs.data_uri, teacher) if inputs.data_uri else None
+    source = open_class_images(inputs.data_uri, inputs.set_uri, teacher) if images_uri else None
     with workbench(STEP, parsed, {"teacher": teacher.sha256, **(source.inputs if source else {})}) as bench:
         return bench.do(vars(outputs), lambda: _measure(bench, teacher, source, outputs))
 
@@ -101,14 +102,15 @@ def _take(section: StatisticsSection, inputs: Inputs, outputs: Outputs) -> dict[
         return bench.do(vars(outputs), lambda: _leave(bench, given.moments, outputs, counted))
 
 
-def _measure(bench: Workbench, teacher: Teacher, source: RealSource | None, outputs: Outputs) -> dict[str, float]:
+def _measure(bench: Workbench, teacher: Teacher, source: ClassImages | None, outputs: Outputs) -> dict[str, float]:
     if source is None:
         moments, counted = read_moments(teacher.classifier, teacher.sha256), {}
     else:
         source.show(bench)
-        placed, labelled = bench.runtime.place(teacher.classifier), source.labelled
-        moments = class_moments(placed, labelled.images, labelled.labels, teacher.sha256)
-        counted = {"images": float(len(labelled))}
+        source.warn(teacher.classifier.class_names)
+        placed = bench.runtime.place(teacher.classifier)
+        moments = class_moments(placed, source.images, source.labels, teacher.sha256)
+        counted = {"images": float(len(source.labels))}
     return _leave(bench, moments, outputs, counted)
 
 
