@@ -83,7 +83,8 @@ def test_a_teacher_without_batchnorm_has_moments_of_no_layer(tmp_path: Path, cap
     sha256 = make_teacher(tmp_path / "teacher", "lenet5", batch_norm=False)
     assert ask(make_section(sha256), tmp_path / "teacher", tmp_path / "statistics") == {"layers": 0.0, "channels": 0.0}
     assert load_moments(tmp_path / "statistics", sha256).mean == {}
-    assert "what works without: fast_dfkd with moments_weight = 0" in caplog.text
+    assert "what works without: " in caplog.text
+    assert "fast_dfkd with moments_weight = 0" in caplog.text
 
 
 def make_data(path: Path, labels: list[int], size: int = 16, seed: int = 0) -> str:
