@@ -26,7 +26,14 @@ from distillery.synthesis.protocol import Ingredients, Synthesizer
 from distillery.types import Classifier, ImageSpec
 from methods import shortened
 
-TEACHERS = {"ResNet-34": "resnet34", "VGG-11-BN": "vgg11_bn", "WRN-40-2": "wrn_40_2", "WRN-16-2": "wrn_16_2", "WRN-10-2": "wrn_10_2"}
+TEACHERS = {
+    "ResNet-34": "resnet34",
+    "ResNet-50": "torchvision:resnet50",
+    "VGG-11-BN": "vgg11_bn",
+    "WRN-40-2": "wrn_40_2",
+    "WRN-16-2": "wrn_16_2",
+    "WRN-10-2": "wrn_10_2",
+}
 BATCH = 8
 
 # Typed from the published tables, not from the recipes: teacher, then student at k = 2, 5, 10

@@ -52,4 +52,11 @@ INVERSION = (
         "apart = log_m.exp() * (2 * log_m - log_p - log_q)",
         "tests/equivalence/test_losses.py",
     ),
+    Mutant(
+        "a competition that draws student and teacher together",
+        "src/distillery/methods/deep_inversion.py",
+        "config.competition_weight * (1 - divergence.clamp(0, 1))",
+        "config.competition_weight * divergence.clamp(0, 1)",
+        "tests/equivalence/test_adaptive_deep_inversion.py",
+    ),
 )

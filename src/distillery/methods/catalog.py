@@ -116,6 +116,17 @@ METHODS: dict[str, Method] = {
     row.name: row
     for row in (
         Method(
+            name="adaptive_deep_inversion",
+            title="Adaptive DeepInversion",
+            paper="arXiv:1912.08795 (CVPR 2020)",
+            target="images",
+            coupling="online",
+            feed="pool",
+            needs={"moments": "moments_weight"},
+            summary="Images made from noise batch by batch, each against the student as it then is.",
+            implementation="distillery.methods.deep_inversion:AdaptiveDeepInversion",
+        ),
+        Method(
             name="deep_inversion",
             title="DeepInversion",
             paper="arXiv:1912.08795 (CVPR 2020)",

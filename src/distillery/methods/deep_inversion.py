@@ -9,6 +9,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
+from distillery.errors import ConfigError
 from distillery.losses.adversarial import clamped_divergence, jensen_shannon
 from distillery.losses.priors import mean_norm, total_variation_l1, total_variation_l2
 from distillery.numerics import full_precision
@@ -19,6 +20,10 @@ from distillery.synthesis.protocol import Ingredients
 from distillery.types import Classifier
 
 _COARSE = 2
+_LONELY = (
+    "Of Adaptive DeepInversion's weights competition_weight alone is above 0, and that term needs a student to play against: give another "
+    "weight above 0, or a student."
+)
 _DIVERGENCES = {"jensen_shannon": jensen_shannon, "clamped": clamped_divergence}
 
 
@@ -82,7 +87,7 @@ class AdaptiveDeepInversionConfig(DeepInversionConfig):
     Source: arXiv:1912.08795, section 3.3.
     """
 
-    competition_weight: float = Field(default=10.0, ge=0)
+    competition_weight: float = Field(default=1.0, ge=0)
     competition: Literal["jensen_shannon", "clamped"] = "jensen_shannon"
     temperature: float = Field(default=3.0, gt=0)
 
@@ -122,3 +127,28 @@ class DeepInversion(InversionSynthesizer[DeepInversionConfig]):
     def _against(self, student: Classifier | None, view: View, logits: Tensor) -> dict[str, Tensor]:
         """The terms that depend on the student: none."""
         return {}
+
+
+class AdaptiveDeepInversion(DeepInversion):
+    """Images on which student and teacher part, beside all that DeepInversion asks of them: run online, a batch a turn.
+
+    L = L_DeepInversion + competition * (1 - clamp(D(T(x), S(x)), 0, 1)),    S as it is in this turn
+
+    Source: arXiv:1912.08795, equations 6 and 7; its code computes D in the other direction, see `losses.adversarial`.
+    """
+
+    config: AdaptiveDeepInversionConfig
+
+    def __init__(self, config: AdaptiveDeepInversionConfig, ingredients: Ingredients) -> None:
+        super().__init__(config, ingredients, "adaptive_deep_inversion")
+
+    def _against(self, student: Classifier | None, view: View, logits: Tensor) -> dict[str, Tensor]:
+        config = self.config
+        if student is None and set(name for name, weight in config.weights.items() if weight) == {"competition_weight"}:
+            raise ConfigError(_LONELY)
+        if student is None or not config.competition_weight:
+            return {}
+        with self.runtime.autocast():
+            answers = student(view.images)
+        divergence = _DIVERGENCES[config.competition](answers, logits, config.temperature)
+        return {"competition": config.competition_weight * (1 - divergence.clamp(0, 1))}
