@@ -113,7 +113,7 @@ class Experiment:
     teacher: str
     student: str
     arguments: Mapping[str, Any] = field(default_factory=dict)
-    epochs: int = 12
+    epochs: int = 6
     steps: int = 80
     batch: int = 64
     rate: float = 0.1
