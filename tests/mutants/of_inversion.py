@@ -13,8 +13,8 @@ INVERSION = (
     Mutant(
         "the lowest loss carried from half the resolution to the full one",
         "src/distillery/synthesis/inversion.py",
-        "better = loss.detach() < lowest if step else torch.ones((), dtype=torch.bool, device=device)",
-        "better = loss.detach() < lowest",
+        "lowest = torch.full((), torch.inf, device=device)",
+        "lowest = lowest if part == config.passes[-1] and len(config.passes) > 1 else torch.full((), torch.inf, device=device)",
         "tests/unit/synthesis/test_inversion.py",
     ),
     Mutant(

@@ -14,7 +14,7 @@ from distillery.losses.adversarial import clamped_divergence, jensen_shannon
 from distillery.losses.priors import mean_norm, total_variation_l1, total_variation_l2
 from distillery.numerics import full_precision
 from distillery.optim.schedules import ScheduleConfig, ScheduleProgress, rate_at
-from distillery.synthesis.inversion import InversionConfig, InversionSynthesizer, Pass, View
+from distillery.synthesis.inversion import InversionConfig, InversionSynthesizer, Pass, View, check_pooled
 from distillery.synthesis.matching import build_matcher
 from distillery.synthesis.protocol import Ingredients
 from distillery.types import Classifier
@@ -104,6 +104,8 @@ class DeepInversion(InversionSynthesizer[DeepInversionConfig]):
 
     def __init__(self, config: DeepInversionConfig, ingredients: Ingredients, name: str = "deep_inversion") -> None:
         super().__init__(name, config, ingredients)
+        if config.coarse_steps:
+            check_pooled(self.teacher, "teacher", _COARSE, "coarse_steps")
         self._matcher = build_matcher(name, config.moments_weight, ingredients)
 
     def terms(self, view: View, student: Classifier | None) -> dict[str, Tensor]:
@@ -141,6 +143,7 @@ class AdaptiveDeepInversion(DeepInversion):
 
     def __init__(self, config: AdaptiveDeepInversionConfig, ingredients: Ingredients) -> None:
         super().__init__(config, ingredients, "adaptive_deep_inversion")
+        self._checked = not config.coarse_steps
 
     def _against(self, student: Classifier | None, view: View, logits: Tensor) -> dict[str, Tensor]:
         config = self.config
@@ -148,6 +151,9 @@ class AdaptiveDeepInversion(DeepInversion):
             raise ConfigError(_LONELY)
         if student is None or not config.competition_weight:
             return {}
+        if not self._checked:
+            check_pooled(student, "student", _COARSE, "coarse_steps")
+            self._checked = True
         with self.runtime.autocast():
             answers = student(view.images)
         divergence = _DIVERGENCES[config.competition](answers, logits, config.temperature)

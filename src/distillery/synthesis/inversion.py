@@ -10,6 +10,8 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
+from distillery.errors import ConfigError
+from distillery.foreign_code import guarded
 from distillery.numerics import clamp_through, full_precision
 from distillery.seeding import stream
 from distillery.synthesis.common import check_labels, draw_labels, in_full_batches, only_looked_at
@@ -99,6 +101,30 @@ class View:
     pixels: Tensor
     images: Tensor
     labels: Tensor
+
+
+@torch.no_grad()
+def check_pooled(network: Classifier, whose: str, pooling: int, setting: str) -> None:
+    """Refuse a pass of pooled views through a network that takes images of its own size alone.
+
+    Args:
+        network: teacher or student.
+        whose: which of them, as the sentence names it.
+        pooling: of the pass.
+        setting: that asks for it, and whose 0 does without.
+
+    Raises:
+        ConfigError: the network fails on images of that size.
+    """
+    channels, height, width = (network.spec.channels, network.spec.height // pooling, network.spec.width // pooling)
+    try:
+        with guarded(f"The {whose} fails", "leave its images whole"):
+            network(network.arrange(torch.zeros(2, channels, height, width, device=network.mean.device)))
+    except ConfigError as error:
+        raise ConfigError(
+            f"{setting} shows the {whose} images of {height}x{width}, and it takes {network.spec.height}x{network.spec.width} alone: "
+            f"set {setting} to 0."
+        ) from error
 
 
 class InversionSynthesizer(ABC, Generic[Settings]):
@@ -195,7 +221,7 @@ class InversionSynthesizer(ABC, Generic[Settings]):
         config, device = self.config, self.runtime.device
         start = torch.randn(len(labels), *self.teacher.spec.shape, generator=draws)
         pixels = self.teacher.arrange(start.to(device)).requires_grad_()
-        best = pixels.detach()
+        best = pixels.detach().clone()
         # who asks for images may have switched gradients off
         with torch.enable_grad(), only_looked_at(student):
             for part in config.passes:
@@ -204,7 +230,7 @@ class InversionSynthesizer(ABC, Generic[Settings]):
                 for step in range(part.steps):
                     optimizer.param_groups[0]["lr"] = config.rate_at(step, part.steps)
                     loss = recorder.add(self.terms(self._view(pixels, labels, part, draws), student), pixels)
-                    better = loss.detach() < lowest if step else torch.ones((), dtype=torch.bool, device=device)
+                    better = loss.detach() < lowest
                     # torch.where copies; the pixels themselves change in place with every step
                     best = torch.where(better, pixels.detach(), best)
                     lowest = torch.where(better, loss.detach(), lowest)

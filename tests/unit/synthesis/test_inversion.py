@@ -4,8 +4,10 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from distillery.errors import ConfigError
+from distillery.methods.deep_inversion import AdaptiveDeepInversion, AdaptiveDeepInversionConfig
 from distillery.runtime import resolve_runtime
 from distillery.synthesis.inversion import InversionConfig, InversionSynthesizer, Pass, View
 from distillery.synthesis.protocol import Ingredients
@@ -117,3 +119,20 @@ def test_labels_that_nobody_asks_for_are_balanced_within_a_batch() -> None:
     method = Witness(batch=7)
     counts = torch.bincount(method.advance(None).batch.labels, minlength=3)  # type: ignore[union-attr, arg-type]
     assert sorted(counts.tolist()) == [2, 2, 3]
+
+
+@pytest.mark.parametrize("whose", ["teacher", "student"])
+def test_a_network_that_takes_its_own_size_alone_is_missed_by_name(whose: str) -> None:
+    rigid = Classifier(nn.Sequential(nn.Flatten(), nn.Linear(2 * 8 * 8, 3)), SPEC, ("a", "b", "c")).freeze()
+    networks = {"teacher": tiny_classifier(6, seed=1).freeze(), "student": tiny_classifier(4, seed=2), whose: rigid}
+    settings = {"batch": 4, "steps": 1, "coarse_steps": 1, "moments_weight": 0}
+
+    def run(**changes: Any) -> None:
+        config = AdaptiveDeepInversionConfig.parse(settings | changes)
+        AdaptiveDeepInversion(config, Ingredients(networks["teacher"], resolve_runtime("cpu", "float32"), 0)).advance(networks["student"])
+
+    with pytest.raises(
+        ConfigError, match=f"^coarse_steps shows the {whose} images of 4x4, and it takes 8x8 alone: set coarse_steps to 0[.]$"
+    ):
+        run()
+    run(coarse_steps=0)
