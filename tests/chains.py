@@ -12,14 +12,15 @@ import torch
 from distillery.api.running import run_step
 from distillery.environment import environment
 from distillery.methods.catalog import METHODS, Method
-from distillery.models.bundle import save_classifier
+from distillery.models.bundle import VerifiedBundle, save_classifier
 from distillery.models.catalog import Architecture, build_network
 from distillery.provenance import Provenance, code_version, sha256_file
-from distillery.recipes.loader import is_own_file, load_document, pipeline_of
+from distillery.recipes.loader import is_own_file, load_document, load_recipe, pipeline_of
 from distillery.step_table import PIPELINES, STEPS
 from distillery.steps import plan
 from distillery.types import Classifier, ImageSpec
 from methods import tiny
+from needed import form_needed
 
 STAGE = {"epochs": 2, "batch": 8, "objectives": [{"name": "kd"}], "steps_per_epoch": 2}
 STUDENT = {"architecture": {"name": "resnet8", "arguments": {"base_width": 8}}, "stages": [STAGE]}
@@ -101,10 +102,10 @@ class Chain:
         if not self.teacher.exists():
             make_teacher(self.teacher)
         out = self.folder / self.run
+        overrides = {**OVERRIDES.get(self.recipe, {}), **SHARED, **EXPECTS, **self.more}
         with self.environment():
-            given = {"teacher_uri": str(self.teacher), **self.form}
+            given = {"teacher_uri": str(self.teacher), **self._needed(overrides), **self.form}
             values = {"run_recipe_uri" if is_own_file(self.recipe) else "run_recipe": self.recipe, "run_seed": 0, **given}
-            overrides = {**OVERRIDES.get(self.recipe, {}), **SHARED, **EXPECTS, **self.more}
             self.sections = sections = plan.run(self.pipeline, {**values, "run_overrides": overrides})
             pipeline = PIPELINES[self.pipeline]
             names = ("statistics", "synthesizer", "set", "student", "report.json", "report.html", "registration.json")
@@ -114,6 +115,10 @@ class Chain:
                 answer = run_step(step, sections[STEPS[step].section], places, given)
             self.registered = answer
         return self
+
+    def _needed(self, overrides: dict[str, Any]) -> dict[str, str]:
+        recipe, teacher = load_recipe(self.recipe, overrides), VerifiedBundle(self.teacher)
+        return form_needed(recipe.method.required(recipe.settings), teacher.classifier, teacher.sha256, self.folder)
 
     def environment(self) -> AbstractContextManager[None]:
         """What the steps read."""

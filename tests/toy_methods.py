@@ -19,6 +19,7 @@ from distillery.synthesis.conditional import ConditionalSynthesizer
 from distillery.synthesis.config import ConditionalConfig
 from distillery.synthesis.inversion import InversionConfig, InversionSynthesizer, View
 from distillery.synthesis.learner import Generated
+from distillery.synthesis.matching import build_matcher
 from distillery.synthesis.protocol import Ingredients
 from distillery.types import Classifier
 
@@ -135,6 +136,40 @@ class ToyCritic(ConditionalSynthesizer[ToyCriticConfig]):
         self._critic_optimizer.load_state_dict(state["critic_optimizer"])
 
 
+class ToyClassesConfig(ConditionalConfig):
+    """Settings of `ToyClasses`.
+
+    Attributes:
+        label_weight: of CE(T(x), y).
+        moments_weight: of the distance from the moments of each class.
+    """
+
+    label_weight: float = 1.0
+    moments_weight: float = 1.0
+
+
+class ToyClasses(ConditionalSynthesizer[ToyClassesConfig]):
+    """A generator that matches the moments of each class: half of a batch is of one, half of another."""
+
+    def __init__(self, config: ToyClassesConfig, ingredients: Ingredients) -> None:
+        super().__init__("toy_classes", config, ingredients)
+        self._matcher = build_matcher("toy_classes", config.moments_weight, ingredients, by_class=True)
+
+    def draw_labels(self, classes: range, draws: torch.Generator) -> Tensor:
+        """Two classes, the images of each side by side."""
+        return torch.randperm(len(classes), generator=draws)[:2].repeat_interleave(self.config.batch // 2) + classes.start
+
+    def terms(self, made: Generated, student: Classifier | None) -> dict[str, Tensor]:
+        """Cross-entropy and the distance of both halves."""
+        config, terms = self.config, dict[str, Tensor]()
+        logits, moments = self._matcher.observe(made.images, 2)
+        if config.label_weight:
+            terms["label"] = config.label_weight * functional.cross_entropy(full_precision(logits), made.labels)
+        if config.moments_weight:
+            terms["moments"] = config.moments_weight * self._matcher.distance(moments, made.labels.unflatten(0, (2, -1))[:, 0])
+        return terms
+
+
 class ToyOpponentConfig(ConditionalConfig):
     """Settings of `ToyOpponent`.
 
@@ -183,6 +218,7 @@ TOYS: dict[str, Toy] = {
         Toy(_row("toy_decoder", "A network beside the generator."), _CONDITIONAL),
         Toy(_row("toy_inversion", "Images as the target.", target="images"), {"batch": 8, "steps": 2}),
         Toy(_row("toy_critic", "A discriminator and images of another domain.", needs={"ood": "realism_weight"}), _CONDITIONAL),
+        Toy(_row("toy_classes", "Moments of each class.", needs={"class_moments": "moments_weight"}), _CONDITIONAL),
         Toy(_row("toy_opponent", "No terms without a student.", coupling="online", feed="round"), _CONDITIONAL),
     )
 }

@@ -19,12 +19,11 @@ from distillery.recipes.schema import Recipe
 from distillery.recipes.sections import DistillSection, GeneratorSection, MaterializeSection, MethodSection, StudentSection
 from distillery.recipes.workload import workload_of
 from distillery.runtime import resolve_runtime
-from distillery.statistics.extract import global_moments
-from distillery.statistics.moments import Moments
 from distillery.steps.plan import run as plan
 from distillery.synthesis.protocol import Ingredients, Synthesizer
 from distillery.types import Classifier, ImageSpec
 from methods import shortened
+from needed import form_needed, moments_needed, others_needed
 
 TEACHERS = {
     "ResNet-34": "resnet34",
@@ -181,18 +180,15 @@ class Teachers:
         self._folder = folder
         self._known: dict[str, tuple[Path, Classifier, str]] = {}
 
-    def get(self, recipe: Recipe) -> tuple[Path, Classifier, Moments | None]:
-        """Bundle, teacher, and its moments where the method needs them."""
+    def get(self, recipe: Recipe) -> tuple[Path, Classifier, str]:
+        """Bundle, teacher, and the bundle's sha256."""
         architecture = Architecture(name=TEACHERS[recipe.about.teacher.split(" (")[0]])
         key = "-".join([architecture.name, *(str(value) for value in recipe.expects.to_json().values())])
         if key not in self._known:
             classifier = build(architecture, recipe)
             sha256 = save_classifier(self._folder / key, classifier, architecture, Provenance(code_version="test"))
             self._known[key] = (self._folder / key, classifier.freeze(), sha256)
-        uri, teacher, sha256 = self._known[key]
-        needs = recipe.method.required(recipe.settings)
-        assert set(needs) <= {"moments"}, f"no recipe needed {needs} yet: give them here"
-        return uri, teacher, global_moments(teacher, sha256) if needs else None
+        return self._known[key]
 
 
 @pytest.fixture(scope="module")
@@ -223,11 +219,12 @@ def one_round(recipe: Recipe) -> dict[str, Any]:
     return {**changes, "set.size": BATCH} if recipe.method.inverts else {**changes, "set.size": BATCH, "set.batch": BATCH}
 
 
-def synthesizer_of(section: MethodSection, teacher: Classifier, moments: Moments | None) -> Synthesizer:
+def synthesizer_of(section: MethodSection, teacher: Classifier) -> Synthesizer:
     cls, config = METHODS[section.method].load()
-    built: Synthesizer = cls(
-        config.parse(section.method_config), Ingredients(teacher, resolve_runtime("cpu", "float32"), section.seed, moments)
-    )
+    settings = config.parse(section.method_config)
+    needs = METHODS[section.method].required(settings)
+    moments, ood = moments_needed(needs, teacher, section.teacher_sha256), others_needed(needs, teacher.spec)
+    built: Synthesizer = cls(settings, Ingredients(teacher, resolve_runtime("cpu", "float32"), section.seed, moments, ood=ood))
     return built
 
 
@@ -249,15 +246,16 @@ def test_planned_and_built_at_full_size_and_the_first_of_its_networks_run_for_on
 ) -> None:
     monkeypatch.setenv("DISTILLERY_WORKDIR", str(tmp_path))
     recipe = recipe_of(name)
-    uri, teacher, moments = teachers.get(recipe)
-    sections = plan(recipe.pipeline, {"run_recipe": name, "teacher_uri": str(uri), "run_overrides": one_round(recipe)})
+    uri, teacher, sha256 = teachers.get(recipe)
+    needed = form_needed(recipe.method.required(recipe.settings), teacher, sha256, tmp_path)
+    sections = plan(recipe.pipeline, {"run_recipe": name, "teacher_uri": str(uri), "run_overrides": one_round(recipe), **needed})
 
     online = recipe.method.coupling == "online"
     makers: dict[str, type[MethodSection]] = {"distill": DistillSection, "generator": GeneratorSection, "materialize": MaterializeSection}
     planned = next(section.parse(sections[part]) for part, section in makers.items() if part in sections)
     config = (planned if isinstance(planned, DistillSection) else StudentSection.parse(sections["student"])).student
     student = shared_student(config.architecture.model_dump_json(), teacher.num_classes, teacher.spec.shape)
-    synthesizer = synthesizer_of(planned, teacher, moments)
+    synthesizer = synthesizer_of(planned, teacher)
     if name not in RUN:
         return
     learned = synthesizer.advance(student if online else None)

@@ -4,14 +4,14 @@ from typing import Any
 
 import torch
 
-from distillery.data.pool import ImagePool
 from distillery.methods.catalog import METHODS
 from distillery.runtime import resolve_runtime
 from distillery.synthesis.config import MethodConfig
 from distillery.synthesis.protocol import Ingredients, Synthesizer
 from distillery.types import Classifier
-from equivalence.plain import SPEC, moments_of, tiny_classifier
+from equivalence.plain import tiny_classifier
 from methods import tiny
+from needed import moments_needed, others_needed
 
 
 def tiny_settings(name: str, **changes: Any) -> MethodConfig:
@@ -27,10 +27,7 @@ def build(
     settings = settings or tiny_settings(name)
     teacher = teacher or tiny_classifier(6, seed=1).freeze()
     needs = METHODS[name].required(settings)
-    moments = moments_of(teacher) if "moments" in needs else None
-    ood = ImagePool(SPEC) if "ood" in needs else None
-    if ood is not None:
-        ood.append(torch.rand(20, *SPEC.shape, generator=torch.Generator().manual_seed(9)))
+    moments, ood = moments_needed(needs, teacher, "0" * 64), others_needed(needs, teacher.spec)
     made: Synthesizer = METHODS[name].load()[0](
         settings, Ingredients(teacher, resolve_runtime("cpu", "float32"), seed, moments, ood=ood, diagnose=diagnose)
     )

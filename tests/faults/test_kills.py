@@ -14,15 +14,18 @@ from typing import Any
 
 import pytest
 
+from distillery.data.ood import load_ood
 from distillery.data.store import open_reference
-from distillery.methods.catalog import METHODS
+from distillery.methods.catalog import METHODS, Need
 from distillery.models.bundle import save_classifier
 from distillery.provenance import Provenance, code_version, sha256_file
 from distillery.statistics.extract import global_moments
 from distillery.statistics.moments import save_moments
 from distillery.step_table import STEPS
-from fakes import TINY, tiny_teacher
+from fakes import SPEC, TINY, tiny_teacher
 from methods import killed as killed_settings
+from needed import form_needed
+from toy_methods import registered
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(240)]
 
@@ -54,10 +57,13 @@ STAGED = {
 
 @dataclass
 class Ground:
-    """One teacher with its moments, and the sections of every step."""
+    """One teacher with its moments, what else methods ask for, and the sections of every step."""
 
     teacher: Path
     statistics: Path
+    classes: Path
+    others: str
+    others_sha256: str
     common: dict[str, Any] = field(default_factory=dict)
 
     def online(self, method: str, out: Path, **changes: Any) -> list[tuple[str, dict[str, Any]]]:
@@ -98,10 +104,21 @@ class Ground:
         ]
 
     def _job(self, step: str, section: dict[str, Any], out: Path, without: str = "") -> tuple[str, dict[str, Any]]:
-        row = STEPS[step]
-        inputs = {name: str(self.statistics if name == "statistics" else out / name) for name in row.reads if name != without}
+        row, needs, settings = STEPS[step], needs_of(section), {}
+        if "ood" in needs:
+            section, settings = {**section, "ood_sha256": self.others_sha256}, {"synth_ood_uri": self.others}
+        places = {name: out / name for name in row.reads} | {"statistics": self.classes if "class_moments" in needs else self.statistics}
+        inputs = {name: str(places[name]) for name in row.reads if name != without}
         outputs = {name: str(out / name) for name in row.writes}
-        return step, {"section": section, "teacher_uri": str(self.teacher), "inputs": inputs, "outputs": outputs}
+        return step, {"section": section, "teacher_uri": str(self.teacher), "inputs": inputs, "outputs": outputs, "settings": settings}
+
+
+def needs_of(section: dict[str, Any]) -> tuple[Need, ...]:
+    """What the method of a section asks for; nothing where it has none."""
+    if "method" not in section:
+        return ()
+    row = METHODS[section["method"]]
+    return row.required(row.load()[1].parse(section["method_config"]))
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +129,10 @@ def ground(tmp_path_factory: pytest.TempPathFactory) -> Ground:
     sha256 = save_classifier(folder / "teacher", teacher, TINY, provenance)
     save_moments(folder / "moments.safetensors", global_moments(teacher, sha256), provenance)
     common = {"seed": 5, "code_version": code_version(), "teacher_sha256": sha256, "precision": "float32"}
-    return Ground(folder / "teacher", folder / "moments.safetensors", common)
+    given = form_needed({"class_moments", "ood"}, teacher, sha256, folder)
+    others = given["synth_ood_uri"]
+    classes = Path(given["synth_statistics_uri"])
+    return Ground(folder / "teacher", folder / "moments.safetensors", classes, others, load_ood(others, SPEC).digest, common)
 
 
 class Nursery:
@@ -120,7 +140,7 @@ class Nursery:
 
     def __init__(self, log: Path) -> None:
         self._log = log
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
         child = str(Path(__file__).with_name("child.py"))
         with log.open("w") as file:
             self._process = subprocess.Popen(
@@ -316,6 +336,17 @@ def test_a_student_of_two_stages_killed_in_the_first_and_between_them(nursery: N
         killed.kill_in_write("train_student", kind, number)
     killed.kill_after_round("train_student", 4, delay=0.05)
     killed.kill_in_write("train_student", "payload", 5)
+    killed.complete()
+    check_equal(left_alone, killed)
+
+
+@pytest.mark.parametrize("method", ["toy_critic", "toy_classes"])
+def test_what_a_method_asks_for_is_there_again_after_a_kill(method: str, nursery: Nursery, ground: Ground, tmp_path: Path) -> None:
+    with registered():
+        left_alone, killed = (Runner(nursery, folder, ground.offline(method, folder / "out")[:2]) for folder in both(tmp_path))
+    left_alone.complete()
+    killed.kill_in_write("train_generator", "payload", 3)
+    killed.kill_in_write("materialize", "shard", 1)
     killed.complete()
     check_equal(left_alone, killed)
 

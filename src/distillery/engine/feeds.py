@@ -62,6 +62,11 @@ def ood_images(batch: int, share: float) -> int:
     return min(max(round(share * batch), 1), batch - 1)
 
 
+def own_images(batch: int, share: float) -> int:
+    """How many images of a batch come from the feed itself, where a share of it, which may be 0, is of another domain."""
+    return batch - ood_images(batch, share) if share else batch
+
+
 @dataclass(frozen=True)
 class MixedFeed:
     """A share of each batch from another domain, the rest from another feed.

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from distillery.data.pool import ImagePool
-from distillery.engine.feeds import PoolFeed
+from distillery.engine.feeds import PoolFeed, own_images
 from distillery.engine.fit import StudentTrainer
 from distillery.engine.labelling import teacher_logits
 from distillery.evaluation.predict import predict
@@ -195,7 +195,8 @@ class _Bench:
         if self.recipe.method.coupling == "online":
             if self.recipe.synthesis.feed != "fresh":
                 return Timing(0.0, 0, 0)
-            batch = self.recipe.student.stages[0].batch
+            stage = self.recipe.student.stages[0]
+            batch = own_images(stage.batch, stage.ood_share)
             return _timed(lambda n: lambda: synthesizer.synthesize(n, student=self.student), batch, FORWARD_SECONDS, self.runtime)
         drawn = _timed(lambda n: lambda: synthesizer.synthesize(n), self.recipe.set.batch, FORWARD_SECONDS, self.runtime)
         return Timing(drawn.seconds + self.recipe.set.batch * teacher_image, drawn.measured, drawn.full, drawn.bytes)

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from distillery.engine.feeds import own_images
 from distillery.recipes.schema import Recipe
 from distillery.students.plan import StageConfig
 
@@ -48,9 +49,9 @@ def workload_of(recipe: Recipe) -> Workload:
 
 
 def _drawn(stages: Sequence[StageConfig], steps: int) -> int:
-    """Images of that many steps; the last stage goes on past its end."""
+    """Synthetic images of that many steps; the last stage goes on past its end."""
     images = 0
     for stage in stages[:-1]:
         taken = min(steps, stage.epochs * stage.steps_per_epoch)
-        images, steps = images + taken * stage.batch, steps - taken
-    return images + steps * stages[-1].batch
+        images, steps = images + taken * own_images(stage.batch, stage.ood_share), steps - taken
+    return images + steps * own_images(stages[-1].batch, stages[-1].ood_share)

@@ -173,6 +173,14 @@ def test_steps_that_use_images_of_another_domain_are_timed_with_some(tmp_path: P
         assert profile_run(chosen, CPU.place(tiny_teacher(steps=1)), "t" * 64, CPU).turn.seconds > 0
 
 
+@pytest.mark.usefixtures("quick")
+def test_only_what_the_synthesizer_makes_of_a_batch_is_drawn() -> None:
+    fed = {"synthesis.feed": "fresh", "student.stages.0.ood_share": 0.25}
+    chosen = load_recipe("fast_dfkd/digits", {**SMALL["fast_dfkd/digits"], **fed})
+    found = profile_run(chosen, CPU.place(tiny_teacher(steps=1)), "t" * 64, CPU)
+    assert (found.draw.full, found.stages[0].full) == (12, 16)
+
+
 @pytest.mark.parametrize(("steps", "seconds"), [(500, 16 * (2 + 500 * 3)), (1, 16 * (2 + 3))])
 def test_a_turn_of_many_steps_is_told_from_two_short_ones(steps: int, seconds: float, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [0.0]

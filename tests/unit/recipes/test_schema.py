@@ -130,6 +130,17 @@ def test_cost_online_counts_what_the_student_is_shown_and_what_is_held_out(feed:
     assert workload_of(load_recipe("fast_dfkd/digits", {**overrides, **fed})) == Workload(images, student_steps=56)
 
 
+def test_images_of_another_domain_are_not_counted_among_those_that_are_made() -> None:
+    overrides = {"synthesis.rounds": 12, "synthesis.config.warmup": 4, "synthesis.config.batch": 10, "synthesis.student_steps_per_turn": 7}
+    stage = load_recipe("fast_dfkd/digits").student.stages[0].to_json()
+    stages = [
+        {**stage, "epochs": 2, "steps_per_epoch": 3, "batch": 20, "ood_share": 0.25},
+        {**stage, "epochs": 1, "steps_per_epoch": 1, "batch": 30, "ood_share": 0.01},
+    ]
+    fed = {"synthesis.feed": "fresh", "set.holdout": 0.1, "student.stages": stages}
+    assert workload_of(load_recipe("fast_dfkd/digits", {**overrides, **fed})).images == 12 + 6 * 15 + 50 * 29
+
+
 def test_cost_offline_counts_passes_over_the_training_part() -> None:
     stage = {"student.stages.0.epochs": 3, "student.stages.0.batch": 100, "student.stages.0.steps_per_epoch": 0}
     overrides = {"set.size": 1000, "set.holdout": 0.1, **stage}
