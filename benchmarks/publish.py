@@ -23,6 +23,7 @@ SAW = {
     "real": "the real images (KD, the ceiling)",
 }
 Row = Mapping[str, Any]
+_MEASURED = {"data": "real images (meta-data)", "set": "inverted images (data-free)"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -250,6 +251,8 @@ def group_line(group: Row, records: Mapping[str, Row]) -> str:
     correct = ", ".join(f"{record['student']['correct']}" for record in found)
     changes = ", ".join(f"{key}={value}" for key, value in found[0]["overrides"].items())
     recipe = f"`{found[0]['recipe']}`" + (f" with {changes}" if changes else "")
+    measured = found[0].get("statistics", {})
+    recipe += "".join(f", moments of each class from {_MEASURED[name]}" for name in measured)
     size = f"{found[0]['student']['parameters']:,} (one in {group['one_in']})"
     return (
         f"| {SAW[group['row']]} | {recipe} | {group['mean_percent']} % | {group['lowest_percent']} % | {group['points_below_teacher']} "

@@ -3,6 +3,7 @@
     python benchmarks/quality.py --data DIR --dataset fashion_mnist              all rows, seeds 0, 1, 2
     python benchmarks/quality.py --data DIR --dataset cifar10 --rows fast_dfkd,ls_gdfd --seeds 0
     python benchmarks/quality.py --data DIR --rows fast_dfkd --seeds 0 --blind --set synthesis.config.label_weight=1
+    python benchmarks/quality.py --data DIR --rows ls_gdfd --statistics FILE --set synthesis.config.targets=class
 
 Rows: `teacher`, trained once on the real images; `fast_dfkd` and `ls_gdfd`, students without any; `noise`, LS-GDFD's student and plan on
 noise; `real`, the same by KD on the real images, the ceiling. A row is known by its settings, so that other settings make other rows.
@@ -30,6 +31,7 @@ from distillery.provenance import sha256_bytes
 from distillery.recipes.loader import load_recipe, parse_assignments, recipe_names
 from distillery.recipes.schema import Recipe
 from distillery.runtime import Runtime, resolve_runtime
+from distillery.statistics.moments import read_origin
 from distillery.storage import FolderStore
 from distillery.tracking.history import Entry, read_history
 from distillery.types import Classifier
@@ -44,7 +46,7 @@ RECIPES = {
     dataset: {method: name for method in METHODS if (name := f"{method}/{preset}") in recipe_names()}
     for dataset, preset in _PRESETS.items()
 }
-ROWS = ("teacher", *METHODS, "noise", "real")
+ROWS = {dataset: ("teacher", *recipes, "noise", "real") for dataset, recipes in RECIPES.items()}
 PLAN = "ls_gdfd"
 """Whose student, plan and number of images the two comparisons take."""
 
@@ -63,6 +65,7 @@ class Sweep:
         recipes: row -> recipe.
         overrides: of these recipes.
         blind: read no test image, write no row.
+        statistics: file of the teacher's moments for the methods' rows; "" for its own buffers.
     """
 
     dataset: str
@@ -74,6 +77,7 @@ class Sweep:
     recipes: Mapping[str, str]
     overrides: Mapping[str, Any] = field(default_factory=dict)
     blind: bool = False
+    statistics: str = ""
 
     @property
     def home(self) -> Path:
@@ -137,19 +141,21 @@ def parse(arguments: Sequence[str] | None) -> tuple[Sweep, list[str], list[int]]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder with fashion_mnist/ and cifar10/")
     parser.add_argument("--dataset", choices=list(RECIPES), default="fashion_mnist")
-    parser.add_argument("--rows", default=",".join(ROWS), help=f"some of {', '.join(ROWS)}")
+    parser.add_argument("--rows", default="", help="some of teacher, noise, real and the methods that have a recipe for the data set")
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--recipe", action="append", default=[], metavar="ROW=RECIPE", help="another recipe for a row")
     parser.add_argument("--set", action="append", default=[], metavar="[ROW:]KEY=VALUE", help="replace a value of the recipes")
     parser.add_argument("--teacher", action="append", default=[], metavar="KEY=VALUE", help="replace a value of the teacher's training")
     parser.add_argument("--folder", type=Path, default=Path(".quality"))
     parser.add_argument("--results", type=Path, default=Path("benchmarks/results"))
+    parser.add_argument("--statistics", default="", metavar="FILE", help="the teacher's moments, such as those of each class")
     parser.add_argument("--blind", action="store_true", help="no test image: score by held-out synthetic images")
     parser.add_argument("--device", default="auto")
     given = parser.parse_args(arguments)
-    rows = given.rows.split(",")
-    if unknown := sorted(set(rows) - set(ROWS)):
-        parser.error(f"there is no row {unknown[0]!r}: choose from {', '.join(ROWS)}")
+    known = ROWS[given.dataset]
+    rows = given.rows.split(",") if given.rows else list(known)
+    if unknown := sorted(set(rows) - set(known)):
+        parser.error(f"there is no row {unknown[0]!r}: choose from {', '.join(known)}")
     training = Training.parse({**TRAININGS[given.dataset].to_json(), **parse_assignments(given.teacher)}, "teacher")
     recipes = {**RECIPES[given.dataset], **dict(text.split("=", 1) for text in given.recipe)}
     sweep = Sweep(
@@ -162,6 +168,7 @@ def parse(arguments: Sequence[str] | None) -> tuple[Sweep, list[str], list[int]]
         recipes,
         parse_assignments(given.set),
         given.blind,
+        given.statistics,
     )
     return sweep, rows, [int(seed) for seed in given.seeds.split(",")]
 
@@ -184,7 +191,9 @@ def train_once(sweep: Sweep) -> None:
 def measure(sweep: Sweep, row: str, seed: int) -> None:
     """One row, unless its JSON is there."""
     recipe, teacher_sha256 = sweep.recipe(row), read_bundle(sweep.teacher)[1]
-    settings = short_hash({"row": row, "recipe": recipe.to_json(), "teacher": teacher_sha256, "precision": sweep.runtime.precision})
+    chosen = {"row": row, "recipe": recipe.to_json(), "teacher": teacher_sha256, "precision": sweep.runtime.precision}
+    measured = {"statistics": measured_on(sweep.statistics)} if sweep.statistics and row in sweep.recipes else {}
+    settings = short_hash({**chosen, **measured})
     path = sweep.results / f"{sweep.dataset}-{row}-{settings}-seed{seed}.json"
     if path.is_file() and not sweep.blind:
         print(f"{path.name}: is there")
@@ -199,14 +208,22 @@ def measure(sweep: Sweep, row: str, seed: int) -> None:
         "recipe": sweep.source(row),
         "overrides": sweep.changes(row),
         "teacher_training": short_hash(sweep.training.to_json()),
+        **measured,
     }
     save(sweep, path, {**fields, **found.scores}, found.seconds)
+
+
+def measured_on(statistics: str) -> dict[str, str]:
+    """What a file of moments was measured on: the hash of real images, or of a set."""
+    return {name: digest for name, digest in read_origin(Path(statistics)).inputs.items() if name in ("data", "set")}
 
 
 def distilled(sweep: Sweep, row: str, folder: Path, seed: int) -> Found:
     """A student without real images; goes on where it was stopped."""
     data = "" if sweep.blind else str(sweep.part("test"))
-    run = distill(sweep.teacher, sweep.recipes[row], folder, data=data, seed=seed, overrides=sweep.changes(row))
+    run = distill(
+        sweep.teacher, sweep.recipes[row], folder, data=data, seed=seed, overrides=sweep.changes(row), statistics=sweep.statistics
+    )
     report = load_report(run.report)
     scores: dict[str, Any] = {
         "teacher": of_report(report, "teacher"),
@@ -219,7 +236,7 @@ def distilled(sweep: Sweep, row: str, folder: Path, seed: int) -> Found:
     if "distill_online" in run.steps:
         before, laps = 0.0, entries["distill_online"]
     else:
-        before = sum(seconds_of(entries[step]) for step in ("train_generator", "materialize"))
+        before = sum(seconds_of(entries[step]) for step in ("train_generator", "materialize") if step in entries)
         laps = entries["train_student"]
     scores["curve"] = curve(report, sweep.recipe(row), laps, before)
     return Found(scores, before + seconds_of(laps))
