@@ -4,7 +4,8 @@ kfp reads the form from a function's signature, so each pipeline would spell all
 The fields stand in a table already, which the plan step and the command line read too: the signature is made from it.
 """
 
-from collections.abc import Callable, Mapping
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from inspect import Parameter, Signature
 from typing import Any
 
@@ -26,16 +27,52 @@ def pipeline(body: Callable[[Form], None]) -> Any:
     """
     known = fields(body.__name__)
     defaults = {name: Parameter.empty if row.required else row.default for name, row in known.items()}
-    types = {name: _TYPES[type(row.default)] for name, row in known.items()}
     defaults |= {name: row.default for name, row in CLUSTER.items()}
-    types |= {name: _TYPES[type(row.default)] for name, row in CLUSTER.items()}
-
-    def spelled_out(*values: Any) -> None:
-        body(dict(zip(ordered, values, strict=True)))
-
+    types = _types(body.__name__)
     # required ones first, as Python wants them
     ordered = sorted(defaults, key=lambda name: (defaults[name] is not Parameter.empty, list(defaults).index(name)))
     signature = [Parameter(name, Parameter.POSITIONAL_OR_KEYWORD, default=defaults[name], annotation=types[name]) for name in ordered]
-    spelled_out.__name__, spelled_out.__doc__ = body.__name__, body.__doc__
-    spelled_out.__signature__ = Signature(signature)  # type: ignore[attr-defined]
-    return dsl.pipeline(name=body.__name__.replace("_", "-"))(spelled_out)
+    return _graph(body, body.__name__, ordered, signature)
+
+
+def nested(name: str, *components: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Make a pipeline within a pipeline of a function whose first argument is the form; it is called with the form first, too.
+
+    Args:
+        name: of the pipeline around it.
+        components: that it runs; of the form it is handed what they take, and what places them.
+    """
+    taken = {field for component in components for field in component.component_spec.inputs} | set(CLUSTER)
+
+    def wrap(body: Callable[..., Any]) -> Callable[..., Any]:
+        types = {field: kind for field, kind in _types(name).items() if field in taken}
+        own = list(inspect.signature(body).parameters.values())[1:]
+        signature = [row.replace(kind=Parameter.POSITIONAL_OR_KEYWORD) for row in own]
+        signature += [Parameter(field, Parameter.POSITIONAL_OR_KEYWORD, annotation=kind) for field, kind in types.items()]
+        returns = inspect.signature(body).return_annotation
+        graph = _graph(body, body.__name__, list(types), signature, [row.name for row in own], returns)
+        return lambda form, **given: graph(**given, **{field: form[field] for field in types})
+
+    return wrap
+
+
+def _types(name: str) -> dict[str, Any]:
+    """The type for kfp of every field of a pipeline's form."""
+    return {field: _TYPES[type(row.default)] for field, row in {**fields(name), **CLUSTER}.items()}
+
+
+def _graph(
+    body: Callable[..., Any],
+    name: str,
+    form: Sequence[str],
+    signature: Sequence[Parameter],
+    own: Sequence[str] = (),
+    returns: Any = Signature.empty,
+) -> Any:
+    def spelled_out(*values: Any) -> Any:
+        given = dict(zip([row.name for row in signature], values, strict=True))
+        return body({field: given[field] for field in form}, **{field: given[field] for field in own})
+
+    spelled_out.__name__, spelled_out.__doc__ = name, body.__doc__
+    spelled_out.__signature__ = Signature(list(signature), return_annotation=returns)  # type: ignore[attr-defined]
+    return dsl.pipeline(name=name.replace("_", "-"))(spelled_out)

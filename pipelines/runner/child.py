@@ -44,6 +44,7 @@ class Watch(logging.Filter):
         super().__init__()
         self.events = events
         self.running = False
+        self.failed = False
         self.stopping = 0
 
     def filter(self, record: logging.LogRecord) -> bool:
@@ -51,10 +52,12 @@ class Watch(logging.Filter):
         message = _TERMINAL.sub("", record.getMessage())
         if found := _STARTED.match(message):
             self._stop_here()
+            if self.failed:
+                raise SystemExit(1)  # kfp goes on with the other tasks of a loop, and the sentence of the one that failed would be lost
             self.running = True
             self._tell(found[1], "started")
         elif found := _ENDED.match(message):
-            self.running = False
+            self.running, self.failed = False, self.failed or found[2] == "FAILURE"
             self._tell(found[1], "done" if found[2] == "SUCCESS" else "failed")
             self._stop_here()
         return True
@@ -122,15 +125,22 @@ def _server(pipeline: str) -> ForkServer | None:
 
 
 def _load(pipeline: str) -> Any:
-    """The compiled pipeline as a callable, without the paths of pods and without retries: a local failure is the user's, at once."""
+    """The compiled pipeline as a callable, without the paths of pods and without retries: a local failure is the user's, at once.
+
+    Tasks that a cluster runs side by side come one after another: each would want all cores, and the memory that its shard was cut for.
+    """
     from kfp import components
 
     from distillery_kfp.pipelines.compile import compile_documents
 
     documents = compile_documents(pipeline)
-    for task in documents[0]["root"]["dag"]["tasks"].values():
-        task.pop("retryPolicy", None)
-    for executor in documents[0]["deploymentSpec"]["executors"].values():
+    specification = documents[0]
+    for graph in (specification["root"], *specification["components"].values()):
+        for task in graph.get("dag", {}).get("tasks", {}).values():
+            task.pop("retryPolicy", None)
+            if "parameterIterator" in task:
+                task["iteratorPolicy"] = {"parallelismLimit": 1}
+    for executor in specification["deploymentSpec"]["executors"].values():
         executor["container"].pop("env", None)
     return components.load_component_from_text(yaml.safe_dump_all(documents))
 

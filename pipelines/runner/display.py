@@ -9,7 +9,7 @@ from typing import Any, Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from distillery.step_table import STEPS
+from distillery.step_table import STEPS, Pipeline
 from distillery.workbench.warned import read_warnings
 
 
@@ -18,17 +18,19 @@ class Display:
 
     Args:
         console: where to.
-        steps: names of the steps, in order.
+        pipeline: its row in the table.
         progress: folder of the files that steps write as they go on.
         warnings: folder of the files in which steps leave what they warned of.
     """
 
-    def __init__(self, console: Console, steps: tuple[str, ...], progress: Path, warnings: Path) -> None:
+    def __init__(self, console: Console, pipeline: Pipeline, progress: Path, warnings: Path) -> None:
         self.console = console
-        self.steps = steps
+        self.steps, self.fanned = pipeline.steps, pipeline.fanned
         self.progress = progress
         self.warnings = warnings
         self.step = ""
+        self._tasks: dict[str, int] = {}
+        self._warned: dict[str, list[str]] = {}
         self._since = 0.0
         self._bar = Progress(
             SpinnerColumn(),
@@ -50,16 +52,18 @@ class Display:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         """Say what the steps warned of, whichever way the run ends; what several said, such as of data that they read, once."""
         self._bar.stop()
+        self._keep_warnings()
         told: set[str] = set()
         for step in self.steps:
-            for sentence in read_warnings(self.warnings, step):
-                if sentence in told:
-                    continue
-                told.add(sentence)
-                self.console.print(f"warning  {self._title(step)}: {sentence}", highlight=False, markup=False, soft_wrap=True)
+            for sentence in self._warned.get(step, ()):
+                if sentence not in told:
+                    told.add(sentence)
+                    self.console.print(f"warning  {self._title(step)}: {sentence}", highlight=False, markup=False, soft_wrap=True)
 
     def started(self, step: str) -> None:
-        """A step begins."""
+        """A step begins, or one more task of it."""
+        self._keep_warnings()
+        self._tasks[step] = self._tasks.get(step, 0) + 1
         self.step, self._since = step, time.monotonic()
         self._bar.reset(self._task, description=self._title(step), total=None, numbers="")
 
@@ -83,9 +87,16 @@ class Display:
                 numbers=_numbers(state["numbers"]),
             )
 
+    def _keep_warnings(self) -> None:
+        """Take what the step that ran last warned of: where it has several tasks, the next one writes its own in the same place."""
+        for step in self.steps:
+            known = self._warned.setdefault(step, [])
+            known += [sentence for sentence in read_warnings(self.warnings, step) if sentence not in known]
+
     def _title(self, step: str) -> str:
         place = self.steps.index(step) + 1 if step in self.steps else 0
-        return f"{place}/{len(self.steps)} {STEPS[step].title if step in STEPS else step}"
+        shard = f", shard {self._tasks.get(step, 1)}" if step in self.fanned else ""
+        return f"{place}/{len(self.steps)} {STEPS[step].title if step in STEPS else step}{shard}"
 
     def _read(self, step: str) -> dict[str, Any]:
         """What a step says of itself; nothing where its file is not there or no such thing, for it is only looked at."""

@@ -97,7 +97,7 @@ def execute(request: RunRequest, console: Console) -> RunResult:
     run = _Run(request, pipeline, store)
     with lock(request.workdir / "locks" / "run.lock", f"The workspace {str(request.workdir)!r}"):
         run.prepare()
-        with Display(console, PIPELINES[pipeline].steps, request.workdir / "progress", request.workdir / "warnings") as display:
+        with Display(console, PIPELINES[pipeline], request.workdir / "progress", request.workdir / "warnings") as display:
             code = run.watch(display)
         if code:
             run.fail(code)

@@ -2,8 +2,9 @@
 
 import ctypes
 import functools
+import os
 import platform
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -94,6 +95,22 @@ def cpu_limit(root: Path = Path("/sys/fs/cgroup")) -> int:
         return 0
     # "max" or -1 limits nothing
     return max(1, int(quota) // int(period)) if quota.isdecimal() and period.isdecimal() and int(period) else 0
+
+
+def memory_here(device: torch.device, root: Path = Path("/sys/fs/cgroup")) -> int:
+    """Bytes of memory that a device has in all; of a CPU, what the machine or this container's limit gives, whichever is less.
+
+    Args:
+        device: of this machine.
+        root: of the control groups, of the second version or the first.
+    """
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    found = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    for path in (root / "memory.max", root / "memory" / "memory.limit_in_bytes"):
+        with suppress(OSError, ValueError):
+            found.append(int(path.read_text()))  # "max" limits nothing
+    return min(found)
 
 
 @functools.cache

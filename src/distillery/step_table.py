@@ -4,9 +4,10 @@ What depends on a step's name stands here and nowhere else. What a step does sta
 `Inputs` and `Outputs` have the row's artifacts as fields; a component of the same name hands it to a cluster.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NewType
+from typing import Any, Literal, NewType
 
 from distillery.errors import ConfigError
 
@@ -37,7 +38,9 @@ class Step:
         stage: the folder of `components` that its component lies in.
         title: what it does, as it is told while it does it.
         section: the part of a plan that it is given; "" for the plan itself.
+        sections: the part that holds a section for each of its tasks, where a pipeline fans it out; "" for a step that is never.
         reads: artifacts of the steps before it that a pipeline may hand it.
+        gathers: of what it reads, what comes from every task of a step that is fanned out; its input is called so with an s.
         writes: artifacts that it leaves.
         keeps: its outputs are kept under its key and taken again where equal work is asked for; else it looks at the world, or changes it.
         accelerated: it works on an accelerator where the cluster has one for it.
@@ -49,7 +52,9 @@ class Step:
     stage: str
     title: str
     section: str = ""
+    sections: str = ""
     reads: tuple[Artifact, ...] = ()
+    gathers: tuple[Artifact, ...] = ()
     writes: tuple[Artifact, ...] = ()
     keeps: bool = False
     accelerated: bool = False
@@ -60,6 +65,12 @@ class Step:
     def grows_its_set(self) -> bool:
         """Whether the student that it trains sees a set that it makes meanwhile."""
         return {"set", "student"} <= set(self.writes)
+
+    def planned(self, plan: Mapping[str, Any]) -> tuple[Mapping[str, Any], ...]:
+        """Its section of a plan, or, where it is fanned out, that of each of its tasks; none where the plan is not for it."""
+        if self.section in plan:
+            return (plan[self.section],)
+        return tuple(plan.get(self.sections, ()))
 
 
 STEPS: dict[str, Step] = {
@@ -79,6 +90,7 @@ STEPS: dict[str, Step] = {
             "generator",
             "train the generator",
             section="generator",
+            sections="shards",
             reads=("statistics",),
             writes=("synthesizer",),
             keeps=True,
@@ -91,6 +103,7 @@ STEPS: dict[str, Step] = {
             "draw the synthetic set",
             section="materialize",
             reads=("statistics", "synthesizer"),
+            gathers=("synthesizer",),
             writes=("set",),
             keeps=True,
             accelerated=True,
@@ -153,7 +166,9 @@ class Pipeline:
         kind: of the recipes that it runs.
         coupling: of the methods that it runs; "" where its recipes have none.
         targets: what these methods may optimise.
-        several: it runs more than one generator at a time; else exactly one, or none.
+        fanned: steps that it runs as several tasks side by side, each with a share of more than one generator; else it trains exactly
+            one, or none.
+        parallel: tasks of such a step that a cluster runs at a time; this machine, whose cores and memory they would share, runs one.
         recipe: the preset that its run form opens with; "" where no preset asks for this pipeline yet, and then nobody is offered it.
     """
 
@@ -162,13 +177,15 @@ class Pipeline:
     kind: str = "distillation"
     coupling: Literal["", "offline", "online"] = ""
     targets: tuple[Literal["generator", "images"], ...] = ()
-    several: bool = False
+    fanned: tuple[str, ...] = ()
+    parallel: int = 0
     recipe: str = ""
 
     @property
     def sections(self) -> tuple[str, ...]:
         """Names of the sections that its plan hands out."""
-        return tuple(STEPS[step].section for step in self.steps if STEPS[step].section)
+        rows = {step: STEPS[step] for step in self.steps if STEPS[step].section}
+        return tuple(row.sections if step in self.fanned else row.section for step, row in rows.items())
 
     @property
     def artifacts(self) -> tuple[Artifact, ...]:
@@ -186,6 +203,15 @@ PIPELINES: dict[str, Pipeline] = {
             coupling="offline",
             targets=("generator",),
             recipe="ls_gdfd/digits",
+        ),
+        Pipeline(
+            "ensemble_distillation",
+            ("plan", "extract_statistics", "train_generator", "materialize", "train_student", *_SCORED),
+            coupling="offline",
+            targets=("generator",),
+            fanned=("train_generator",),
+            parallel=8,
+            recipe="ls_gdfd/digits-ensemble",
         ),
         Pipeline(
             "inversion_distillation",
@@ -223,7 +249,7 @@ def find_pipeline(kind: str = DEFAULT_KIND, coupling: str = "", target: str = ""
     check_kind(kind)
     rows = [row for row in PIPELINES.values() if row.kind == kind]
     for row in rows:
-        if row.coupling == coupling and target in (row.targets or ("",)) and row.several == (generators > 1):
+        if row.coupling == coupling and target in (row.targets or ("",)) and bool(row.fanned) == (generators > 1):
             return row.name
     asked = f"an {coupling} method that optimises {'images' if target == 'images' else f'{generators} generators'}" if coupling else "it"
     raise ConfigError(

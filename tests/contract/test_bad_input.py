@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from commands import distillery
+from distillery.api.running import run_step
 from distillery.errors import CheckpointMismatchError, DistilleryError, MissingResourceError, StoreError
 from distillery.models.bundle import save_classifier
 from distillery.models.catalog import Architecture, build_network
@@ -173,8 +174,7 @@ def drawn(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> tuple[Desk, dict[str, 
     sections = offline_sections(desk)
     for step in (extract_statistics, train_generator, materialize):
         row = STEPS[step.STEP]
-        inputs = step.Inputs(teacher_uri=teacher, **{name: out / name for name in row.reads})
-        step.run(sections[row.section], inputs, step.Outputs(**{name: out / name for name in row.writes}))
+        run_step(step.STEP, sections[row.section], {name: out / name for name in (*row.reads, *row.writes)}, {"teacher_uri": teacher})
     return desk, sections, out
 
 

@@ -36,6 +36,7 @@ from distillery.provenance import dump_json
 from distillery.reporting.card import open_sources
 from distillery.statistics.moments import load_moments
 from distillery.statistics.moments import read_origin as moments_origin
+from distillery.step_table import Pipeline
 from distillery.steps import register
 from distillery.storage import FolderStore, Store, open_store
 from distillery.storage.locks import holder
@@ -347,7 +348,7 @@ def test_damage_of_what_only_watchers_read_is_never_in_the_way(left: Left) -> No
     work = left.chain.folder / "work"
     screen = Console(force_terminal=True, file=io.StringIO())
     tracker = NullTracker(work / "tracking/aside")
-    display = Display(screen, ("materialize",), work / "progress", work / "warnings")
+    display = Display(screen, Pipeline("drawing", ("materialize",)), work / "progress", work / "warnings")
     display.started("materialize")
 
     def show(_: Path) -> None:

@@ -19,8 +19,10 @@ from distillery.recipes.schema import Recipe
 from distillery.recipes.sections import DistillSection, GeneratorSection, MaterializeSection, MethodSection, StudentSection
 from distillery.recipes.workload import workload_of
 from distillery.runtime import resolve_runtime
+from distillery.step_table import STEPS
 from distillery.steps.plan import run as plan
 from distillery.synthesis.protocol import Ingredients, Synthesizer
+from distillery.synthesis.share import ALONE
 from distillery.types import Classifier, ImageSpec
 from methods import shortened
 from needed import form_needed, moments_needed, others_needed
@@ -224,7 +226,8 @@ def synthesizer_of(section: MethodSection, teacher: Classifier) -> Synthesizer:
     settings = config.parse(section.method_config)
     needs = METHODS[section.method].required(settings)
     moments, ood = moments_needed(needs, teacher, section.teacher_sha256), others_needed(needs, teacher.spec)
-    built: Synthesizer = cls(settings, Ingredients(teacher, resolve_runtime("cpu", "float32"), section.seed, moments, ood=ood))
+    share = section.share if isinstance(section, GeneratorSection) else ALONE
+    built: Synthesizer = cls(settings, Ingredients(teacher, resolve_runtime("cpu", "float32"), section.seed, moments, ood=ood, share=share))
     return built
 
 
@@ -251,8 +254,9 @@ def test_planned_and_built_at_full_size_and_the_first_of_its_networks_run_for_on
     sections = plan(recipe.pipeline, {"run_recipe": name, "teacher_uri": str(uri), "run_overrides": one_round(recipe), **needed})
 
     online = recipe.method.coupling == "online"
-    makers: dict[str, type[MethodSection]] = {"distill": DistillSection, "generator": GeneratorSection, "materialize": MaterializeSection}
-    planned = next(section.parse(sections[part]) for part, section in makers.items() if part in sections)
+    makers: dict[str, type[MethodSection]] = {"distill_online": DistillSection, "train_generator": GeneratorSection}
+    makers["materialize"] = MaterializeSection
+    planned = next(section.parse(STEPS[step].planned(sections)[0]) for step, section in makers.items() if STEPS[step].planned(sections))
     config = (planned if isinstance(planned, DistillSection) else StudentSection.parse(sections["student"])).student
     student = shared_student(config.architecture.model_dump_json(), teacher.num_classes, teacher.spec.shape)
     synthesizer = synthesizer_of(planned, teacher)

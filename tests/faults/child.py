@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from distillery import provenance, storage
+from distillery.api.running import run_step
 from distillery.engine import checkpoint, session
 from distillery.methods.catalog import METHODS
 from toy_methods import TOYS
@@ -106,13 +107,8 @@ def work(job: dict[str, Any]) -> None:
     saboteur.install()
     for step, given in job["steps"]:
         saboteur.step = step
-        module = importlib.import_module(f"distillery.steps.{step}")
-        inputs, outputs = ({name: Path(place) for name, place in given[side].items()} for side in ("inputs", "outputs"))
-        module.run(
-            given["section"],
-            module.Inputs(teacher_uri=given["teacher_uri"], **inputs, **given.get("settings", {})),
-            module.Outputs(**outputs),
-        )
+        places = {name: Path(place) for name, place in given["places"].items()}
+        run_step(step, given["section"], places, {"teacher_uri": given["teacher_uri"], **given.get("settings", {})})
         say(event="finished", step=step)
 
 

@@ -30,6 +30,7 @@ from toy_methods import registered
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(240)]
 
 ROUNDS = 7
+GENERATORS = 4
 STUDENT = {
     "architecture": {"name": "wrn_10_1", "arguments": {"base_width": 8}},
     "stages": [
@@ -103,14 +104,24 @@ class Ground:
             self._job("train_student", {**self.common, "student": student}, out),
         ]
 
-    def _job(self, step: str, section: dict[str, Any], out: Path, without: str = "") -> tuple[str, dict[str, Any]]:
+    def ensemble(self, out: Path, shards: tuple[tuple[int, int], ...]) -> list[tuple[str, dict[str, Any]]]:
+        """Four generators of LS-GDFD in some of the ensemble's shards, a set of all of them."""
+        method = {**self.common, "method": "ls_gdfd", "method_config": killed_settings("ls_gdfd")}
+        jobs = []
+        for first, last in shards:
+            section = {**method, "rounds": ROUNDS, "share": {"first": first, "last": last, "total": GENERATORS}}
+            jobs.append(self._job("train_generator", section, out, synthesizer=str(out / f"synthesizer/{first}")))
+        drawn = {"size": 160, "batch": 24, "shard_images": 15, "max_oversampling": 2, "labels": "missing"}
+        return [*jobs, self._job("materialize", {**method, "generators": GENERATORS, "set": drawn}, out)]
+
+    def _job(self, step: str, section: dict[str, Any], out: Path, without: str = "", **more: str) -> tuple[str, dict[str, Any]]:
         row, needs, settings = STEPS[step], needs_of(section), {}
         if "ood" in needs:
             section, settings = {**section, "ood_sha256": self.others_sha256}, {"synth_ood_uri": self.others}
-        places = {name: out / name for name in row.reads} | {"statistics": self.classes if "class_moments" in needs else self.statistics}
-        inputs = {name: str(places[name]) for name in row.reads if name != without}
-        outputs = {name: str(out / name) for name in row.writes}
-        return step, {"section": section, "teacher_uri": str(self.teacher), "inputs": inputs, "outputs": outputs, "settings": settings}
+        places = {name: str(out / name) for name in (*row.reads, *row.writes) if name != without}
+        if "statistics" in row.reads:
+            places["statistics"] = str(self.classes if "class_moments" in needs else self.statistics)
+        return step, {"section": section, "teacher_uri": str(self.teacher), "places": {**places, **more}, "settings": settings}
 
 
 def needs_of(section: dict[str, Any]) -> tuple[Need, ...]:
@@ -349,6 +360,26 @@ def test_what_a_method_asks_for_is_there_again_after_a_kill(method: str, nursery
     killed.kill_in_write("materialize", "shard", 1)
     killed.complete()
     check_equal(left_alone, killed)
+
+
+def test_two_shards_of_an_ensemble_killed_and_resumed_each_by_itself(nursery: Nursery, ground: Ground, tmp_path: Path) -> None:
+    left_alone, killed = (Runner(nursery, folder, ground.ensemble(folder / "out", ((0, 2), (2, 4)))) for folder in both(tmp_path))
+    left_alone.complete()
+    first, second, draw = killed.steps
+    for number, shard in enumerate((second, first)):  # the later one first, and each without the other
+        killed.steps = [shard]
+        killed.kill_in_write("train_generator", "payload", 2 + number)
+        killed.kill_after_round("train_generator", 5, delay=0)
+    killed.steps = [second]
+    killed.complete()
+    killed.steps = [second, first, draw]
+    events = killed.complete()
+    rounds = [event["round"] for event in events if event["event"] == "round" and event["step"] == "train_generator"]
+    assert 0 < len(rounds) <= ROUNDS, "a finished shard is taken from its key, and the other goes on where it was"
+    check_equal(left_alone, killed)
+    manifest = open_reference(killed.folder / "out/set").manifest
+    assert len(manifest.synthesizers) == len(set(manifest.synthesizers)) == 2
+    assert manifest.synthesizers == tuple(sha256_file(killed.folder / f"out/synthesizer/{n}/synthesizer.json") for n in (0, 2))
 
 
 def test_equal_hashes_are_no_accident(nursery: Nursery, ground: Ground, tmp_path: Path) -> None:

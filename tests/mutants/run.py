@@ -27,7 +27,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "a pipeline found by its target whatever the number of generators",
         "src/distillery/step_table.py",
-        " and row.several == (generators > 1):",
+        " and bool(row.fanned) == (generators > 1):",
         ":",
         "tests/unit/test_step_table.py",
     ),

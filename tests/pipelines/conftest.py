@@ -34,13 +34,18 @@ student: {architecture: {name: resnet8, arguments: {base_width: 8}}, stages: {0:
 evaluation: {latency: false}
 """
 
+ENSEMBLE = """
+extends: offline.yaml
+synthesis: {generators: 3, shard_memory_gib: 0.002, config: {generator: {latent: 6, width: 4}}}
+"""  # two of the three in one shard
+
 # kfp asks for the sources of the whole stack to learn its caller's name, which takes seconds where a test process has imported much
 pipeline_task.inspect = SimpleNamespace(stack=lambda: [None, (None, None, None, sys._getframe(2).f_code.co_name)])
 
 
 @pytest.fixture(scope="session")
 def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with teacher/, test.npz, online.yaml and offline.yaml."""
+    """A folder with teacher/, test.npz, online.yaml, offline.yaml and ensemble.yaml."""
     folder = tmp_path_factory.mktemp("desk")
     spec = ImageSpec(channels=1, height=8, width=8, mean=(0.5,), std=(0.5,))
     architecture = Architecture(name="wrn_10_1")
@@ -52,4 +57,5 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     np.savez(folder / "test.npz", images=images, labels=np.arange(30) % 3)
     (folder / "online.yaml").write_text(ONLINE)
     (folder / "offline.yaml").write_text(OFFLINE)
+    (folder / "ensemble.yaml").write_text(ENSEMBLE)
     return folder

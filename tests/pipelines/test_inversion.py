@@ -138,7 +138,7 @@ def test_its_component_takes_no_synthesizer(chain: Chain, tmp_path: Path) -> Non
 
 def test_a_synthesizer_that_is_too_much_or_missing_is_refused(chain: Chain, tmp_path: Path) -> None:
     section, outputs = chain.sections["materialize"], materialize.Outputs(set=tmp_path / "set")
-    given = materialize.Inputs(teacher_uri=str(chain.teacher), synthesizer=tmp_path)
+    given = materialize.Inputs(teacher_uri=str(chain.teacher), synthesizers=(tmp_path,))
     with chain.environment(), pytest.raises(ConfigError, match="makes its images from nothing: leave the synthesizer .* out"):
         materialize.run(section, given, outputs)
     trained = {**section, "method": "toy_decoder", "method_config": TOYS["toy_decoder"].tiny}

@@ -1,6 +1,7 @@
 """Whole pipelines on this machine, through the command: results, resuming, stopping, and what a killed parent leaves."""
 
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -9,6 +10,8 @@ import time
 from pathlib import Path
 
 import pytest
+
+from distillery_kfp.pipelines.runner.child import Watch
 
 COMMAND = [sys.executable, "-m", "distillery_kfp.pipelines.cli.app"]
 ENVIRONMENT = {**{k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW_", "DISTILLERY_", "KFP_"))}, "OMP_NUM_THREADS": "1"}
@@ -73,6 +76,44 @@ def test_online_run_and_again(desk: Path, tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "store" / "students").iterdir()] == [student.name]
     newest = max((tmp_path / "work" / "logs").iterdir(), key=lambda path: path.stat().st_mtime)
     assert "distill_online was done before" in newest.read_text()
+
+
+def test_an_ensemble_stopped_in_its_second_shard_trains_the_first_no_more(desk: Path, tmp_path: Path) -> None:
+    long = ["--set", "synthesis.rounds=400"]
+    run = subprocess.Popen(
+        arguments(desk, tmp_path, "ensemble.yaml", *long), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT
+    )
+    works = tmp_path / "store/checkpoints/train_generator"
+    wait_for(lambda: len(list(works.glob("*/latest.json"))) == 1 and len(list(works.glob("*/result.json"))) == 1)
+    run.terminate()
+    shown, _ = run.communicate(timeout=120)
+    assert run.returncode == 143
+    steps = [line.split("  ")[0] for line in shown.splitlines() if "/7 " in line]
+    assert steps == ["1/7 plan the run", "2/7 read the teacher's statistics", "3/7 train the generator, shard 1"]
+    assert "generators 3  shards 2" in shown.splitlines()[0]
+    assert running(tmp_path) == []
+
+    again = distil(desk, tmp_path, "ensemble.yaml", *long)
+    assert [line.split("  ")[0] for line in again.splitlines()[2:4]] == [f"3/7 train the generator, shard {number}" for number in (1, 2)]
+    newest = max((tmp_path / "work" / "logs").iterdir(), key=lambda path: path.stat().st_mtime).read_text()
+    assert newest.count("train_generator was done before") == 1
+    assert len(list(works.glob("*/result.json"))) == 2
+
+
+def test_after_a_failed_shard_no_other_begins() -> None:
+    read, write = os.pipe()
+    watch = Watch(write)
+
+    def say(message: str) -> None:
+        watch.filter(logging.LogRecord("kfp", logging.INFO, "", 0, message, None, None))
+
+    say("Executing task 'train-generator'")
+    say("Task 'train-generator' finished with status FAILURE")
+    with pytest.raises(SystemExit) as ended:
+        say("Executing task 'train-generator'")
+    assert ended.value.code == 1
+    events = [json.loads(line) for line in os.read(read, 4096).splitlines()]
+    assert events == [{"step": "train_generator", "state": state} for state in ("started", "failed")]
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])

@@ -32,8 +32,9 @@ def artifacts_of(cls: type) -> set[str]:
     """Fields of a class that are artifacts, each of which must be of its own kind."""
     found = {name: [hint, *get_args(hint)] for name, hint in get_type_hints(cls).items()}
     named = {name for name, hints in found.items() if any(kind in hints for kind in KINDS.values())}
-    assert all(KINDS[name] in found[name] for name in named)
-    return named
+    meant = {name: name if name in KINDS else name.removesuffix("s") for name in named}
+    assert all(KINDS[meant[name]] in found[name] for name in named)
+    return set(meant.values())
 
 
 def test_every_artifact_has_a_kind_of_its_own() -> None:
@@ -44,8 +45,12 @@ def test_every_artifact_has_a_kind_of_its_own() -> None:
 @pytest.mark.parametrize("name", WORKING)
 def test_a_step_reads_and_writes_what_its_row_says(name: str) -> None:
     module = import_module(f"distillery.steps.{name}")
+    row = STEPS[name]
     assert artifacts_of(module.Outputs) == {field.name for field in fields(module.Outputs)} == set(STEPS[name].writes)
-    assert artifacts_of(module.Inputs) >= set(STEPS[name].reads)
+    assert artifacts_of(module.Inputs) >= set(row.reads)
+    assert set(row.gathers) <= set(row.reads)
+    given = {field.name for field in fields(module.Inputs)}
+    assert {f"{artifact}s" if artifact in row.gathers else artifact for artifact in row.reads} <= given
     assert STEPS[name].section in SECTIONS
 
 
@@ -79,6 +84,7 @@ def test_every_method_has_a_pipeline() -> None:
     ("asked", "pipeline"),
     [
         ({"coupling": "offline", "target": "generator"}, "generative_distillation"),
+        ({"coupling": "offline", "target": "generator", "generators": 10}, "ensemble_distillation"),
         ({"coupling": "offline", "target": "images"}, "inversion_distillation"),
         ({"coupling": "online", "target": "generator"}, "online_distillation"),
         ({"coupling": "online", "target": "images"}, "online_distillation"),
@@ -93,8 +99,8 @@ def test_a_pipeline_is_found_by_what_a_recipe_is(asked: dict[str, str], pipeline
     [
         ({"kind": "distilation"}, r"no kind of recipe 'distilation'; known: distillation, did you mean 'distillation'\?$"),
         (
-            {"coupling": "offline", "target": "generator", "generators": 10},
-            "^No pipeline runs an offline method that optimises 10 generators: distillation has generative_distillation, ",
+            {"coupling": "online", "target": "generator", "generators": 10},
+            "^No pipeline runs an online method that optimises 10 generators: distillation has generative_distillation, ",
         ),
         ({"coupling": "online", "target": "images", "generators": 2}, "^No pipeline runs an online method that optimises images"),
     ],
@@ -105,10 +111,31 @@ def test_what_no_pipeline_runs_is_refused(asked: dict[str, object], sentence: st
 
 
 def test_a_pipeline_for_several_generators_would_be_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    many = step_table.Pipeline("many", (), coupling="offline", targets=("generator",), several=True)
+    many = step_table.Pipeline("many", (), coupling="online", targets=("generator",), fanned=("distill_online",))
     monkeypatch.setitem(PIPELINES, "many", many)
-    asked = {"coupling": "offline", "target": "generator"}
-    assert [find_pipeline(**asked, generators=n) for n in (1, 2, 100)] == ["generative_distillation", "many", "many"]
+    for coupling, one, several in (
+        ("online", "online_distillation", "many"),
+        ("offline", "generative_distillation", "ensemble_distillation"),
+    ):
+        asked = {"coupling": coupling, "target": "generator"}
+        assert [find_pipeline(**asked, generators=n) for n in (1, 2, 100)] == [one, several, several]
+
+
+def test_a_fanned_step_has_a_section_a_task() -> None:
+    ensemble, single = PIPELINES["ensemble_distillation"].sections, PIPELINES["generative_distillation"].sections
+    assert (set(ensemble) - set(single), set(single) - set(ensemble)) == ({"shards"}, {"generator"})
+    row = STEPS["train_generator"]
+    assert row.planned({"generator": {"a": 1}}) == ({"a": 1},)
+    assert row.planned({"shards": [{"a": 1}, {"a": 2}]}) == ({"a": 1}, {"a": 2})
+    assert row.planned({"distill": {}}) == STEPS["plan"].planned({"shards": [{}]}) == ()
+
+
+@pytest.mark.parametrize("pipeline", PIPELINES.values(), ids=lambda row: row.name)
+def test_what_a_fanned_step_writes_is_gathered(pipeline: step_table.Pipeline) -> None:
+    assert set(pipeline.fanned) <= {name for name in pipeline.steps if STEPS[name].sections}
+    assert bool(pipeline.fanned) == bool(pipeline.parallel)
+    readers = {artifact for name in pipeline.steps for artifact in set(STEPS[name].reads) - set(STEPS[name].gathers)}
+    assert not readers & {artifact for name in pipeline.fanned for artifact in STEPS[name].writes}
 
 
 def test_who_makes_an_artifact() -> None:

@@ -36,6 +36,7 @@ def plan(
     [
         ("statistics", dict[str, Any]),
         ("generator", dict[str, Any]),
+        ("shards", list[dict[str, Any]]),
         ("materialize", dict[str, Any]),
         ("student", dict[str, Any]),
         ("distill", dict[str, Any]),
@@ -51,5 +52,5 @@ def plan(
     # the form's "" and 0 mean the recipe's own value; the cluster's are amounts, and go as they are
     given = {name: value for name, value in form.items() if value or name.startswith("k8s_")}
     sections = run(pipeline, given)
-    names = ("statistics", "generator", "materialize", "student", "distill", "evaluation", "registration")
-    return tuple(sections.get(name, {}) for name in names)
+    names = ("statistics", "generator", "shards", "materialize", "student", "distill", "evaluation", "registration")
+    return tuple(sections.get(name, [] if name == "shards" else {}) for name in names)

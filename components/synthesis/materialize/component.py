@@ -15,6 +15,7 @@ def materialize(
     dataset: dsl.Output[dsl.Dataset],
     metrics: dsl.Output[dsl.Metrics],
     synthesizer: dsl.Input[dsl.Model] = None,
+    synthesizers: dsl.Input[list[dsl.Model]] = None,
 ) -> None:
     """Draw a synthetic set with quotas per class, and publish it by its manifest.
 
@@ -27,16 +28,18 @@ def materialize(
         dataset: a copy of the set's manifest, and a reference with its address and digest.
         metrics: images drawn and kept, and how often the teacher agrees with the asked label.
         synthesizer: a trained one; none for a method that makes its images from nothing.
+        synthesizers: the trained shares of an ensemble, instead.
     """
     from pathlib import Path
 
     from distillery.step_table import SetFolder, StatisticsFile, SynthesizerFolder
     from distillery.steps.materialize import Inputs, Outputs, run
 
+    given = [synthesizer] if synthesizer else synthesizers or []
     inputs = Inputs(
         teacher_uri=teacher_uri,
         statistics=StatisticsFile(Path(statistics.path)),
-        synthesizer=SynthesizerFolder(Path(synthesizer.path)) if synthesizer else None,
+        synthesizers=tuple(SynthesizerFolder(Path(made.path)) for made in given),
         synth_ood_uri=synth_ood_uri,
         accelerators=accelerators,
     )

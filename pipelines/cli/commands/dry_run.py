@@ -56,6 +56,7 @@ def _show(request: "RunRequest", pipeline: str, found: "Estimate") -> None:
         table.add_row(part.name, f"{part.times:,}", _span(part.seconds), part.how)
     screen.print(table)
     lines = {
+        **({"ensemble": found.sharding.sentence()} if found.sharding else {}),
         "images": _images(found),
         "student": f"{found.student_steps:,} optimizer steps",
         "time": f"about {_span(found.seconds)}",

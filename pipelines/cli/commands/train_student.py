@@ -97,7 +97,7 @@ def _plan(recipe: "Recipe", teacher_uri: str, seed: int, synthesizer: Path | Non
     from distillery.models.catalog import code_of_others
     from distillery.provenance import code_version
     from distillery.recipes.sections import StudentSection
-    from distillery.synthesis.bundle import load_synthesizer
+    from distillery.synthesis.bundle import list_synthesizers, load_synthesizer
     from distillery.workbench.bench import runtime_here
     from distillery.workbench.networks import check_networks
     from distillery.workbench.planning import check_expected, open_ood, open_ood_of_trained, verify_teacher
@@ -107,7 +107,7 @@ def _plan(recipe: "Recipe", teacher_uri: str, seed: int, synthesizer: Path | Non
     check_expected(recipe, teacher.info)
     check_networks(recipe, teacher, runtime_here(recipe.precision), makes_images=live)
     stages, spec = recipe.student.stages, teacher.info.spec
-    made = load_synthesizer(synthesizer, teacher.sha256) if synthesizer else None
+    made = load_synthesizer(list_synthesizers(synthesizer)[0], teacher.sha256) if synthesizer else None
     ood = open_ood_of_trained(ood_uri, stages, made, spec) if made else open_ood(ood_uri, stages, 0, spec)
     section = {
         "seed": seed,

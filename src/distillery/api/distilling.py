@@ -12,7 +12,7 @@ from typing import Any
 from distillery.api.arguments import Place, as_mapping, located, new_folder, recipe_source
 from distillery.api.process import surroundings, visiting
 from distillery.api.progress import silent
-from distillery.api.running import run_step
+from distillery.api.running import run_tasks
 from distillery.api.teachers import load_classifier
 from distillery.errors import ConfigError, StoreError
 from distillery.host import INPUTS, Watcher
@@ -52,7 +52,7 @@ class Distilled:
         teacher: folder of the teacher's bundle, or its URI.
         store: folder or s3:// URI that holds checkpoints, the set's shards and the run's record.
         run_id: names the run in the store, and in MLflow.
-        steps: every step that ran, by name, in its order.
+        steps: every step that ran, by name, in its order; of an ensemble each shard, as `train_generator/1`.
     """
 
     folder: Path
@@ -69,7 +69,10 @@ class Distilled:
 
     @property
     def synthesizer(self) -> Path:
-        """The trained synthesizer, a folder; `materialize` draws more images from it. A method whose target is images leaves none."""
+        """The trained synthesizer, a folder, with one in it for each shard of an ensemble; `materialize` draws more images from it.
+
+        A method whose target is images leaves none.
+        """
         return self.folder / "synthesizer"
 
     @property
@@ -205,16 +208,17 @@ class _Run:
         row = PIPELINES[pipeline]
         for name in row.steps[1:]:
             if name != LAST or registered:
-                self._step(name, sections[STEPS[name].section], row.artifacts, given)
+                self._step(name, sections, row.artifacts, given)
         if not registered:
             self._end()
 
-    def _step(self, name: str, section: Mapping[str, Any], artifacts: Sequence[str], given: Mapping[str, str]) -> None:
+    def _step(self, name: str, plan: Mapping[str, Any], artifacts: Sequence[str], given: Mapping[str, str]) -> None:
         began, row = time.monotonic(), STEPS[name]
         handled = [artifact for artifact in (*row.reads, *row.writes) if artifact in artifacts]
         places: dict[str, Path] = {artifact: getattr(self.result, artifact) for artifact in handled}
-        metrics = run_step(name, section, places, given)
-        self.done[name] = StepResult(section, metrics, time.monotonic() - began)
+        for task, section, metrics in run_tasks(name, plan, places, given):
+            self.done[task] = StepResult(section, metrics, time.monotonic() - began)
+            began = time.monotonic()
 
     def _end(self) -> None:
         """What the last step does beside asking the registry: the student goes into the store, and the run's record says where all is."""

@@ -22,7 +22,7 @@ from distillery.models.catalog import code_of_others
 from distillery.provenance import code_version, sha256_file
 from distillery.recipes.sections import MaterializeSection, StatisticsSection
 from distillery.runtime import Precision
-from distillery.synthesis.bundle import load_synthesizer, read_synthesizer
+from distillery.synthesis.bundle import list_synthesizers, load_synthesizer, read_synthesizer
 from distillery.workbench.assembly import PlannedMethod
 from distillery.workbench.planning import open_ood_of_trained
 
@@ -84,7 +84,7 @@ def materialize(
 
     Args:
         teacher: the bundle that it was trained against: a folder, a URI, or what `import_teacher` returned.
-        synthesizer: folder of the synthesizer, such as `Distilled.synthesizer`.
+        synthesizer: folder of the synthesizer, or one with every shard of an ensemble in it, such as `Distilled.synthesizer`.
         out: folder for the reference to the set.
         size: images, held-out ones included.
         ood: the images of another domain from which the synthesizer's method learned, if it is one of those; "" for none.
@@ -112,7 +112,7 @@ def materialize(
         others = located(ood, "ood")
         places = {"statistics": folder / "statistics.safetensors", "set": folder / "set"}
         places["synthesizer"] = Path(located(synthesizer, "synthesizer"))
-        made = load_synthesizer(places["synthesizer"], sha256)
+        made = load_synthesizer(list_synthesizers(places["synthesizer"])[0], sha256)
         common = {
             "seed": seed,
             "code_version": code_version(),
@@ -121,12 +121,13 @@ def materialize(
             "precision": parsed.precision,
         }
         if statistics:
-            places["statistics"] = _trained_on(Path(located(statistics, "statistics")), places["synthesizer"])
+            places["statistics"] = _trained_on(Path(located(statistics, "statistics")), list_synthesizers(places["synthesizer"])[0])
         elif PlannedMethod.parse(made.method, made.config, places["statistics"]).statistics_path:
             run_step("extract_statistics", StatisticsSection.parse(common, "statistics").to_json(), places, {"teacher_uri": origin})
         learned = open_ood_of_trained(others, (), made, info.spec)
         common["ood_sha256"] = learned.digest if learned else ""
-        own = {"method": made.method, "method_config": made.config, "set": chosen.to_json(), "health": parsed.health.to_json()}
+        method = {"method": made.method, "method_config": made.config, "generators": made.share.total}
+        own = {**method, "set": chosen.to_json(), "health": parsed.health.to_json()}
         section = MaterializeSection.parse({**common, **own}, "materialize").to_json()
         metrics = run_step("materialize", section, places, {"teacher_uri": origin, "synth_ood_uri": others})
     reference = read_reference(folder / "set")

@@ -1,7 +1,7 @@
 """A synthetic set in a store: shards under their content hash, and a manifest that is written last and makes them a set."""
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -34,6 +34,19 @@ REFERENCE = "reference.json"
 _log = logging.getLogger(__name__)
 
 
+SYNTHESIZER = "synthesizer"
+"""What the synthesizer that a set was drawn from is called among its inputs; the shares of an ensemble by their number behind it."""
+
+
+def synthesizers_in(inputs: Mapping[str, str]) -> dict[str, str]:
+    """The synthesizers among the inputs of a set, in the order of their generators, with their sha256; empty where it was drawn from none.
+
+    Args:
+        inputs: sha256 by name.
+    """
+    return {name: inputs[name] for name in sorted(inputs) if name == SYNTHESIZER or name.startswith(f"{SYNTHESIZER}_")}
+
+
 class SetHeader(Config):
     """What is known of a set before its first image.
 
@@ -41,7 +54,8 @@ class SetHeader(Config):
         shape: (C, H, W) of its images.
         num_classes: K, classes of the teacher.
         teacher_sha256: bundle hash of the teacher that labelled the images.
-        synthesizer_sha256: hash of the synthesizer that made them; "" for the pool of an online run, made by many states of one.
+        synthesizer_sha256: hash of the synthesizer that made them; "" for those of an ensemble, which `provenance` names, for the pool of
+            an online run, made by many states of one, and for images made from nothing.
         start_sha256: hash of the manifest of the set that this one began with, whose shards are its first ones; "" for none.
         start_images: training images of that set.
         provenance: where the set comes from.
@@ -89,6 +103,11 @@ class SetManifest(SetHeader):
         if self.config_sha256 != _config_sha256(self.provenance):
             raise ValueError("its configuration is another than the one that it names by hash")
         return self
+
+    @property
+    def synthesizers(self) -> tuple[str, ...]:
+        """Hashes of the synthesizers that the images were drawn from: of one, or of each share of an ensemble."""
+        return (self.synthesizer_sha256,) if self.synthesizer_sha256 else tuple(synthesizers_in(self.provenance.inputs).values())
 
     def to_bytes(self) -> bytes:
         """The manifest's file."""

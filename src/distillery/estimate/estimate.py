@@ -18,6 +18,7 @@ from distillery.recipes.schema import Recipe
 from distillery.recipes.workload import workload_of
 from distillery.runtime import resolve_runtime
 from distillery.students.check import check_classes, check_labels
+from distillery.synthesis.share import ALONE
 from distillery.types import ImageSpec
 from distillery.workbench.networks import check_networks
 from distillery.workbench.planning import (
@@ -30,6 +31,7 @@ from distillery.workbench.planning import (
     recipe_source,
     resolve_recipe,
 )
+from distillery.workbench.sharding import Sharding, cut_ensemble
 
 _LOGIT, _ASKED, _HEADER, _PAGE = 4, 8, 2048, 3 * 2**20  # bytes; the page of a run is smaller than that
 
@@ -97,6 +99,7 @@ class Estimate:
         store_peak: bytes in the store at most, checkpoints included.
         workspace: bytes in the workspace.
         hardware: what it was measured on, in words.
+        sharding: how an ensemble is cut; None where one generator is trained, or none.
     """
 
     recipe: Recipe
@@ -109,6 +112,7 @@ class Estimate:
     store_peak: int
     workspace: int
     hardware: str
+    sharding: Sharding | None = None
 
     @property
     def seconds(self) -> tuple[float, float]:
@@ -146,18 +150,26 @@ def estimate(pipeline: str, parameters: Mapping[str, Any], device: str = "auto",
         check_classes(recipe.student)
         check_networks(recipe, bundle, runtime)
         check_teacher(recipe, info, given)
+        sharding = cut_ensemble(recipe, bundle, parameters, runtime.device)
     tested = 0
     if data:
         labelled = load_labelled(data, info.class_names, info.spec)
         labelled.check(info.spec, info.num_classes)
         tested = len(labelled)
-    measured = profile_run(recipe, runtime.place(teacher), sha256, runtime)
+    measured = profile_run(recipe, runtime.place(teacher), sha256, runtime, share=sharding.largest if sharding else ALONE)
     hardware = f"{runtime.device}, {runtime.precision}, {runtime.threads} thread{'s' * (runtime.threads != 1)}"
-    return multiply_out(recipe, measured, info.spec, info.num_classes, Counted.of(given, tested), steps, hardware)
+    return multiply_out(recipe, measured, info.spec, info.num_classes, Counted.of(given, tested), steps, hardware, sharding)
 
 
 def multiply_out(
-    recipe: Recipe, measured: Profile, spec: ImageSpec, num_classes: int, counted: Counted, steps: int, hardware: str
+    recipe: Recipe,
+    measured: Profile,
+    spec: ImageSpec,
+    num_classes: int,
+    counted: Counted,
+    steps: int,
+    hardware: str,
+    sharding: Sharding | None = None,
 ) -> Estimate:
     """The whole run from its measured parts.
 
@@ -169,7 +181,10 @@ def multiply_out(
         counted: images that are given beside the recipe.
         steps: of the pipeline that import what they need by themselves; where steps are forked of one process, that is one.
         hardware: in words.
+        sharding: how an ensemble is cut, whose largest shard was measured; None where there is none.
     """
+    shards = sharding.times_largest if sharding else 1.0
+    synthesizers = round(measured.synthesizer_bytes * shards)
     work = workload_of(recipe)
     channels, height, width = spec.shape
     kept_images, image_bytes = work.kept + counted.begun, channels * height * width
@@ -182,16 +197,16 @@ def multiply_out(
     snapshots = recipe.student.epochs // recipe.student.keep_epochs if recipe.student.keep_epochs else 0
     waiting = (CANDIDATES + 1) * measured.student_bytes * bool(recipe.set.holdout)  # a new one is written before the worst goes
     students = (1 + snapshots + bool(recipe.set.holdout)) * measured.student_bytes
-    ended = students + measured.synthesizer_bytes
+    ended = students + synthesizers
     kept = made + students + ended + _PAGE  # a step keeps its outputs, and the student is published beside
-    working = max(measured.trainer_bytes + measured.synthesizer_bytes * online, measured.synthesizer_bytes)
+    working = max(measured.trainer_bytes + synthesizers * online, synthesizers)  # all shards are there when the set is drawn
     return Estimate(
         recipe=recipe,
         images=work.images + counted.begun,
         counted=counted,
         student_steps=work.student_steps,
         parts=(
-            *_training(recipe, measured, counted.begun_holdout),
+            *_training(recipe, measured, counted.begun_holdout, shards),
             *_around(recipe, measured, counted.tested or _unlabelled(recipe, counted), snapshots, steps),
         ),
         memory=measured.startup_bytes + measured.teacher_bytes + working + waiting + largest + pixels + counted.ood * image_bytes,
@@ -199,15 +214,18 @@ def multiply_out(
         store_peak=kept + 2 * working + snapshots * measured.student_bytes + waiting,  # a checkpoint is whole before the one before it goes
         workspace=ended + _PAGE,
         hardware=hardware,
+        sharding=sharding,
     )
 
 
-def _training(recipe: Recipe, measured: Profile, begun_holdout: int) -> list[Part]:
+def _training(recipe: Recipe, measured: Profile, begun_holdout: int, shards: float) -> list[Part]:
     """What the recipe spends on images and on the student."""
     online = recipe.method.coupling == "online"
     turns, seconds = recipe.turns, measured.turn.seconds
     oversampling = recipe.set.max_oversampling if recipe.method.inverts else 1.0
-    parts = [Part("synthesis", turns, (turns * seconds, turns * seconds * oversampling), _how("a turn", measured.turn))]
+    seconds *= shards
+    how = _how("a turn" if shards == 1 else "a turn of the largest shard", measured.turn)
+    parts = [Part("synthesis", turns, (turns * seconds, turns * seconds * oversampling), how)]
     work = workload_of(recipe)
     held_out = work.kept * recipe.set.holdout
     final, again = held_out, 1  # at the end the last student is judged once more

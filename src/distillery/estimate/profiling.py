@@ -26,6 +26,7 @@ from distillery.statistics.extract import global_moments
 from distillery.step_table import STEPS
 from distillery.students.plan import StageConfig
 from distillery.synthesis.protocol import Ingredients, Synthesizer
+from distillery.synthesis.share import ALONE, Share
 from distillery.types import Classifier
 from distillery.workbench.assembly import build_student
 
@@ -88,7 +89,7 @@ class Profile:
     trainer_bytes: int
 
 
-def profile_run(recipe: Recipe, teacher: Classifier, teacher_sha256: str, runtime: Runtime, seed: int = 0) -> Profile:
+def profile_run(recipe: Recipe, teacher: Classifier, teacher_sha256: str, runtime: Runtime, seed: int = 0, share: Share = ALONE) -> Profile:
     """Time the parts of a run: some ten seconds, more where a single step on eight images takes longer.
 
     Args:
@@ -97,8 +98,9 @@ def profile_run(recipe: Recipe, teacher: Classifier, teacher_sha256: str, runtim
         teacher_sha256: of its bundle.
         runtime: device, precision and threads of the run.
         seed: of the random images.
+        share: of an ensemble's generators, those that are timed.
     """
-    bench = _Bench(recipe, teacher, teacher_sha256, runtime, seed)
+    bench = _Bench(recipe, teacher, teacher_sha256, runtime, seed, share)
     draws = torch.Generator().manual_seed(seed)
     images = torch.randint(256, (max(_FIRST_SIZE, 64), *teacher.spec.shape), dtype=torch.uint8, generator=draws)
     looks: tuple[Callable[[torch.Tensor], object], ...] = (
@@ -125,7 +127,7 @@ def profile_run(recipe: Recipe, teacher: Classifier, teacher_sha256: str, runtim
 class _Bench:
     """Builds the parts of a run, as small as they have to be."""
 
-    def __init__(self, recipe: Recipe, teacher: Classifier, teacher_sha256: str, runtime: Runtime, seed: int) -> None:
+    def __init__(self, recipe: Recipe, teacher: Classifier, teacher_sha256: str, runtime: Runtime, seed: int, share: Share) -> None:
         self.recipe, self.teacher, self.runtime, self.seed = recipe, teacher, runtime, seed
         self.settings = recipe.settings
         moments = None
@@ -139,7 +141,7 @@ class _Bench:
         self.ood.append(torch.randint(256, (_OOD, *teacher.spec.shape), dtype=torch.uint8, generator=draws))
         others = self.ood if "ood" in required else None
         # gradient norms cost extra in the first turns only
-        self.ingredients = Ingredients(teacher, runtime, seed, moments, turns=recipe.turns, ood=others, diagnose=False)
+        self.ingredients = Ingredients(teacher, runtime, seed, moments, turns=recipe.turns, ood=others, diagnose=False, share=share)
         self.student = build_student(recipe.student.architecture, teacher, runtime, seed)
 
     def synthesizer(self, images: int, steps: int) -> Synthesizer:

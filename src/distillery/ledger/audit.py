@@ -15,20 +15,21 @@ from distillery.data.ood import load_ood
 from distillery.data.store import MANIFEST, SetManifest
 from distillery.errors import CheckpointMismatchError, ConfigError, DistilleryError, MissingResourceError, StoreError
 from distillery.evaluation.report import flat_metrics, load_report
-from distillery.ledger.evidence import Link, agree, broken, fetch, find_link, keep, match, names
+from distillery.ledger.evidence import Link, agree, broken, check_bundle, fetch, find_link, keep, match, names
 from distillery.ledger.runs import read_run
-from distillery.models.bundle import DOCUMENT, WEIGHTS, read_bundle, read_origin
-from distillery.provenance import Provenance, sha256_bytes, sha256_file
+from distillery.models.bundle import DOCUMENT, WEIGHTS, read_bundle
+from distillery.provenance import Provenance, sha256_bytes
 from distillery.statistics.moments import load_moments
 from distillery.statistics.moments import read_origin as origin_of_moments
 from distillery.step_table import STEPS
 from distillery.storage import Store, open_store
 from distillery.synthesis.bundle import DOCUMENT as SYNTHESIZER
-from distillery.synthesis.bundle import load_synthesizer, read_synthesizer
+from distillery.synthesis.bundle import SynthesizerState, load_synthesizer, read_synthesizer
 from distillery.tracking.protocol import SERVED_FILE, Version
 from distillery.tracking.versions import fetch_files, find_version, parse_reference
 from distillery.workbench.keys import is_planned, keys_of
-from distillery.workbench.lineage import StepRecord, evaluation_of, find_record, parse_record, records_of, set_of, student_of
+from distillery.workbench.lineage import StepRecord, evaluation_of, find_record, name_together, parse_record, records_of, set_of, student_of
+from distillery.workbench.synthesizers import check_whole
 
 _SHA256 = re.compile("[0-9a-f]{64}")
 
@@ -96,7 +97,7 @@ class _Walk:
         steps: what its steps wrote.
         sha256: the student's.
         made: where the student comes from.
-        synthesizer: hash by the set.
+        synthesizers: hashes by the set, one or those of an ensemble; "" stands for what its own step wrote.
         statistics: hash by the generator, or by the set where there was none; None where that was not reached.
         inverted: the set was made without a generator.
         ood: hashes of images of another domain, by student, set and generator: whatever used some names them.
@@ -116,7 +117,7 @@ class _Walk:
     steps: tuple[StepRecord, ...] = ()
     sha256: str = ""
     made: Provenance = field(default_factory=lambda: Provenance(code_version=""))
-    synthesizer: str = ""
+    synthesizers: tuple[str, ...] = ("",)
     statistics: str | None = None
     inverted: bool = False
     ood: set[str] = field(default_factory=set)
@@ -174,8 +175,7 @@ class _Walk:
             raise
 
     def _records(self, run: str, keys: Iterable[str]) -> tuple[StepRecord, ...]:
-        below = f"{records_of(run)}/"
-        return tuple(parse_record(fetch(self.store, key), key) for key in keys if key.startswith(below))
+        return tuple(parse_record(fetch(self.store, key), key) for key in keys if key.startswith(f"{records_of(run)}/"))
 
     def _stored(self) -> list[tuple[Store | None, str]]:
         """The student in the store of its run."""
@@ -216,7 +216,7 @@ class _Walk:
             record = find_record(self.steps, "student", sha256_bytes(document))
             others = record.outputs["student"] if record else {}
             files = {name: fetch(store, prefix + name) for name in {DOCUMENT, WEIGHTS, *others}}
-            link.what, self.made = _check_bundle(keep(self.scratch / "student", files), place)
+            link.what, self.made = check_bundle(keep(self.scratch / "student", files), place)
             for name, sha256 in others.items():
                 match(files[name], sha256, f"{name} in {place!r}", "its run recorded")
             link.sha256 = self.sha256 = sha256_bytes(document)
@@ -302,8 +302,8 @@ class _Walk:
         self._recorded("set", link.sha256, manifest.provenance)
         self._of_this_teacher(manifest.teacher_sha256)
         self.ood |= {manifest.provenance.inputs.get("ood", "")} - {""}
-        self.synthesizer = manifest.synthesizer_sha256
-        if not self.synthesizer and "synthesizer" not in STEPS[record.step].writes:
+        self.synthesizers = manifest.synthesizers or ("",)
+        if not manifest.synthesizers and "synthesizer" not in STEPS[record.step].writes:
             self.statistics, self.inverted = manifest.provenance.inputs.get("statistics", ""), True
         for entry in manifest.shards:
             match(fetch(self.store, f"{prefix}/{entry.key}"), entry.sha256, f"the shard {entry.key!r} in {link.where!r}", "its set names")
@@ -313,16 +313,24 @@ class _Walk:
         if self.inverted:
             link.state, link.note = "unused", "the images were made from nothing, one by one"
             return
-        link.sha256 = self.synthesizer
-        record = self._recorded("synthesizer", link.sha256)
-        link.sha256, link.where = record.sha256("synthesizer"), self._place(record.at("synthesizer", SYNTHESIZER))
-        folder = self._outputs(record, "synthesizer")
-        made = read_synthesizer(folder)[0].provenance
-        self._recorded("synthesizer", link.sha256, made)
-        self.ood |= {made.inputs.get("ood", "")} - {""}
-        method = load_synthesizer(folder, self.made.inputs.get("teacher", "")).method
-        self.statistics = made.inputs.get("statistics", "")
-        link.what = f"what made the images, of {method}"
+        found: dict[str, SynthesizerState] = {}
+        for sha256 in self.synthesizers:
+            link.sha256 = sha256
+            record = self._recorded("synthesizer", sha256)
+            link.sha256, where = record.sha256("synthesizer"), self._place(record.at("synthesizer", SYNTHESIZER))
+            link.where = f"{link.where}, {where}".removeprefix(", ")
+            made = read_synthesizer(folder := self._outputs(record, "synthesizer"))[0].provenance
+            self._recorded("synthesizer", link.sha256, made)
+            self.ood |= {made.inputs.get("ood", "")} - {""}
+            found[link.sha256] = load_synthesizer(folder, self.made.inputs.get("teacher", ""))
+            if self.statistics not in (None, read := made.inputs.get("statistics", "")):
+                raise StoreError(f"the shares of the ensemble name different statistics: {self.statistics} and {read}")
+            self.statistics = read
+        first, *_ = states = sorted(found.values(), key=lambda state: state.share.first)
+        check_whole(states, first.share.total)
+        link.sha256 = name_together(found)
+        several = f"the {first.share.total} generators that made the images, {len(states)} shards of them" * (first.share.total > 1)
+        link.what = f"{several or 'what made the images'}, of {first.method}"
 
     def _statistics(self, link: Link) -> None:
         link.sha256 = self.statistics or ""
@@ -360,7 +368,7 @@ class _Walk:
         place = open_store(link.where)
         files = {name: fetch(place, name) for name in (DOCUMENT, WEIGHTS)}
         match(files[DOCUMENT], link.sha256, f"{DOCUMENT} in {link.where!r}", "the student names")
-        link.what, _ = _check_bundle(keep(self.scratch / "teacher", files), link.where)
+        link.what, _ = check_bundle(keep(self.scratch / "teacher", files), link.where)
 
     def _place(self, key: str) -> str:
         return f"{self.store.uri}/{key}" if self.store is not None else ""
@@ -378,7 +386,7 @@ class _Walk:
         if made is not None:
             if record.key not in keys_of(record.step, made):
                 raise StoreError(f"its provenance is not that of {record.step} in the run {self.run_id!r}")
-            if not is_planned(made, self.run["sections"].get(STEPS[record.step].section, {})):
+            if not any(is_planned(made, section) for section in STEPS[record.step].planned(self.run["sections"])):
                 raise StoreError(f"it was made with other settings than the run {self.run_id!r} planned for {record.step}")
         return record
 
@@ -389,12 +397,3 @@ class _Walk:
             key = record.at(output, name)
             files[name or "file"] = match(fetch(self.store, key), sha256, repr(key), "its run recorded")
         return keep(self.scratch / output, files)
-
-
-def _check_bundle(folder: Path, place: str) -> tuple[str, Provenance]:
-    """A bundle in words and where it comes from, after its weights passed their hash."""
-    info, _ = read_bundle(folder)
-    if (found := sha256_file(folder / WEIGHTS)) != info.weights_sha256:
-        raise StoreError(f"{WEIGHTS} in {place!r} has sha256 {found}, but {DOCUMENT} promises {info.weights_sha256}")
-    what = f"{info.architecture.name}, {info.parameters:,} parameters, {info.num_classes} classes"
-    return what, read_origin(folder)

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Literal
 
 from distillery.errors import DistilleryError, MissingResourceError, StoreError
-from distillery.provenance import sha256_bytes
+from distillery.models.bundle import DOCUMENT, WEIGHTS, read_bundle, read_origin
+from distillery.provenance import Provenance, sha256_bytes, sha256_file
 from distillery.storage import Store
 
 _BROKEN = "The chain is broken at the"
@@ -136,3 +137,20 @@ def _present(store: Store | None) -> Store:
     if inside is not None and not inside.parent.is_dir():
         raise MissingResourceError(f"There is no folder {store.uri!r} on this machine.")
     return store
+
+
+def check_bundle(folder: Path, place: str) -> tuple[str, Provenance]:
+    """A bundle in words and where it comes from, after its weights passed their hash.
+
+    Args:
+        folder: a local copy.
+        place: where it was read, for messages.
+
+    Raises:
+        StoreError: damaged, or its weights fail their hash.
+    """
+    info, _ = read_bundle(folder)
+    if (found := sha256_file(folder / WEIGHTS)) != info.weights_sha256:
+        raise StoreError(f"{WEIGHTS} in {place!r} has sha256 {found}, but {DOCUMENT} promises {info.weights_sha256}")
+    what = f"{info.architecture.name}, {info.parameters:,} parameters, {info.num_classes} classes"
+    return what, read_origin(folder)

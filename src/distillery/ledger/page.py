@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from distillery.data.start import open_set
-from distillery.data.store import SyntheticSet, open_reference
+from distillery.data.store import SyntheticSet, open_reference, synthesizers_in
 from distillery.engine.checkpoint import Checkpoints
 from distillery.errors import DistilleryError, MissingResourceError
 from distillery.evaluation.health import FILE as HEALTH
@@ -24,12 +24,12 @@ from distillery.reporting.page import LineageEntry, PageData, RunRecord, SetFact
 from distillery.reporting.pictures import ClassPicture, sample_classes
 from distillery.reporting.real_images import RealImages, find_real_images
 from distillery.reporting.words import count
-from distillery.step_table import STEPS, Artifact, makers_of
+from distillery.step_table import LAST, STEPS, Artifact, makers_of
 from distillery.step_version import step_version
 from distillery.storage import Store
-from distillery.tracking.history import History, read_history
+from distillery.tracking.history import History, read_history, together
 from distillery.workbench.keys import keys_of
-from distillery.workbench.lineage import evaluation_of, student_of
+from distillery.workbench.lineage import evaluation_of, name_together, student_of
 
 T = TypeVar("T")
 
@@ -72,7 +72,7 @@ class PageCollector:
         method = self._method(run)
         return PageData(
             report=self.report,
-            recipe=str(run.sections.get("registration", {}).get("recipe", "")),
+            recipe=next((str(section.get("recipe", "")) for section in STEPS[LAST].planned(run.sections)), ""),
             method=METHODS[method].title if method in METHODS else method,
             run=run,
             set=_facts(found) if found else SetFacts(),
@@ -158,15 +158,17 @@ class PageCollector:
     def _histories(self, run: RunRecord, found: SyntheticSet | None) -> dict[str, History]:
         """Of every step that trained or drew something, in the order of the run."""
         made = found.manifest.provenance if found else None
-        steps: dict[str, Checkpoints] = {}
+        steps: dict[str, list[Checkpoints]] = {}
         if made is not None:
             for step in makers_of("synthesizer"):
-                section = run.sections.get(STEPS[step].section)
-                if section and "synthesizer" in made.inputs:
-                    steps[step] = self._found([step], _before(step, section, made))[1]
-            steps |= [self._work("set", made)]
-        steps |= [self._work("student", self._student)]
-        read = {step: read_history(checkpoints.store) for step, checkpoints in steps.items()}
+                if synthesizers_in(made.inputs):
+                    planned = STEPS[step].planned(run.sections)
+                    steps[step] = [self._found([step], _before(step, section, made))[1] for section in planned]
+            step, work = self._work("set", made)
+            steps[step] = [work]
+        step, work = self._work("student", self._student)
+        steps[step] = [work]
+        read = {step: together([read_history(work.store) for work in works]) for step, works in steps.items()}
         histories = {step: history for step, history in read.items() if history.rounds or history.after}
         if not histories:
             raise MissingResourceError("The histories of the training steps are not in this store.")
@@ -179,7 +181,7 @@ class PageCollector:
         entries = [
             LineageEntry(name="Teacher", sha256=self.section.teacher_sha256, what=_model(report.teacher), where=self.teacher_uri),
             LineageEntry(name="Statistics", sha256=statistics, what=moments),
-            LineageEntry(name="Generator", sha256=self._synthesizer(found, made), what="What made the pictures up, as it was at the end."),
+            self._generator(found, made),
         ]
         if found:
             what = f"{count(found.manifest.images)} pictures with the teacher's answers, every file of them named by hash."
@@ -196,13 +198,21 @@ class PageCollector:
         entries.append(
             LineageEntry(name="Report", sha256=sha256_file(self.report_path), what="The numbers of this page as JSON.", where=where)
         )
-        inverted = found is not None and "synthesizer" not in (*made.inputs, *STEPS[self._work("set", made)[0]].writes)
+        inverted = found is not None and not synthesizers_in(made.inputs) and "synthesizer" not in STEPS[self._work("set", made)[0]].writes
         unused = ("Statistics", "Generator") if inverted else ("Statistics",)
         return tuple(entry for entry in entries if entry.sha256 or entry.name not in unused)
 
-    def _synthesizer(self, found: SyntheticSet | None, made: Provenance) -> str:
-        if found and found.manifest.synthesizer_sha256:
-            return found.manifest.synthesizer_sha256
+    def _generator(self, found: SyntheticSet | None, made: Provenance) -> LineageEntry:
+        hashes = found.manifest.synthesizers if found else ()
+        what = "What made the pictures up, as it was at the end."
+        number = found.manifest.provenance.config.get("generators", 1) if found else 1
+        if number > 1:
+            shards = ", ".join(sha256[:12] for sha256 in hashes)
+            what = f"The {number} that made the pictures up, each for some classes, trained in shards by the name of {shards}."
+        return LineageEntry(name="Generator", sha256=name_together(hashes) or self._trained_with(found, made), what=what)
+
+    def _trained_with(self, found: SyntheticSet | None, made: Provenance) -> str:
+        """The hash of a synthesizer that the step of the set or of the student wrote, too; "" where that is not in the store."""
         done = self._work("set" if found else "student", made)[1].finished() or {}
         return str(done.get("outputs", {}).get("synthesizer", {}).get("synthesizer.json", ""))
 
@@ -218,7 +228,7 @@ class PageCollector:
 
 def _before(step: str, section: Mapping[str, Any], made: Provenance) -> Provenance:
     """The provenance that a synthesizer's step must have had, from its section and the set that was drawn with it."""
-    inputs = {name: sha256 for name, sha256 in made.inputs.items() if name != "synthesizer"}
+    inputs = {name: sha256 for name, sha256 in made.inputs.items() if name not in synthesizers_in(made.inputs)}
     config = {**section, "resolved": made.config.get("resolved", {})}
     return made.model_copy(update={"inputs": inputs, "config": config, "step_version": step_version(step)})
 

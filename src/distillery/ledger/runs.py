@@ -20,7 +20,7 @@ from distillery.storage import Store
 from distillery.storage.locks import holder
 from distillery.workbench.lineage import evaluation_of, find_record, page_of, read_records, set_of
 
-RUN_FORMAT = Format("distillery-run", 2, "copy it back from where it is whole, or start the run again")
+RUN_FORMAT = Format("distillery-run", 3, "copy it back from where it is whole, or start the run again")
 
 _SET = re.compile(r"(?:^|(?<=/))sets/[0-9a-f]{64}$")
 
@@ -34,7 +34,7 @@ Noted = Literal["running", "stopped", "failed", "finished"]
 class _Said(Fields):
     pipeline: str
     parameters: dict[str, Any]
-    sections: dict[str, dict[str, Any]]
+    sections: dict[str, dict[str, Any] | list[dict[str, Any]]]
     planned: str
     began: str = ""
     seconds: float = 0.0
@@ -346,11 +346,15 @@ def _work(document: Mapping[str, Any]) -> str:
     versions = document.get("step_versions", {})
     aside = {"recipe", "code_version"} if versions else {"recipe"}
     sections = {
-        step: {name: value for name, value in section.items() if name not in aside}
-        for step, section in document.get("sections", {}).items()
+        step: [{name: value for name, value in section.items() if name not in aside} for section in _listed(sections)]
+        for step, sections in document.get("sections", {}).items()
     }
     inputs = {name: document.get("parameters", {}).get(name, "") for name in ("eval_data_uri", "mlflow_model_name")}
     return canonical_json({"sections": sections, "step_versions": versions, **inputs})
+
+
+def _listed(sections: Any) -> list[Mapping[str, Any]]:
+    return sections if isinstance(sections, list) else [sections]
 
 
 def _read(store: Store, key: str) -> tuple[dict[str, Any], str] | None:

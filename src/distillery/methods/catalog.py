@@ -90,7 +90,11 @@ class Method(CatalogRow[Need]):
     @property
     def pipeline(self) -> str:
         """The pipeline that runs the method, with one generator where it trains any."""
-        return find_pipeline(coupling=self.coupling, target=self.target)
+        return self.pipeline_for(1)
+
+    def pipeline_for(self, generators: object) -> str:
+        """The pipeline that runs the method with as many generators as a recipe asks for: 1, or whatever else it says."""
+        return find_pipeline(coupling=self.coupling, target=self.target, generators=2 if self.ensembles and generators != 1 else 1)
 
     def required(self, config: Config) -> tuple[Need, ...]:
         """What is needed under these settings: a term of weight 0 needs nothing, and another setting may need something of its own."""

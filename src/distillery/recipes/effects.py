@@ -41,6 +41,8 @@ TABLE: tuple[Value, ...] = (
     Value("synthesis.closing_rounds", _ONLINE, _APART, "student.stages.*.epochs"),
     Value("synthesis.feed", _ONLINE, _APART),
     Value("synthesis.record", _ONLINE, _APART),
+    Value("synthesis.generators", _DRAWN, "which trains no generators apart from the student"),
+    Value("synthesis.shard_memory_gib", _DRAWN, "which trains no generators apart from the student"),
     Value("synthesis.rounds", _IN_ROUNDS, _TURNS, "set.size"),
     Value("synthesis.turns_per_round", _IN_ROUNDS, _TURNS, "set.size"),
     Value("synthesis.checkpoint_every", _IN_ROUNDS, _TURNS),

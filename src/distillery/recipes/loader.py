@@ -31,17 +31,19 @@ class Preset:
         method: name of its row in the method catalog; "" where its kind has none.
         about: the recipe's `about:` block.
         kind: of the recipe.
+        generators: how many of them it trains, as it says it.
     """
 
     name: str
     method: str
     about: Mapping[str, Any]
     kind: str = DEFAULT_KIND
+    generators: object = 1
 
     @property
     def pipeline(self) -> str:
         """The pipeline that runs it."""
-        return _pipeline_for(self.kind, self.method)
+        return _pipeline_for(self.kind, self.method, self.generators)
 
 
 def recipe_names() -> list[str]:
@@ -56,9 +58,8 @@ def list_recipes() -> list[Preset]:
     presets = []
     for name in recipe_names():
         document = _follow(name, texts, ())
-        presets.append(
-            Preset(name, document.get("synthesis", {}).get("method", ""), document["about"], str(document.get("kind", DEFAULT_KIND)))
-        )
+        synthesis, kind = document.get("synthesis", {}), str(document.get("kind", DEFAULT_KIND))
+        presets.append(Preset(name, synthesis.get("method", ""), document["about"], kind, synthesis.get("generators", 1)))
     return presets
 
 
@@ -69,17 +70,16 @@ def pipeline_of(document: Mapping[str, Any]) -> str:
         ConfigError: an unknown kind or method, or no pipeline for them.
     """
     synthesis = document.get("synthesis")
-    method = synthesis.get("method", "") if isinstance(synthesis, Mapping) else ""
-    return _pipeline_for(str(document.get("kind", DEFAULT_KIND)), str(method))
+    said = synthesis if isinstance(synthesis, Mapping) else {}
+    return _pipeline_for(str(document.get("kind", DEFAULT_KIND)), str(said.get("method", "")), said.get("generators", 1))
 
 
-def _pipeline_for(kind: str, method: str) -> str:
+def _pipeline_for(kind: str, method: str, generators: object) -> str:
     from distillery.methods.catalog import find_method
 
     if not any(row.coupling for row in PIPELINES.values() if row.kind == kind):
         return find_pipeline(kind)
-    row = find_method(method)
-    return find_pipeline(kind, row.coupling, row.target)
+    return find_method(method).pipeline_for(generators)
 
 
 def recipe_name(source: str) -> str:

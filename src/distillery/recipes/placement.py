@@ -71,6 +71,15 @@ def read_accelerators(number: Any) -> int:
     return int(number)
 
 
+def read_memory(amount: Any) -> int:
+    """Bytes of an amount such as 16Gi; 0 where none is given.
+
+    Raises:
+        ConfigError: no amount of memory.
+    """
+    return int(_amount("k8s_memory_limit", amount, _MEMORY, "8Gi or 512Mi")) if amount else 0
+
+
 def _amount(field: str, value: Any, pattern: re.Pattern[str], example: str) -> Decimal:
     found = pattern.fullmatch(value) if isinstance(value, str) else None
     amount = Decimal(found[1]) * _UNITS[found[2]] if found else Decimal(0)

@@ -10,7 +10,7 @@ from distillery.engine.materialize import SetConfig
 from distillery.errors import ConfigError
 from distillery.evaluation.health import HealthConfig
 from distillery.evaluation.report import EvaluationConfig
-from distillery.methods.catalog import Method, find_method
+from distillery.methods.catalog import METHODS, Method, find_method
 from distillery.models.catalog import check_architecture
 from distillery.recipes.effects import check_effects, drop_idle
 from distillery.runtime import Precision
@@ -64,6 +64,10 @@ class SynthesisConfig(Config):
 
     Attributes:
         config: the method's own settings, parsed by the config class of its catalog row.
+        generators: how many of them are trained, each for its slice of the teacher's classes; `classes` is one a class. More than one is an
+            ensemble.
+        shard_memory_gib: memory that one shard of an ensemble, some of its generators trained as one network, may take; 0 is what the
+            machine that trains has, as far as the plan can see it.
         rounds: of the synthesizer, needed where the method learns in rounds; a round is what is booked: one line of history, one
             checkpoint, one shard.
         turns_per_round: a turn is one `advance` of the method and, in online distillation, the student's steps after it.
@@ -76,6 +80,8 @@ class SynthesisConfig(Config):
     """
 
     method: str
+    generators: Annotated[int, Field(ge=1)] | Literal["classes"] = 1
+    shard_memory_gib: float = Field(default=0, ge=0)
     rounds: int = Field(default=0, ge=1)
     turns_per_round: int = Field(default=1, ge=1)
     checkpoint_every: int = Field(default=1, ge=1)
@@ -131,6 +137,7 @@ class DistillationRecipe(Config):
         if not (recipe.synthesis.rounds or method.inverts):
             raise ConfigError(f"synthesis.rounds is missing: {method.title} learns in rounds, so give 1 or more.")
         recipe = recipe.model_copy(update={"synthesis": recipe.synthesis.model_copy(update=update)})
+        _check_ensemble(recipe)
         return _resolve_online(recipe) if method.coupling == "online" else recipe
 
     def to_json(self) -> dict[str, Any]:
@@ -172,7 +179,26 @@ class DistillationRecipe(Config):
     @property
     def pipeline(self) -> str:
         """The pipeline that runs this recipe."""
-        return self.method.pipeline
+        return self.method.pipeline_for(self.synthesis.generators)
+
+    def generators(self, num_classes: int) -> int:
+        """How many generators are trained for a teacher.
+
+        Args:
+            num_classes: of the teacher.
+
+        Raises:
+            ConfigError: more than it has classes.
+        """
+        given = self.synthesis.generators
+        if given == "classes":
+            return num_classes
+        if given > num_classes:
+            raise ConfigError(
+                f"synthesis.generators = {given} is not allowed: each generator needs a class of its own, and the teacher has "
+                f"{num_classes}; give {num_classes} or fewer, or classes for one a class."
+            )
+        return given
 
 
 Recipe: TypeAlias = DistillationRecipe
@@ -190,6 +216,22 @@ def read_recipe(document: Mapping[str, Any]) -> Recipe:
     kind = str(document.get("kind", DEFAULT_KIND))
     check_kind(kind)
     return KINDS[kind].resolve(document)
+
+
+def _check_ensemble(recipe: DistillationRecipe) -> None:
+    """Refuse several generators of a method that trains exactly one, and a shard's memory where there are no shards."""
+    synthesis, method = recipe.synthesis, recipe.method
+    if synthesis.generators != 1 and not method.ensembles:
+        able = ", ".join(row.name for row in METHODS.values() if row.ensembles)
+        raise ConfigError(
+            f"synthesis.generators = {synthesis.generators} is not allowed: {method.title} trains one generator of all classes; leave it "
+            f"out, or choose a method that can be an ensemble: {able}."
+        )
+    if synthesis.shard_memory_gib and synthesis.generators == 1:
+        raise ConfigError(
+            f"synthesis.shard_memory_gib = {synthesis.shard_memory_gib:g} has no effect on one generator, which is trained whole: leave it "
+            "out, or give synthesis.generators more than 1."
+        )
 
 
 def _resolve_online(recipe: DistillationRecipe) -> DistillationRecipe:

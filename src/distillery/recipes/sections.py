@@ -17,6 +17,7 @@ from distillery.recipes.parameters import LARGEST_SEED
 from distillery.runtime import Precision
 from distillery.statistics.moments import Kind
 from distillery.students.plan import StudentConfig
+from distillery.synthesis.share import ALONE, Share
 from distillery.tracking.protocol import RegistrationConfig
 
 Feed = Literal["pool", "round", "fresh"]
@@ -103,16 +104,26 @@ class MethodSection(OodSection):
 
 
 class GeneratorSection(MethodSection):
-    """How long a generator is trained."""
+    """How long a generator is trained, or some of an ensemble.
+
+    Attributes:
+        share: which of how many generators.
+    """
 
     rounds: int = Field(ge=1)
     turns_per_round: int = Field(default=1, ge=1)
     checkpoint_every: int = Field(default=1, ge=1)
+    share: Share = ALONE
 
 
 class MaterializeSection(MethodSection):
-    """What a set is to hold, and when it counts as collapsed."""
+    """What a set is to hold, and when it counts as collapsed.
 
+    Attributes:
+        generators: of which it is drawn; a synthesizer holds one of them, or a share.
+    """
+
+    generators: int = Field(default=1, ge=1)
     set: SetConfig
     health: HealthConfig = HealthConfig()
 

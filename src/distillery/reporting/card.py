@@ -312,7 +312,8 @@ def _lineage(sources: CardSources) -> list[str]:
     inputs: dict[str, Any] = dict(sources.provenance.inputs)
     if sources.manifest:
         inputs["set"] = sources.manifest_sha256
-        inputs["synthesizer of the set"] = sources.manifest.synthesizer_sha256
+        drawn = sources.manifest.synthesizers
+        inputs |= {"synthesizer of the set" + f" {number}" * (len(drawn) > 1): sha256 for number, sha256 in enumerate(drawn, start=1)}
     if sources.teacher_sha256:
         inputs["teacher"] = sources.teacher_sha256
     rows += [(_text(name), f"`{digest}`") for name, digest in sorted(inputs.items()) if digest]

@@ -28,7 +28,8 @@ class SetSummary(Config):
         shape: (C, H, W).
         class_names: the teacher's, or the numbers of the classes.
         teacher_sha256: the teacher that labelled it.
-        synthesizer_sha256: what made it; empty for the pool of an online run.
+        synthesizers: what it was drawn from: one, or each share of an ensemble; empty for the pool of an online run and for images made
+            from nothing.
         images: to train on.
         holdout: withheld.
         shards: files.
@@ -47,7 +48,7 @@ class SetSummary(Config):
     shape: tuple[int, int, int]
     class_names: tuple[str, ...]
     teacher_sha256: str
-    synthesizer_sha256: str
+    synthesizers: tuple[str, ...]
     images: int
     holdout: int
     shards: int
@@ -78,7 +79,7 @@ class SetSummary(Config):
             shape=manifest.shape,
             class_names=class_names or tuple(str(index) for index in range(manifest.num_classes)),
             teacher_sha256=manifest.teacher_sha256,
-            synthesizer_sha256=manifest.synthesizer_sha256,
+            synthesizers=manifest.synthesizers,
             images=manifest.images,
             holdout=manifest.holdout,
             shards=len(manifest.shards),
@@ -103,7 +104,7 @@ def facts_table(summary: SetSummary) -> Table:
         "images": f"{summary.images:,} to train on, {summary.holdout:,} held out, {' x '.join(map(str, summary.shape))}",
         "size on disk": f"{size(summary.bytes)} in {summary.shards:,} shards",
         "teacher": summary.teacher_sha256[:12],
-        "synthesizer": summary.synthesizer_sha256[:12] or "the states of an online run",
+        "synthesizer": ", ".join(sha256[:12] for sha256 in summary.synthesizers) or "none: made in an online run's turns, or from nothing",
         "asked and obtained": f"{summary.agreed:,} of {asked:,} agree ({summary.agreed / asked:.1%})" if asked else "asked for no class",
         "short of the quotas": f"{sum(summary.shortfall):,} images",
         "teacher's confidence": f"mean {health.confidence:.3f};  "

@@ -22,7 +22,7 @@ class RunRecord(Config):
         planned: when, in ISO 8601.
         parameters: of the run form.
         recipe: the resolved recipe.
-        sections: what each step was given, by section.
+        sections: what each step was given, by section; of an ensemble's shards a list.
         image: the container image.
         environment: what a runner on a machine was started with; empty on a cluster.
     """
@@ -32,7 +32,7 @@ class RunRecord(Config):
     planned: str = ""
     parameters: dict[str, Any] = Field(default_factory=dict)
     recipe: dict[str, Any] = Field(default_factory=dict)
-    sections: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    sections: dict[str, dict[str, Any] | list[dict[str, Any]]] = Field(default_factory=dict)
     image: str = ""
     environment: dict[str, Any] = Field(default_factory=dict)
 

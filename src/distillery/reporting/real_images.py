@@ -4,10 +4,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from distillery.config import Config
+from distillery.data.store import synthesizers_in
 from distillery.methods.catalog import METHODS
 from distillery.provenance import Provenance
 
-_MADE_UP = {"teacher", "statistics", "synthesizer", "set"}
+_MADE_UP = {"teacher", "statistics", "set"}
 """Inputs of a training that are no images, or a set whose own inputs are looked at."""
 _WORDS = {"set": "its synthetic set", "start": "the set that its pool began with"}
 _LABELLED, _OTHER_DOMAIN, _PER_CLASS = "data", "ood", "per_class"
@@ -37,7 +38,7 @@ class RealImages(Config):
 def find_real_images(
     student: Provenance,
     drawn: Provenance | None,
-    sections: Mapping[str, Mapping[str, Any]] | None = None,
+    sections: Mapping[str, Any] | None = None,
     started: Provenance | None = None,
 ) -> RealImages:
     """Look for real images in what a student was made from.
@@ -54,7 +55,7 @@ def find_real_images(
         made.append(started)
         inputs = inputs - {"start"} | set(started.inputs)  # that set may itself have begun with one
     moments = (sections or {}).get("statistics", {})
-    unknown = inputs - _MADE_UP - {_LABELLED, _OTHER_DOMAIN}
+    unknown = inputs - _MADE_UP - synthesizers_in(dict.fromkeys(inputs, "")).keys() - {_LABELLED, _OTHER_DOMAIN}
     if "set" in student.inputs and drawn is None:
         unknown.add("set")
     return RealImages(

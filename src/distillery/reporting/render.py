@@ -14,7 +14,7 @@ from distillery.reporting.charts import Scale, Series, column_chart, key, line_c
 from distillery.reporting.page import PageData
 from distillery.reporting.pictures import heat_map
 from distillery.step_table import STEPS
-from distillery.tracking.history import History
+from distillery.tracking.history import WORST, History
 
 LARGEST = 3_000_000
 """Bytes that no page exceeds: browsers, and the frame in which a cluster shows it, stay quick below."""
@@ -156,9 +156,12 @@ def term_charts(data: PageData, prefix: str) -> list[dict[str, Any]]:
                 continue
             unit = STEPS[step].unit
             ends = f"{words.axis_number(points[0][1])} at first, {words.axis_number(points[-1][1])} at the end"
-            chart = line_chart([Series(term, points)], f"The term {term} over the training: {ends}.", unit)
+            worst = history.curve(f"{WORST}{name}")
+            shards = [Series("mean of the shards", points), Series("worst shard", worst)] if worst else []
+            chart = line_chart(shards or [Series(term, points)], f"The term {term} over the training: {ends}.", unit)
             title, note = words.TITLES.get(term, term.replace("_", " ")), words.TERMS.get(term, "")
-            charts.append({"title": title, "term": term, "chart": chart, "note": note, "ends": ends})
+            legend = [line.name for line in shards]
+            charts.append({"title": title, "term": term, "chart": chart, "note": note, "ends": ends, "key": legend})
     return charts
 
 

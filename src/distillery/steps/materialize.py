@@ -1,20 +1,19 @@
-"""The step that fills a synthetic set: from a trained synthesizer, or by a method that makes its images from nothing."""
+"""The step that fills a synthetic set: from a synthesizer, from the shares of an ensemble, or by a method that needs none."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from distillery.engine.materialize import Materializer, check_size
-from distillery.errors import CheckpointMismatchError, ConfigError
 from distillery.recipes.sections import MaterializeSection
 from distillery.step_table import SetFolder, StatisticsFile, SynthesizerFolder
-from distillery.synthesis.bundle import SynthesizerState, load_synthesizer, read_synthesizer
 from distillery.workbench.accelerators import check_promise
 from distillery.workbench.assembly import PlannedMethod, Teacher, open_teacher
 from distillery.workbench.bench import Workbench, reporting, workbench
 from distillery.workbench.review import Reviewer
 from distillery.workbench.sets import open_set_store, publish, set_header, write_set
 from distillery.workbench.sources import ood_inputs, open_planned_ood, show_ood
+from distillery.workbench.synthesizers import open_synthesizers
 
 STEP = "materialize"
 
@@ -25,14 +24,15 @@ class Inputs:
 
     Attributes:
         teacher_uri: the teacher's bundle, a folder or a URI.
-        synthesizer: that was trained with this plan; None for a method that makes its images from nothing.
+        synthesizers: that were trained with this plan: one, or every share of an ensemble; none for a method that makes its images from
+            nothing.
         statistics: the teacher's moments; None for a method that needs none.
         synth_ood_uri: images of another domain, those that the plan saw, where the method learns from some; "" for none.
         accelerators: how many the cluster was asked for.
     """
 
     teacher_uri: str
-    synthesizer: SynthesizerFolder | None = None
+    synthesizers: tuple[SynthesizerFolder, ...] = ()
     statistics: StatisticsFile | None = None
     synth_ood_uri: str = ""
     accelerators: str = "0"
@@ -61,7 +61,8 @@ def run(section: Mapping[str, Any], inputs: Inputs, outputs: Outputs) -> dict[st
     Raises:
         ConfigError: a promised accelerator that is not there, settings that are not allowed, or a shortfall or a collapsed set under
             `strict`.
-        CheckpointMismatchError: another teacher, moments or a synthesizer of another one, or a synthesizer of another method.
+        CheckpointMismatchError: another teacher, moments or a synthesizer of another one, a synthesizer of another method, or shares that
+            are not one whole ensemble.
         MissingResourceError: an input that is not there.
         StoreError: damaged bytes, or a store that cannot be written.
     """
@@ -70,38 +71,22 @@ def run(section: Mapping[str, Any], inputs: Inputs, outputs: Outputs) -> dict[st
     plan = PlannedMethod.parse(parsed.method, parsed.method_config, inputs.statistics)
     teacher = open_teacher(parsed, inputs.teacher_uri)
     check_size(parsed.set, teacher.classifier.spec)
-    made, digest = None, ""
-    if inputs.synthesizer is not None or not plan.row.inverts:
-        made, digest = _open_synthesizer(inputs.synthesizer, plan, teacher)
+    made = open_synthesizers(inputs.synthesizers, plan, teacher, parsed.generators) if inputs.synthesizers or not plan.row.inverts else None
     ood = open_planned_ood(parsed, inputs.synth_ood_uri, teacher)
-    hashes = {**plan.inputs(teacher), **({"synthesizer": digest} if digest else {}), **ood_inputs(ood)}
+    hashes = {**plan.inputs(teacher), **(made.inputs if made else {}), **ood_inputs(ood)}
     with workbench(STEP, parsed, hashes) as bench:
         show_ood(bench, inputs.synth_ood_uri, ood)
 
         def fill() -> dict[str, float]:
             a_turn = 0 if made else plan.config.images_per_turn
-            synthesizer = plan.build(teacher, bench.runtime, parsed.seed, -(-parsed.set.size // a_turn) if a_turn else 1, ood)
             if made:
-                synthesizer.load_state_dict(made.state)
+                synthesizer = plan.restore(made.states, teacher, bench.runtime, parsed.seed, ood)
+            else:
+                synthesizer = plan.build(teacher, bench.runtime, parsed.seed, -(-parsed.set.size // a_turn), ood)
             materializer = Materializer(parsed.set, synthesizer, teacher.classifier, parsed.seed, a_turn)
             return _fill(bench, materializer, parsed, teacher, outputs.set)
 
         return bench.do(vars(outputs), fill, lambda: publish(bench, outputs.set, "synthesis"))
-
-
-def _open_synthesizer(folder: SynthesizerFolder | None, plan: PlannedMethod, teacher: Teacher) -> tuple[SynthesizerState, str]:
-    """A synthesizer that was trained with this plan, and the digest of its bundle."""
-    if folder is None:
-        raise ConfigError(f"The method {plan.name} draws from a trained generator, and none is given: train one first.")
-    if plan.row.inverts:
-        raise ConfigError(f"The method {plan.name} makes its images from nothing: leave the synthesizer {str(folder)!r} out.")
-    made = load_synthesizer(folder, teacher.sha256)
-    if (made.method, made.config) != (plan.name, plan.config.to_json()):
-        raise CheckpointMismatchError(
-            f"The synthesizer at {str(folder)!r} was trained by {made.method} with other settings than this plan's {plan.name}: "
-            "train a generator with this recipe."
-        )
-    return made, read_synthesizer(folder)[1]
 
 
 def _fill(bench: Workbench, materializer: Materializer, section: MaterializeSection, teacher: Teacher, path: SetFolder) -> dict[str, float]:

@@ -3,7 +3,7 @@
 import logging
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -16,8 +16,9 @@ from distillery.recipes.parameters import Value, read_parameters
 from distillery.recipes.placement import check_placement
 from distillery.recipes.schema import Recipe
 from distillery.recipes.sections import SECTIONS
-from distillery.step_table import PIPELINES
+from distillery.step_table import PIPELINES, STEPS
 from distillery.students.check import check_classes, check_labels
+from distillery.synthesis.share import ALONE, Share
 from distillery.tracking.open import check_observer, open_parent
 from distillery.workbench.bench import open_run_store, reporting, runtime_here, workspace
 from distillery.workbench.keys import step_versions
@@ -36,12 +37,13 @@ from distillery.workbench.planning import (
     verify_teacher,
     warn_schedule,
 )
+from distillery.workbench.sharding import cut
 
 logger = logging.getLogger(__name__)
 
 
 @reporting("plan")
-def run(pipeline: str, parameters: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+def run(pipeline: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
     """Plan a run.
 
     Args:
@@ -49,7 +51,7 @@ def run(pipeline: str, parameters: Mapping[str, Any]) -> dict[str, dict[str, Any
         parameters: the run form's values by name; a missing one, "" or 0 means the default, which may be the recipe's own.
 
     Returns:
-        Section name -> the section as JSON, see `recipes.sections.SECTIONS`.
+        Section name -> the section as JSON, see `recipes.sections.SECTIONS`; of a step that is fanned out a list of them.
 
     Raises:
         ConfigError: anything that does not fit, as one sentence.
@@ -74,15 +76,16 @@ def run(pipeline: str, parameters: Mapping[str, Any]) -> dict[str, dict[str, Any
     check_networks(recipe, teacher, runtime_here(recipe.precision))
     check_teacher(recipe, teacher.info, given)
     warn_schedule(recipe)
-    sections = build_sections(pipeline, recipe, values, teacher, given)
+    shards = cut(recipe, teacher, parameters, runtime_here(recipe.precision).device)
+    sections = build_sections(pipeline, recipe, values, teacher, given, shards)
     _record(pipeline, recipe, values, teacher, sections)
     return sections
 
 
 def build_sections(
-    pipeline: str, recipe: Recipe, values: Mapping[str, Value], teacher: VerifiedBundle, given: Given
-) -> dict[str, dict[str, Any]]:
-    """Every section of the pipeline as plain JSON."""
+    pipeline: str, recipe: Recipe, values: Mapping[str, Value], teacher: VerifiedBundle, given: Given, shards: Sequence[Share] = (ALONE,)
+) -> dict[str, Any]:
+    """Every section of the pipeline as plain JSON; where its generator is fanned out, a list with the section of each shard."""
     synthesis = recipe.synthesis
     common = {
         "seed": values["run_seed"],
@@ -99,7 +102,7 @@ def build_sections(
     parts: dict[str, dict[str, Any]] = {
         "statistics": given.statistics.section() if given.statistics else {"kind": recipe.statistics.kind},
         "generator": {**method, **rounds, **learned},
-        "materialize": {**method, **learned, "set": recipe.set, "health": recipe.health},
+        "materialize": {**method, **learned, "generators": shards[-1].last, "set": recipe.set, "health": recipe.health},
         "student": {**both, **mixed, "student": recipe.student},
         "distill": {
             **method,
@@ -119,8 +122,16 @@ def build_sections(
         "evaluation": {**both, "evaluation": recipe.evaluation},
         "registration": {**both, "recipe": recipe_name(recipe_source(values)), "registration": recipe.registration},
     }
-    wanted = {name: SECTIONS[name] for name in PIPELINES[pipeline].sections}
-    return {name: cls.parse({**common, **parts[name]}, name).to_json() for name, cls in wanted.items()}
+    sections: dict[str, Any] = {}
+    for step in PIPELINES[pipeline].steps:
+        if not (name := STEPS[step].section):
+            continue
+        section = SECTIONS[name].parse({**common, **parts[name]}, name)
+        if step in PIPELINES[pipeline].fanned:
+            sections[STEPS[step].sections] = [section.model_copy(update={"share": share}).to_json() for share in shards]
+        else:
+            sections[name] = section.to_json()
+    return sections
 
 
 def _ood_of(recipe: Recipe, given: Given) -> tuple[dict[str, str], dict[str, str], dict[str, str]]:

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from distillery.data.store import MANIFEST, SetManifest
 from distillery.documents import Format
 from distillery.errors import CheckpointMismatchError, ConfigError
 from distillery.evaluation.report import EvaluationReport, flat_metrics, load_report
@@ -23,11 +24,11 @@ from distillery.models.export import export_student, file_name, random_images
 from distillery.provenance import sha256_file
 from distillery.recipes.sections import RegistrationSection
 from distillery.step_table import RegistrationFile, ReportFile, StudentFolder
-from distillery.storage import open_store
+from distillery.storage import Store, open_store
 from distillery.tracking.open import close_parent
 from distillery.tracking.protocol import Candidate, Registered, ServedModel
 from distillery.workbench.bench import Workbench, workbench
-from distillery.workbench.lineage import find_record, read_records, run_identity
+from distillery.workbench.lineage import StepRecord, find_record, name_together, read_records, run_identity, set_of
 from distillery.workbench.students import keep_student
 
 log = logging.getLogger(__name__)
@@ -161,7 +162,18 @@ def _origin(bench: Workbench, bundle: Path, student: str) -> dict[str, str]:
     records = read_records(bench.store, run) if run else ()
     before = {f"{output}_sha256": find_record(records, output) for output in ("set", "synthesizer", "statistics")}
     made = {tag: record.sha256(tag.removesuffix("_sha256")) for tag, record in before.items() if record}
+    if drawn := _ensemble(bench.store, records):
+        made["synthesizer_sha256"] = name_together(drawn)
     return {**inputs, **made, "student_sha256": student, "store": bench.store.uri}
+
+
+def _ensemble(store: Store, records: tuple[StepRecord, ...]) -> tuple[str, ...]:
+    """The shares of the ensemble that the run's set was drawn from, as the set says it: a run may hold others, of older code; else ()."""
+    made = find_record(records, "set")
+    if made is None or len({record.sha256("synthesizer") for record in records} - {""}) < 2:
+        return ()
+    place = f"{set_of(made.key)}/{MANIFEST}"
+    return SetManifest.from_bytes(store.read(place), f"The manifest {place!r} in {store.uri!r}").synthesizers
 
 
 def _source(report: EvaluationReport, path: Path) -> str:

@@ -47,7 +47,7 @@ class Outputs:
 
 @reporting(STEP)
 def run(section: Mapping[str, Any], inputs: Inputs, outputs: Outputs) -> dict[str, float]:
-    """Train a method's synthesizer.
+    """Train a method's synthesizer, or the share of an ensemble that the section names.
 
     Args:
         section: a `GeneratorSection` as JSON.
@@ -72,14 +72,14 @@ def run(section: Mapping[str, Any], inputs: Inputs, outputs: Outputs) -> dict[st
     with workbench(STEP, parsed, {**plan.inputs(teacher), **ood_inputs(ood)}) as bench:
         show_ood(bench, inputs.synth_ood_uri, ood)
         turns = parsed.rounds * parsed.turns_per_round
-        build = partial(plan.build, teacher, bench.runtime, parsed.seed, turns, ood)
+        build = partial(plan.build, teacher, bench.runtime, parsed.seed, turns, ood, parsed.share)
         return bench.do(vars(outputs), lambda: _train(bench, parsed, build(), plan, outputs.synthesizer))
 
 
 def _train(bench: Workbench, section: GeneratorSection, synthesizer: Synthesizer, plan: PlannedMethod, path: Path) -> dict[str, float]:
     session = bench.session(section.checkpoint_every)
     numbers = train_synthesizer(synthesizer, section.rounds, session, section.turns_per_round)
-    state = SynthesizerState(plan.name, plan.config.to_json(), bench.inputs["teacher"], synthesizer.state_dict())
+    state = SynthesizerState(plan.name, plan.config.to_json(), bench.inputs["teacher"], synthesizer.state_dict(), section.share)
     save_synthesizer(path, state, bench.provenance)
     _show(bench, synthesizer)
     return {**numbers, "rounds": float(section.rounds)}

@@ -1,7 +1,7 @@
 """The published state of a synthesizer: format `distillery-synthesizer`, a safetensors and a JSON file; equal state, equal bytes."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,9 @@ from distillery.documents import Document, Format
 from distillery.errors import CheckpointMismatchError, MissingResourceError, StoreError
 from distillery.provenance import Provenance, sha256_bytes
 from distillery.storage import FolderStore
+from distillery.synthesis.share import ALONE, Share
 
-FORMAT = Format("distillery-synthesizer", 2, "run the step that trains it again")
+FORMAT = Format("distillery-synthesizer", 3, "run the step that trains it again")
 DOCUMENT = "synthesizer.json"
 TENSORS = "state.safetensors"
 _TENSOR = "$tensor"
@@ -31,18 +32,21 @@ class SynthesizerState:
         config: its parsed settings.
         teacher_sha256: the teacher it was trained against.
         state: what `Synthesizer.load_state_dict` takes.
+        share: which of an ensemble's generators it holds.
     """
 
     method: str
     config: dict[str, Any]
     teacher_sha256: str
     state: dict[str, Any]
+    share: Share = ALONE
 
 
 class _Said(Config):
     method: str
     method_config: dict[str, Any]
     teacher_sha256: str
+    share: Share = ALONE
     state: Any
     tensors_sha256: str
     tensors_bytes: int
@@ -66,6 +70,7 @@ def save_synthesizer(folder: Path, content: SynthesizerState, provenance: Proven
         "method": content.method,
         "method_config": content.config,
         "teacher_sha256": content.teacher_sha256,
+        "share": asdict(content.share),
         "state": structure,
         "tensors_sha256": sha256_bytes(data),
         "tensors_bytes": len(data),
@@ -119,7 +124,16 @@ def load_synthesizer(folder: Path, teacher_sha256: str) -> SynthesizerState:
         tensors = load(data)
     except SafetensorError as error:
         raise StoreError(f"{str(path)!r} is no safetensors file ({error}): run the train-generator step again.") from None
-    return SynthesizerState(made.method, made.method_config, made.teacher_sha256, _restored(made.state, tensors, folder))
+    return SynthesizerState(made.method, made.method_config, made.teacher_sha256, _restored(made.state, tensors, folder), made.share)
+
+
+def list_synthesizers(folder: Path) -> tuple[Path, ...]:
+    """The bundles of a trained synthesizer: the folder itself, or those in it where it holds an ensemble's shares, by name.
+
+    Args:
+        folder: of a run's synthesizer.
+    """
+    return (folder,) if (folder / DOCUMENT).is_file() else tuple(sorted(path.parent for path in folder.glob(f"*/{DOCUMENT}"))) or (folder,)
 
 
 def _flatten(value: Any, tensors: dict[str, Tensor]) -> Any:

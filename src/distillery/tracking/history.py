@@ -18,6 +18,8 @@ from distillery.storage import Store
 FORMAT = Format("distillery-history", 2, "delete it to go on without")
 FILE = "history.json"
 FOLDER = "history"
+WORST = "worst/"
+"""Stands before a loss term that is the largest of several tasks', where the term itself is their mean."""
 BLOCK = 64
 """Rounds of a file of a step that is not over: the last one is written anew with each save, those before it never."""
 
@@ -60,6 +62,33 @@ class History(Config):
     def curve(self, name: str) -> list[tuple[float, float]]:
         """(round, value) of every round that has the number, rounds counted from 1."""
         return [(float(number), entry.numbers[name]) for number, entry in enumerate(self.rounds, start=1) if name in entry.numbers]
+
+
+def together(histories: Sequence[History]) -> History:
+    """One history of tasks that did the same side by side, such as the shards of an ensemble; of one its own.
+
+    A number of a round is its mean over those that have it, and `worst/` before a loss term the largest of theirs; seconds add up.
+
+    Args:
+        histories: of at least one task; one that ended earlier is left out of the rounds that it does not have.
+    """
+    if len(histories) == 1:
+        return histories[0]
+    rounds = []
+    for number in range(max((len(history.rounds) for history in histories), default=0)):
+        entries = [history.rounds[number] for history in histories if number < len(history.rounds)]
+        names = dict.fromkeys(name for entry in entries for name in entry.numbers)
+        values = {name: [entry.numbers[name] for entry in entries if name in entry.numbers] for name in names}
+        numbers = {name: math.fsum(found) / len(found) for name, found in values.items()}
+        worst = {f"{WORST}{name}": max(found) for name, found in values.items() if name.startswith("synthesis/")}
+        seconds: dict[str, float] = {}
+        for entry in entries:
+            _add(seconds, entry.seconds)
+        rounds.append(Entry(numbers={**numbers, **worst}, seconds=seconds))
+    after: dict[str, float] = {}
+    for history in histories:
+        _add(after, history.after)
+    return History(rounds=tuple(rounds), after=after)
 
 
 def write_history(store: Store, rounds: Sequence[Entry], before: int = 0) -> None:

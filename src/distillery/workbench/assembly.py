@@ -1,6 +1,6 @@
 """What the training steps put together from their inputs: a verified teacher, a method, a student, a way to score it."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,8 +24,11 @@ from distillery.runtime import Runtime
 from distillery.seeding import seeded
 from distillery.statistics.layers import find_layers
 from distillery.statistics.moments import Moments, load_moments
+from distillery.synthesis.bundle import SynthesizerState
 from distillery.synthesis.config import MethodConfig
+from distillery.synthesis.ensemble import Ensemble
 from distillery.synthesis.protocol import Ingredients, Synthesizer
+from distillery.synthesis.share import ALONE, Share
 from distillery.types import Classifier, MemoryFormat
 from distillery.workbench.bench import Workbench, workspace
 from distillery.workbench.students import write_choice
@@ -101,7 +104,9 @@ class PlannedMethod:
             self._read[teacher.sha256] = load_moments(path, teacher.sha256)
         return self._read[teacher.sha256]
 
-    def build(self, teacher: Teacher, runtime: Runtime, seed: int, turns: int = 1, ood: OodImages | None = None) -> Synthesizer:
+    def build(
+        self, teacher: Teacher, runtime: Runtime, seed: int, turns: int = 1, ood: OodImages | None = None, share: Share = ALONE
+    ) -> Synthesizer:
         """The synthesizer; places the teacher on the device.
 
         Args:
@@ -110,15 +115,41 @@ class PlannedMethod:
             seed: the run's.
             turns: that it will learn for; who only draws from it need not know.
             ood: images of another domain, for a method that needs them.
+            share: which of an ensemble's generators it holds.
 
         Raises:
             CheckpointMismatchError: moments of another teacher.
         """
+        return self._construct(self._ingredients(teacher, runtime, seed, turns, ood, share))
+
+    def restore(
+        self, made: Sequence[SynthesizerState], teacher: Teacher, runtime: Runtime, seed: int, ood: OodImages | None = None
+    ) -> Synthesizer:
+        """What draws from trained synthesizers: the one, or the shares of an ensemble as one.
+
+        Args:
+            made: their states; of an ensemble every share, in any order.
+            teacher: in use.
+            runtime: device and precision.
+            seed: the run's.
+            ood: images of another domain, for a method that needs them.
+        """
+        parts = []
+        for state in sorted(made, key=lambda state: state.share.first):
+            synthesizer = self.build(teacher, runtime, seed, ood=ood, share=state.share)
+            synthesizer.load_state_dict(state.state)
+            parts.append((state.share, synthesizer))
+        return parts[0][1] if len(parts) == 1 else Ensemble(parts, self._ingredients(teacher, runtime, seed, 1, ood, ALONE))
+
+    def _construct(self, ingredients: Ingredients) -> Synthesizer:
+        synthesizer: Synthesizer = self.row.load()[0](self.config, ingredients)
+        return synthesizer
+
+    def _ingredients(self, teacher: Teacher, runtime: Runtime, seed: int, turns: int, ood: OodImages | None, share: Share) -> Ingredients:
         placed = runtime.place(teacher.classifier)
         moments = self._moments(self.statistics_path, teacher).to(runtime.device) if self.statistics_path else None
         others = ood.pool(placed.spec, runtime.device) if ood else None
-        synthesizer: Synthesizer = self.row.load()[0](self.config, Ingredients(placed, runtime, seed, moments, turns, others))
-        return synthesizer
+        return Ingredients(placed, runtime, seed, moments, turns, others, share=share)
 
 
 def open_teacher(section: Section, uri: str) -> Teacher:

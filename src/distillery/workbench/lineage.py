@@ -5,7 +5,7 @@ because several steps may end at once and a store locks nothing.
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Literal
 
@@ -129,6 +129,12 @@ def find_record(records: tuple[StepRecord, ...], output: str, sha256: str = "") 
     """
     written = (record for record in records if record.sha256(output))
     return next((record for record in written if sha256 in ("", record.sha256(output))), None)
+
+
+def name_together(hashes: Iterable[str]) -> str:
+    """One hash that names several outputs of a kind, such as the shares of an ensemble, in any order: of one its own; "" of none."""
+    ordered = sorted(hashes)
+    return sha256_bytes("\n".join(ordered).encode()) if len(ordered) > 1 else "".join(ordered)
 
 
 def parse_record(data: bytes, where: str) -> StepRecord:

@@ -14,12 +14,13 @@ from distillery.engine.selection import Judge
 from distillery.errors import CheckpointMismatchError, ConfigError
 from distillery.host import spoken
 from distillery.recipes.sections import OodSection
-from distillery.synthesis.bundle import SynthesizerState, load_synthesizer, read_synthesizer
+from distillery.synthesis.bundle import list_synthesizers, load_synthesizer
 from distillery.synthesis.protocol import Synthesizer
 from distillery.types import Classifier
 from distillery.workbench.assembly import PlannedMethod, Teacher, judging
 from distillery.workbench.bench import Workbench
 from distillery.workbench.sets import show_set
+from distillery.workbench.synthesizers import Synthesizers, open_synthesizers
 
 
 @dataclass(frozen=True)
@@ -106,30 +107,30 @@ class SetSource:
 
 @dataclass(frozen=True)
 class LiveSource:
-    """A trained synthesizer that makes new images for each step; nothing is held out.
+    """A trained synthesizer, one or an ensemble, that makes new images for each step; nothing is held out.
 
     Attributes:
         plan: the method that it was trained by.
-        made: its state.
-        inputs: of the method and of the bundle.
-        path: of the bundle.
+        made: its bundles.
+        inputs: of the method and of the bundles.
+        path: of the bundle, or of the folder that holds an ensemble's.
         ood: images of another domain, for a method that is not built without them.
     """
 
     plan: PlannedMethod
-    made: SynthesizerState
+    made: Synthesizers
     inputs: dict[str, str]
     path: Path
     ood: OodImages | None = None
 
     def show(self, bench: Workbench) -> None:
-        """By its bundle."""
-        bench.tracker.dataset("live synthesizer", str(self.path), self.inputs["synthesizer"], "training")
+        """By its bundles."""
+        for sha256 in self.made.inputs.values():
+            bench.tracker.dataset("live synthesizer", str(self.path), sha256, "training")
 
     def open(self, bench: Workbench, teacher: Teacher, student: Classifier) -> OpenedSource:
         """Build the synthesizer as it was when its training ended."""
-        synthesizer = self.plan.build(teacher, bench.runtime, bench.section.seed, ood=self.ood)
-        synthesizer.load_state_dict(self.made.state)
+        synthesizer = self.plan.restore(self.made.states, teacher, bench.runtime, bench.section.seed, self.ood)
         return OpenedSource(FreshFeed(synthesizer, student, bench.clock), 0, synthesizer)
 
 
@@ -184,10 +185,10 @@ def open_set(path: Path, teacher: Teacher) -> SetSource:
 
 
 def open_live(path: Path, statistics_path: Path | None, teacher: Teacher, ood: OodImages | None = None) -> LiveSource:
-    """A synthesizer's bundle; it says itself by which method, with which settings, it was trained.
+    """A synthesizer's bundle, or those of an ensemble; they say themselves by which method, with which settings, they were trained.
 
     Args:
-        path: folder of the bundle.
+        path: folder of the bundle, or of the folder that holds an ensemble's.
         statistics_path: the teacher's moments; None where the method needs none.
         teacher: in use.
         ood: images of another domain; None where the method needs none.
@@ -198,9 +199,11 @@ def open_live(path: Path, statistics_path: Path | None, teacher: Teacher, ood: O
         MissingResourceError: no bundle or statistics there.
         StoreError: damaged tensors.
     """
-    made = load_synthesizer(path, teacher.sha256)
-    plan = PlannedMethod.parse(made.method, made.config, statistics_path)
-    return LiveSource(plan, made, {**plan.inputs(teacher), "synthesizer": read_synthesizer(path)[1]}, path, ood)
+    folders = list_synthesizers(path)
+    first = load_synthesizer(folders[0], teacher.sha256)
+    plan = PlannedMethod.parse(first.method, first.config, statistics_path)
+    inputs, made = plan.inputs(teacher), open_synthesizers(folders, plan, teacher, first.share.total)
+    return LiveSource(plan, made, {**inputs, **made.inputs}, path, ood)
 
 
 def open_real(uri: str, teacher: Teacher, class_names: tuple[str, ...] = ()) -> RealSource:

@@ -64,7 +64,7 @@ def test_an_equal_run_of_another_name_makes_a_stopped_one_needless_too(made: Mad
 def test_damaged_records_are_listed_and_hide_no_others(made: MadeUp) -> None:
     made.run("one", "finished")
     made.store.write("runs/two/run.json", b"{")
-    made.store.write("runs/three/run.json", made.store.read("runs/one/run.json").replace(b'"version": 2', b'"version": 99'))
+    made.store.write("runs/three/run.json", made.store.read("runs/one/run.json").replace(b'"version": 3', b'"version": 99'))
     made.store.write("runs/one/evaluation.json", b"[")
     assert {run.id: run.standing for run in list_runs(made.store)} == {"one": "finished", "two": "damaged", "three": "damaged"}
     assert find_run(made.store, "one").to_json("s")["student_top1"] is None

@@ -39,7 +39,7 @@ def test_the_largest_seed_survives_a_float() -> None:
         ({"run_seed": "3"}, "--seed = '3' is not allowed"),
         ({"teacher_uri": 3}, "--teacher = 3 is not allowed: give a text"),
         ({"run_overrides": "a=b"}, "--set = 'a=b' is not allowed: give a mapping"),
-        ({"synth_size": 5}, "synth_size = 5 means nothing to online_distillation.*run generative_distillation or inversion_distillation"),
+        ({"synth_size": 5}, "synth_size = 5 means nothing to online_distillation.*run generative_distillation or ensemble_d.* or inv"),
     ],
 )
 def test_bad_values(given: dict[str, Any], message: str) -> None:

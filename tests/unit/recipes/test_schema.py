@@ -5,7 +5,7 @@ import pytest
 from distillery.config import Config
 from distillery.errors import ConfigError
 from distillery.provenance import code_version
-from distillery.recipes.loader import load_recipe
+from distillery.recipes.loader import apply_overrides, load_document, load_recipe, pipeline_of
 from distillery.recipes.sections import SECTIONS, Section
 from distillery.recipes.workload import Workload, workload_of
 
@@ -26,9 +26,48 @@ def test_defaults_spelled_out_are_the_same_recipe() -> None:
     assert load_recipe("fast_dfkd/digits", {"synthesis.config.reptile_scale": 67}).digest() == load_recipe("fast_dfkd/digits").digest()
 
 
-@pytest.mark.parametrize("name", ["fast_dfkd/digits", "ls_gdfd/digits"])
-def test_pipeline_follows_the_coupling(name: str) -> None:
-    assert load_recipe(name).pipeline == {"f": "online_distillation", "l": "generative_distillation"}[name[0]]
+@pytest.mark.parametrize(
+    ("name", "overrides", "pipeline"),
+    [
+        ("fast_dfkd/digits", {}, "online_distillation"),
+        ("ls_gdfd/digits", {}, "generative_distillation"),
+        ("ls_gdfd/digits", {"synthesis.generators": 10}, "ensemble_distillation"),
+        ("ls_gdfd/digits-ensemble", {}, "ensemble_distillation"),
+        ("ls_gdfd/digits-ensemble", {"synthesis.generators": 1, "synthesis.shard_memory_gib": 0}, "generative_distillation"),
+    ],
+)
+def test_pipeline_follows_the_coupling_and_the_generators(name: str, overrides: dict[str, Any], pipeline: str) -> None:
+    assert load_recipe(name, overrides).pipeline == pipeline
+    assert pipeline_of(apply_overrides(load_document(name), overrides)) == pipeline
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides", "sentence"),
+    [
+        ("ls_gdfd/digits", {"synthesis.generators": 0}, "synthesis.generators = 0"),
+        ("ls_gdfd/digits", {"synthesis.generators": "all"}, "synthesis.generators = 'all'"),
+        (
+            "ls_gdfd/digits",
+            {"synthesis.shard_memory_gib": 2},
+            "shard_memory_gib = 2 has no effect on one generator, which is trained whole",
+        ),
+        ("fast_dfkd/digits", {"synthesis.generators": 3}, "synthesis.generators = 3 has no effect under FastDFKD"),
+        ("fast_dfkd/digits", {"synthesis.shard_memory_gib": 3}, "synthesis.shard_memory_gib = 3 has no effect under FastDFKD"),
+    ],
+)
+def test_generators_that_cannot_be_are_refused(name: str, overrides: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(ConfigError, match=sentence):
+        load_recipe(name, overrides)
+
+
+def test_a_generator_needs_a_class_of_its_own() -> None:
+    assert load_recipe("ls_gdfd/digits").generators(10) == 1
+    assert load_recipe("ls_gdfd/digits-ensemble").generators(10) == 10
+    recipe = load_recipe("ls_gdfd/digits", {"synthesis.generators": 11})
+    with pytest.raises(
+        ConfigError, match="generators = 11 is not allowed: each generator needs a class of its own, and the teacher has 10;"
+    ):
+        recipe.generators(10)
 
 
 @pytest.mark.parametrize("cls", SECTIONS.values())

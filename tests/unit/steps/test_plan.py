@@ -103,7 +103,7 @@ def test_run_json_suffices_to_run_again(teacher: dict[str, str], tmp_path: Path,
     monkeypatch.setenv("KFP_RUN_ID", "abc")
     sections = plan(ONLINE, teacher, run_seed=4, run_overrides={"synthesis.rounds": 20})
     document = json.loads((tmp_path / "store" / "runs" / "abc" / "run.json").read_text())
-    assert (document["format"], document["version"], document["pipeline"]) == ("distillery-run", 2, ONLINE)
+    assert (document["format"], document["version"], document["pipeline"]) == ("distillery-run", 3, ONLINE)
     assert document["provenance"]["inputs"] == {"teacher": teacher["sha256"]}
     assert document["provenance"]["config"]["synthesis"]["rounds"] == 20
     assert run(document["pipeline"], document["parameters"]) == sections == document["sections"]

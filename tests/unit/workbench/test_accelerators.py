@@ -1,6 +1,5 @@
 """A step that was promised an accelerator and finds none says so before it reads or writes anything."""
 
-from importlib import import_module
 from inspect import signature
 from pathlib import Path
 from types import SimpleNamespace
@@ -8,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from distillery.api.running import run_step
 from distillery.errors import ConfigError
 from distillery.step_table import STEPS
 from distillery.workbench.accelerators import check_promise
@@ -27,10 +27,9 @@ def _workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("step", ACCELERATED)
 def test_every_step_on_accelerators_refuses_before_it_reads_anything(step: str, tmp_path: Path) -> None:
-    module, nowhere = import_module(f"distillery.steps.{step}"), Path("nowhere")
-    inputs = module.Inputs(teacher_uri="nowhere", **dict.fromkeys(STEPS[step].reads, nowhere), accelerators="1")
+    nowhere = dict.fromkeys((*STEPS[step].reads, *STEPS[step].writes), Path("nowhere"))
     with pytest.raises(ConfigError, match=PROMISE):
-        module.run({}, inputs, module.Outputs(**dict.fromkeys(STEPS[step].writes, nowhere)))
+        run_step(step, {}, nowhere, {"teacher_uri": "nowhere", "accelerators": "1"})
     assert not (tmp_path / "store").exists()
 
 

@@ -85,7 +85,7 @@ class Bench:
 
     def run(self, step: str, kind: type[FakeSynthesizer], strict: bool = False, **health: Any) -> dict[str, float]:
         self._monkeypatch.setattr(
-            PlannedMethod, "build", lambda plan, teacher, runtime, seed, turns=1, ood=None: kind(teacher.classifier, seed)
+            PlannedMethod, "build", lambda plan, teacher, runtime, seed, turns=1, ood=None, share=None: kind(teacher.classifier, seed)
         )
         name = {"materialize": "ls_gdfd", "distill_online": "fast_dfkd"}[step]
         common = {"seed": 1, "code_version": code_version(), "teacher_sha256": self.sha256, "precision": "float32"}
@@ -99,7 +99,7 @@ class Bench:
         state = kind(load_classifier(self.teacher)).state_dict()
         save_synthesizer(synthesizer, SynthesizerState(name, config, self.sha256, state), PROVENANCE)
         section["set"] = {"size": 120, "batch": 40, "max_oversampling": 3, "strict": strict, "shard_images": 50}
-        inputs = materialize.Inputs(teacher_uri=teacher, statistics=self.statistics, synthesizer=synthesizer)
+        inputs = materialize.Inputs(teacher_uri=teacher, statistics=self.statistics, synthesizers=(synthesizer,))
         return materialize.run(section, inputs, materialize.Outputs(set=made))
 
     def tracked(self) -> str:

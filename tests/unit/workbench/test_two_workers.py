@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ import pytest
 import torch
 
 from buckets import Bucket, Killed, Turns, Watch, killing
+from distillery.api.running import run_step
 from distillery.data.pool import quantize
 from distillery.data.store import SyntheticSet
 from distillery.engine.checkpoint import Checkpoints
@@ -76,14 +76,12 @@ class Ground:
     def work(self, step: str, out: Path) -> dict[str, float]:
         """Do a step."""
         common = {"seed": 1, "code_version": code_version(), "teacher_sha256": self.sha256, "precision": "float32"}
-        module = import_module(f"distillery.steps.{step}")
-        given: dict[str, Any] = {name: self.folder / name for name in ("statistics", "synthesizer") if name in STEPS[step].reads}
+        given, places = {"teacher_uri": str(self.folder / "teacher")}, {name: out / name for name in STEPS[step].writes}
         if step == "train_student":
-            given = {"data_uri": str(self.folder / "real.npz")}
-        inputs = module.Inputs(teacher_uri=str(self.folder / "teacher"), **given)
-        outputs = module.Outputs(**{name: out / name for name in STEPS[step].writes})
-        numbers: dict[str, float] = module.run({**common, **SECTIONS[step]}, inputs, outputs)
-        return numbers
+            given["data_uri"] = str(self.folder / "real.npz")
+        else:
+            places |= {name: self.folder / name for name in STEPS[step].reads}
+        return run_step(step, {**common, **SECTIONS[step]}, places, given)
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +99,7 @@ def _other_hardware(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator
     monkeypatch.setattr(
         PlannedMethod,
         "build",
-        lambda plan, teacher, runtime, seed, turns=1, ood=None: FakeSynthesizer(teacher.classifier, seed + hardware()),
+        lambda plan, teacher, runtime, seed, turns=1, ood=None, share=None: FakeSynthesizer(teacher.classifier, seed + hardware()),
     )
     monkeypatch.setattr("distillery.workbench.assembly.seeded", lambda seed, name: seeded(seed + hardware(), name))
     monkeypatch.setattr("distillery.engine.materialize.quantize", lambda images: quantize((images + 0.02 * hardware()).clamp(max=1)))

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from distillery.provenance import code_version
 from distillery.recipes.sections import Section
+from distillery.step_table import Pipeline
 from distillery.workbench.bench import reporting, workbench
 from distillery.workbench.warned import keeping_warnings, read_warnings, warned_by
 from distillery_kfp.pipelines.runner.display import Display
@@ -28,7 +29,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def shown(folder: Path, *steps: str, ended: bool = True) -> str:
     console = Console(width=60, record=True, file=io.StringIO())
-    with Display(console, steps, folder.parent / "progress", folder) as display:
+    with Display(console, Pipeline("warning", steps), folder.parent / "progress", folder) as display:
         for step in steps:
             display.started(step)
             if ended:
