@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -20,8 +20,8 @@ from distillery.synthesis.config import ConditionalConfig
 from distillery.synthesis.inversion import InversionConfig, InversionSynthesizer, View
 from distillery.synthesis.learner import Generated
 from distillery.synthesis.matching import build_matcher
-from distillery.synthesis.protocol import Ingredients
-from distillery.types import Classifier
+from distillery.synthesis.protocol import Ingredients, Turn
+from distillery.types import Batch, Classifier
 
 
 class ToyDecoderConfig(ConditionalConfig):
@@ -170,6 +170,39 @@ class ToyClasses(ConditionalSynthesizer[ToyClassesConfig]):
         return terms
 
 
+class ToyBlindConfig(ConditionalConfig):
+    """Settings of `ToyBlind`.
+
+    Attributes:
+        confidence_weight: of the entropy of the teacher's answer.
+    """
+
+    confidence_weight: float = 1.0
+
+
+class ToyBlind(ConditionalSynthesizer[ToyBlindConfig]):
+    """A generator of whatever the teacher is sure of: nobody can ask it for a class, and it says none."""
+
+    def __init__(self, config: ToyBlindConfig, ingredients: Ingredients) -> None:
+        super().__init__("toy_blind", config, ingredients)
+
+    def terms(self, made: Generated, student: Classifier | None) -> dict[str, Tensor]:
+        """The entropy alone."""
+        shares = full_precision(self.teacher(made.images)).log_softmax(1)
+        return {"confidence": -self.config.confidence_weight * (shares.exp() * shares).sum(1).mean()}
+
+    def advance(self, student: Classifier | None, labels: Tensor | None = None) -> Turn:
+        """A turn whose images have no labels."""
+        turn = super().advance(student, labels)
+        return replace(turn, batch=turn.batch and Batch(turn.batch.images))
+
+    def synthesize(self, n: int, labels: Tensor | None = None, student: Classifier | None = None) -> Batch:
+        """N images of whatever classes."""
+        if labels is not None:
+            raise ConfigError(f"toy_blind makes images of no class that is asked for, and got {len(labels)} labels: leave the labels out.")
+        return Batch(super().synthesize(n).images)
+
+
 class ToyOpponentConfig(ConditionalConfig):
     """Settings of `ToyOpponent`.
 
@@ -219,6 +252,7 @@ TOYS: dict[str, Toy] = {
         Toy(_row("toy_inversion", "Images as the target.", target="images"), {"batch": 8, "steps": 2}),
         Toy(_row("toy_critic", "A discriminator and images of another domain.", needs={"ood": "realism_weight"}), _CONDITIONAL),
         Toy(_row("toy_classes", "Moments of each class.", needs={"class_moments": "moments_weight"}), _CONDITIONAL),
+        Toy(_row("toy_blind", "Images of no class that is asked for.", classes=False), _CONDITIONAL),
         Toy(_row("toy_opponent", "No terms without a student.", coupling="online", feed="round"), _CONDITIONAL),
     )
 }

@@ -161,8 +161,8 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "an idle value of a recipe let through",
         "src/distillery/recipes/effects.py",
-        "if kind not in value.serves and",
-        "if kind in value.serves and",
+        "idle = kind not in value.serves or",
+        "idle = kind in value.serves or",
         "tests/unit/recipes/test_effects.py",
     ),
     Mutant(

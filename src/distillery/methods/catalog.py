@@ -73,6 +73,7 @@ class Method(CatalogRow[Need]):
         target: what the method optimises: a generator's weights or the images themselves.
         coupling: offline methods never look at the student; online ones play against it.
         feed: what the student sees by default: the pool of all images so far, this round's images, or fresh ones each step.
+        classes: whether its images are asked for by class; a method without takes no labels and gives none.
         ensembles: whether many generators, each of its slice of the classes, can stand where one stands; such a method reads
             `Ingredients.share`, and the numbers of its settings (`images_per_turn`, `cut`) are of ONE generator.
     """
@@ -81,6 +82,7 @@ class Method(CatalogRow[Need]):
     coupling: Literal["offline", "online"]
     feed: Literal["pool", "round", "fresh"]
     ensembles: bool = False
+    classes: bool = True
 
     @property
     def inverts(self) -> bool:

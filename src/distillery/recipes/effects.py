@@ -20,12 +20,14 @@ class Value:
         serves: the kinds that read it.
         why: what about the others makes it idle, after the method's title.
         instead: what to set there instead, if anything.
+        by_class: of the kinds that read it, only methods whose images are asked for by class do.
     """
 
     path: str
     serves: frozenset[Kind]
     why: str
     instead: str = ""
+    by_class: bool = False
 
 
 _ONLINE: frozenset[Kind] = frozenset({"online"})
@@ -50,7 +52,7 @@ TABLE: tuple[Value, ...] = (
     Value("set.shard_images", _OFFLINE, _POOL),
     Value("set.max_oversampling", _OFFLINE, _POOL),
     Value("set.batch", _DRAWN, "whose turns say how many images they make", "synthesis.config"),
-    Value("set.labels", _DRAWN, "whose turns ask for classes themselves"),
+    Value("set.labels", _DRAWN, "whose turns ask for classes themselves", by_class=True),
 )
 """What is not here is read whatever the method is."""
 
@@ -74,7 +76,8 @@ def check_effects(document: Mapping[str, Any], method: Method) -> None:
     """
     for value, holder, name in _idle(document, method):
         instead = f", and set {value.instead}" if value.instead else ""
-        raise ConfigError(f"{value.path} = {holder[name]!r} has no effect under {method.title}, {value.why}: leave it out{instead}.")
+        why = value.why if kind_of(method) not in value.serves else "whose images are of no class that is asked for"
+        raise ConfigError(f"{value.path} = {holder[name]!r} has no effect under {method.title}, {why}: leave it out{instead}.")
 
 
 def drop_idle(document: Mapping[str, Any], method: Method) -> None:
@@ -88,5 +91,6 @@ def _idle(document: Mapping[str, Any], method: Method) -> Iterator[tuple[Value, 
     for value in TABLE:
         section, _, name = value.path.partition(".")
         holder = document.get(section)
-        if kind not in value.serves and isinstance(holder, dict) and name in holder:
+        idle = kind not in value.serves or (value.by_class and not method.classes)
+        if idle and isinstance(holder, dict) and name in holder:
             yield value, holder, name

@@ -95,7 +95,8 @@ class Synthesizer(Protocol):
 
         Args:
             n: how many images.
-            labels: (n,) int64 classes to ask for; None draws them uniformly. A method without classes takes no labels.
+            labels: (n,) int64 classes to ask for; None draws them uniformly. A method whose catalog row has no
+                classes takes no labels.
             student: the current student, for methods whose images depend on it.
         """
         ...

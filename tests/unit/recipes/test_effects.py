@@ -48,6 +48,12 @@ def test_a_method_whose_turns_are_the_set_has_no_rounds_to_divide() -> None:
         check_effects({"synthesis": {"turns_per_round": 2}}, find_method("toy_inversion"))
 
 
+def test_a_method_without_classes_is_asked_for_none() -> None:
+    said = "set.labels = 'missing' has no effect under Toy Blind, whose images are of no class that is asked for: leave it out[.]$"
+    with registered(), pytest.raises(ConfigError, match=said):
+        check_effects({"set": {"labels": "missing"}}, find_method("toy_blind"))
+
+
 def test_rounds_are_of_no_use_to_a_method_whose_turns_fill_the_set_and_missed_by_others() -> None:
     student = {"architecture": {"name": "resnet8"}}
     with registered():
