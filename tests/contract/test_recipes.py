@@ -59,7 +59,10 @@ LS_GDFD = {
     "cifar10-resnet34-resnet18-inceptionism": (95.05, 77.31),
     "cifar10-resnet34-resnet18-moments": (95.05, 94.61),
     "cifar100-resnet34-resnet18": (77.26, 76.42),
+    "cifar100-resnet34-resnet18-ensemble-meta_data": (77.26, 77.16),
+    "cifar100-resnet34-resnet18-ensemble-data_free": (77.26, 77.02),
 }
+OUR_OWN = {"cifar100-resnet34-resnet18-class_moments"}
 RECIPES = recipe_names()
 
 
@@ -107,7 +110,7 @@ def test_every_published_pair_is_there() -> None:
     assert named == {f"fast_dfkd/{pair}-k{k}" for pair, k, _ in FAST}
     assert len(named) == 30
     assert {name for name in RECIPES if name.startswith("ls_gdfd/cifar") and "laptop" not in name} == {
-        f"ls_gdfd/{name}" for name in LS_GDFD
+        f"ls_gdfd/{name}" for name in {*LS_GDFD, *OUR_OWN}
     }
 
 
@@ -130,6 +133,22 @@ def test_the_ablations_differ_in_their_weights_alone(base: str) -> None:
     assert min(both[name] for name in (*priors, "moments_weight")) > 0
     assert recipe_of(f"{base}-inceptionism").synthesis.config == {**both, "moments_weight": 0.0}
     assert recipe_of(f"{base}-moments").synthesis.config == {**both, **priors}
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in RECIPES if name.startswith("ls_gdfd/") and name.endswith(("_moments", "_data", "_free"))]
+)
+def test_statistics_of_classes_are_matched_where_a_name_says_so(name: str) -> None:
+    recipe = recipe_of(name)
+    assert "class_moments" in recipe.method.required(recipe.settings)
+    if "ensemble" in name:
+        assert recipe.synthesis.generators == "classes"
+        assert recipe.settings.images_per_turn * recipe.generators(recipe.expects.classes) >= 128, "no less a step than one generator makes"
+
+
+def test_both_published_ensembles_differ_in_their_statistics_alone() -> None:
+    one, other = (recipe_of(f"ls_gdfd/cifar100-resnet34-resnet18-ensemble-{name}").to_json() for name in ("meta_data", "data_free"))
+    assert {key for key in one if one[key] != other[key]} == {"about"}
 
 
 def test_the_reuse_ablations_differ_in_reuse_alone() -> None:

@@ -56,8 +56,8 @@ class StackMemory:
 def stack_memory(config: ConditionalConfig, teacher: Classifier, total: int, device: torch.device) -> StackMemory:
     """What one generator of an ensemble takes.
 
-    Weights are counted; activations are those of two images, passed through a fresh generator and the teacher, times half the batch. On a
-    CPU it came to 4 and 5 % more than what two shares took at their peak (`docs/methods/ls_gdfd.md`).
+    Weights are counted; activations are those of two images, passed through a fresh generator and the teacher, times half the batch. What
+    kernels take for themselves is not counted: three shares on a CPU took 0.90 to 1.12 times as much (`docs/methods/ls_gdfd.md`).
 
     Args:
         config: the method's settings.
