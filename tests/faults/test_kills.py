@@ -213,16 +213,19 @@ class Runner:
 
     def kill_in_write(self, step: str, kind: str, number: int) -> None:
         """Run until the child stands in the middle of the first such write after `number` rounds, and kill it there."""
-        pid, killed = 0, False
+        pid, killed, before = 0, False, self._half_written()  # by another task of the step, which was killed before
         for event in self._events({"step": step, "kind": kind, "round": number}):
             pid = event.get("pid", pid)
             if event["event"] == "paused":
                 assert (event["step"], event["round"]) == (step, number)
-                assert len([path for path in self.folder.rglob(".tmp-*") if path.is_file()]) == 1
+                assert len(self._half_written() - before) == 1
                 os.kill(pid, signal.SIGKILL)
                 killed = True
         assert killed, f"no {kind} was written after round {number} of {step}: {self.nursery.said()}"
         assert event == {"event": "ended", "status": -signal.SIGKILL}
+
+    def _half_written(self) -> set[Path]:
+        return {path for path in self.folder.rglob(".tmp-*") if path.is_file()}
 
     def kill_after_round(self, step: str, number: int, delay: float) -> None:
         """Kill the child some time after it finished that round."""

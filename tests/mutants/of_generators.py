@@ -4,6 +4,27 @@ from mutant import Mutant
 
 GENERATORS = (
     Mutant(
+        "images of an ensemble in the order of its shares",
+        "src/distillery/synthesis/ensemble.py",
+        "images[mine] = part",
+        "images[: len(mine)] = part",
+        "tests/unit/synthesis/test_ensemble.py",
+    ),
+    Mutant(
+        "a shard of an ensemble too many",
+        "src/distillery/workbench/sharding.py",
+        "number = -(-total // most)",
+        "number = total // most + 1",
+        "tests/pipelines/test_ensemble.py",
+    ),
+    Mutant(
+        "shards on the page without the worst of them",
+        "src/distillery/tracking/history.py",
+        "max(found) for name, found",
+        "min(found) for name, found",
+        "tests/pipelines/test_ensemble.py",
+    ),
+    Mutant(
         "a small part of a pool drawn with replacement",
         "src/distillery/data/pool.py",
         "ordered[1:] != ordered[:-1]",
