@@ -201,8 +201,8 @@ def students_sections(records: Mapping[str, Row]) -> list[str]:
             "",
             f"## Plans of a student: {record['dataset']}, {titled[record['experiment']]}",
             "",
-            f"Student `{setting['student']}`, batch {setting['batch']}, rate {setting['rate']}; teacher {percent(teacher):.2f} % "
-            f"({teacher['correct']}/{teacher['total']}). Seeds: n = {record['n']}; {record['hardware']['threads']} thread.",
+            f"Student `{setting['student']}`, batch {setting['batch']}, rate {setting['rate']}; teacher "
+            f"{teacher['correct']:,} of {teacher['total']:,}. Seeds: n = {record['n']}; {record['hardware']['threads']} thread.",
             "",
             "| plan | steps | mean | lowest | right, by seed |",
             "|---|---|---|---|---|",

@@ -121,7 +121,7 @@ def test_plans_of_students_stand_by_experiment_with_their_seeds(folder: Path) ->
     assert publish.main(["--results", str(folder), "--page", str(folder / "page.md")]) == 0
     page = (folder / "page.md").read_text()
     assert "## Plans of a student: digits, fast optimization" in page
-    assert "Student `resnet8`, batch 64, rate 0.1; teacher 95.00 % (950/1000). Seeds: n = 2; 2 thread" in page
+    assert "Student `resnet8`, batch 64, rate 0.1; teacher 950 of 1,000. Seeds: n = 2; 2 thread" in page
     assert "| FSP | 640 | 89.00 % | 88.00 % | 880/1000, 900/1000 |" in page, "the newest record"
     assert "| all of it |  | 91.00 % |" in page
     assert "3/1000" not in page
