@@ -27,7 +27,7 @@ from distillery.methods.fast_dfkd import FastDFKD, FastDFKDConfig
 from distillery.models.catalog import Architecture, build_network
 from distillery.models.generators.network import build_generator
 from distillery.recipes.loader import load_recipe
-from distillery.recipes.schema import Recipe
+from distillery.recipes.schema import DistillationRecipe
 from distillery.runtime import Runtime
 from distillery.seeding import seeded, stream
 from distillery.statistics.extract import global_moments
@@ -87,7 +87,7 @@ class Scene:
         folder: for PNG files; the pool's are in `pool/`.
     """
 
-    recipe: Recipe
+    recipe: DistillationRecipe
     runtime: Runtime
     teacher: Classifier
     student: Classifier
@@ -121,6 +121,7 @@ def build_scene(size: Size, runtime: Runtime, folder: Path) -> Scene:
         folder: gets the pool as PNG files.
     """
     recipe = load_recipe(size.recipe, size.overrides)
+    assert isinstance(recipe, DistillationRecipe), "the loops beside it synthesize"
     spec = ImageSpec(channels=3, height=32, width=32, **CIFAR10)
     names = tuple(str(number) for number in range(10))
     with seeded(SEED, "bench"):

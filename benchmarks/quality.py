@@ -29,7 +29,7 @@ from distillery.methods.catalog import METHODS
 from distillery.models.bundle import count_parameters, load_classifier, read_bundle
 from distillery.provenance import sha256_bytes
 from distillery.recipes.loader import load_recipe, parse_assignments, recipe_names
-from distillery.recipes.schema import Recipe
+from distillery.recipes.schema import DistillationRecipe, Recipe
 from distillery.runtime import Runtime, resolve_runtime
 from distillery.statistics.moments import read_origin
 from distillery.storage import FolderStore
@@ -255,7 +255,7 @@ def on_real(sweep: Sweep, row: str, folder: Path, seed: int) -> Found:
     """A student taught on the teacher's own images; goes on where it was stopped."""
     recipe, out = sweep.recipe(row), folder / "student"
     changes, data, work = assignments(sweep.changes(row)), str(sweep.part("train")), str(folder / "work")
-    train_student(sweep.source(row), str(sweep.teacher), out, data=data, set_=changes, seed=seed, workdir=work)
+    train_student(sweep.source(row), str(sweep.teacher), out, images=data, set_=changes, seed=seed, workdir=work)
     seconds = seconds_of(told(folder / "work" / "store")["train_student"])
     return Found(scores_of(sweep, load_classifier(out).freeze(), recipe), seconds)
 
@@ -301,7 +301,7 @@ def curve(report: EvaluationReport, recipe: Recipe, laps: Sequence[Entry], befor
             continue
         epoch = int(score.name.rpartition("/")[2])
         count = epoch
-        if recipe.synthesis.student_steps_per_turn:
+        if isinstance(recipe, DistillationRecipe) and recipe.synthesis.student_steps_per_turn:
             steps = epoch * recipe.student.stages[0].steps_per_epoch
             turns = recipe.settings.warmup_turns - (-steps // recipe.synthesis.student_steps_per_turn)
             count = -(-turns // recipe.synthesis.turns_per_round)

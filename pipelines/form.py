@@ -13,6 +13,7 @@ from distillery.host import spoken
 from distillery.recipes.loader import list_recipes
 from distillery.recipes.parameters import Parameter, parameters_of, read_parameters
 from distillery.recipes.placement import check_placement
+from distillery.recipes.student_plans import plan_names, plans_without_labels
 from distillery.step_table import PIPELINES
 
 ALL = tuple(row.name for row in PIPELINES.values() if row.recipe)
@@ -95,4 +96,6 @@ def summaries(pipeline: str) -> dict[str, str]:
 
 def literals(pipeline: str) -> dict[str, tuple[str, ...]]:
     """Fields of the pipeline's form that are a choice, with the values they offer."""
-    return {"run_recipe": tuple(recipe.name for recipe in list_recipes() if recipe.pipeline == pipeline)}
+    plans = plan_names() if PIPELINES[pipeline].kind == "student" else plans_without_labels()
+    recipes = tuple(recipe.name for recipe in list_recipes() if recipe.pipeline == pipeline)
+    return {"run_recipe": recipes, "student_method": ("", *plans)}  # the empty one is the recipe's own

@@ -31,14 +31,20 @@ def step(component: Any, section: Any, form: Form, **artifacts: Any) -> dsl.Pipe
     return place(component(section=section, **given, **artifacts), form)
 
 
+def plan_run(pipeline: str, form: Form) -> Sections:
+    """How every run begins: its sections."""
+    outputs: Sections = place(plan(pipeline=pipeline, **for_plan(form)), form).outputs
+    return outputs
+
+
 def begin(pipeline: str, form: Form) -> tuple[Sections, Any]:
-    """How every run begins: its sections, and the teacher's moments."""
-    sections = place(plan(pipeline=pipeline, **for_plan(form)), form).outputs
+    """How a run begins that synthesizes: its sections, and the teacher's moments."""
+    sections = plan_run(pipeline, form)
     return sections, step(extract_statistics, sections["statistics"], form).outputs["statistics"]
 
 
 def learn(sections: Sections, form: Form, dataset: Any) -> None:
-    """How an offline run ends: a student learns from the finished set, and is judged."""
+    """How a run ends whose set is finished before its student begins: a student learns from the finished set, and is judged."""
     student = step(train_student, sections["student"], form, dataset=dataset).outputs["student"]
     judge(sections, form, student, dataset)
 

@@ -16,6 +16,7 @@ from distillery.models.bundle import VerifiedBundle, save_classifier
 from distillery.models.catalog import Architecture, build_network
 from distillery.provenance import Provenance, code_version, sha256_file
 from distillery.recipes.loader import is_own_file, load_document, load_recipe, pipeline_of
+from distillery.recipes.schema import DistillationRecipe
 from distillery.step_table import PIPELINES
 from distillery.steps import plan
 from distillery.types import Classifier, ImageSpec
@@ -126,6 +127,8 @@ class Chain:
 
     def _needed(self, overrides: dict[str, Any]) -> dict[str, str]:
         recipe, teacher = load_recipe(self.recipe, overrides), VerifiedBundle(self.teacher)
+        if not isinstance(recipe, DistillationRecipe):
+            return {}
         return form_needed(recipe.method.required(recipe.settings), teacher.classifier, teacher.sha256, self.folder)
 
     def environment(self) -> AbstractContextManager[None]:

@@ -55,6 +55,12 @@ def run(
     data: Annotated[
         str, typer.Option(help="Labelled test images (npz, npy, idx or CIFAR files, or a folder a class); only the evaluation sees them.")
     ] = "",
+    images: Annotated[
+        str, typer.Option(metavar="SET|IMAGES", help="Set made before, or real images, for a recipe that only trains a student on them.")
+    ] = "",
+    student_method: Annotated[
+        str, typer.Option(metavar="PLAN", help="Plan of the student's training instead of the recipe's: kd, fsp-kd, fitnets ...")
+    ] = "",
     start: Annotated[str, typer.Option(metavar="SET", help="Set of the same teacher with which the pool of an online method begins.")] = "",
     ood: Annotated[
         str,
@@ -97,6 +103,8 @@ def run(
         start=start,
         ood=ood,
         statistics=statistics,
+        images=images,
+        student_method=student_method,
         overrides=parse_assignments(set_ or []),
         seed=seed,
         salt=salt,

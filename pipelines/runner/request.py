@@ -8,7 +8,8 @@ from typing import Any
 
 from distillery.errors import ConfigError
 from distillery.host import INPUTS
-from distillery.recipes.loader import apply_overrides, is_own_file, load_document, pipeline_of
+from distillery.recipes.loader import is_own_file, pipeline_of
+from distillery.recipes.student_plans import changed_document
 from distillery.reporting.command import as_typed, resume_again, run_again, surroundings_of
 
 _DEVICE = re.compile(r"|auto|cpu|cuda(:[0-9]+)?")  # "" leaves what the environment says
@@ -27,6 +28,8 @@ class RunRequest:
         start: a set of the same teacher, with which the pool of an online method begins; "" for none.
         ood: images of another domain, for a method or a stage that uses some; "" for none.
         statistics: a file of the teacher's moments, measured before; "" for none.
+        images: a set, or real images, for a recipe that trains a student on what is there; "" for none.
+        student_method: plan of the student's training; "" is the recipe's.
         overrides: dotted keys of the recipe and their values.
         seed: of every random stream.
         salt: a new value forces new work.
@@ -45,6 +48,8 @@ class RunRequest:
     start: str = ""
     ood: str = ""
     statistics: str = ""
+    images: str = ""
+    student_method: str = ""
     overrides: dict[str, Any] = field(default_factory=dict)
     seed: int = 0
     salt: str = ""
@@ -64,14 +69,15 @@ class RunRequest:
         Raises:
             DistilleryError: an unknown recipe or method, or overrides that do not fit it.
         """
-        return pipeline_of(apply_overrides(load_document(self.recipe), self.overrides))
+        return pipeline_of(changed_document(self.recipe, self.student_method, self.overrides))
 
     def arguments(self) -> dict[str, Any]:
         """The pipeline's parameters; what is left out keeps its default."""
         own = is_own_file(self.recipe)
         source = {"run_recipe_uri": _absolute(self.recipe)} if own else {"run_recipe": self.recipe}
         places = {name: _absolute(place) for name, argument in INPUTS.items() if (place := getattr(self, argument))}
-        chosen = {"run_overrides": self.overrides, "run_seed": self.seed, "run_salt": self.salt}
+        chosen: dict[str, Any] = {"run_overrides": self.overrides, "run_seed": self.seed, "run_salt": self.salt}
+        chosen |= {"student_method": self.student_method} if self.student_method else {}
         pinned = {"teacher_sha256": self.teacher_sha256} if self.teacher_sha256 else {}
         return {**self.form, **source, **places, **chosen, **pinned, "teacher_uri": _absolute(self.teacher)}
 

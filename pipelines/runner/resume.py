@@ -30,6 +30,7 @@ _REQUESTED = (
     "teacher_uri",
     "teacher_sha256",
     *INPUTS,
+    "student_method",
 )
 
 
@@ -54,7 +55,7 @@ def request_of(run: Run, store: str, workdir: Path, moved: Mapping[str, str] | N
     environment = run.document.get("environment", {})
     pipeline = str(run.document["pipeline"])
     values = read_parameters(pipeline, run.parameters)
-    source, overrides, form = _recipe(run, pipeline, values, workdir)
+    source, method, overrides, form = _recipe(run, pipeline, values, workdir)
     if others := _other_code(run):
         logger.warning("Run %s was planned by other code: what it has of %s is done again.", run.id, ", ".join(others))
     places: dict[str, Any] = {argument: str(values[name]) for name, argument in {"teacher_uri": "teacher", **INPUTS}.items()}
@@ -63,6 +64,7 @@ def request_of(run: Run, store: str, workdir: Path, moved: Mapping[str, str] | N
         recipe=source,
         store=store,
         workdir=workdir,
+        student_method=method,
         overrides=overrides,
         seed=run.seed,
         salt=str(values["run_salt"]),
@@ -101,8 +103,8 @@ def _check(run: Run) -> None:
         raise ConfigError(f"Run {run.id} {done}, so nothing is left to do: give `distillery run` a new --salt to do the work anew.")
 
 
-def _recipe(run: Run, pipeline: str, values: Mapping[str, Any], workdir: Path) -> tuple[str, dict[str, Any], dict[str, Any]]:
-    """The recipe's name or file, its overrides, and further fields of the run form."""
+def _recipe(run: Run, pipeline: str, values: Mapping[str, Any], workdir: Path) -> tuple[str, str, dict[str, Any], dict[str, Any]]:
+    """The recipe's name or file, the plan of its student where that is another, its overrides, and further fields of the run form."""
     source = recipe_source(values)
     try:
         same = resolve_recipe(pipeline, values).to_json() == run.config
@@ -111,7 +113,7 @@ def _recipe(run: Run, pipeline: str, values: Mapping[str, Any], workdir: Path) -
     if same:
         defaults = {name: row.default for name, row in parameters_of(pipeline).items()}
         form = {name: value for name, value in values.items() if name not in _REQUESTED and value != defaults[name]}
-        return source, dict(values["run_overrides"]), form
+        return source, str(values["student_method"]), dict(values["run_overrides"]), form
     try:
         read_recipe(run.config)
     except DistilleryError as error:
@@ -123,4 +125,4 @@ def _recipe(run: Run, pipeline: str, values: Mapping[str, Any], workdir: Path) -
     kept.parent.mkdir(parents=True, exist_ok=True)
     kept.write_text(write_yaml(run.config), encoding="utf-8")
     logger.warning("%s no longer says what run %s was planned with: its recipe is taken from its record.", source, run.id)
-    return str(kept), {}, {}
+    return str(kept), "", {}, {}

@@ -34,7 +34,13 @@ class ProgressEvent:
 Watcher = Callable[[ProgressEvent], None]
 """Told of each round, epoch or batch; what it raises ends the step, which goes on from its last checkpoint when it is called again."""
 
-INPUTS = {"eval_data_uri": "data", "synth_start_uri": "start", "synth_ood_uri": "ood", "synth_statistics_uri": "statistics"}
+INPUTS = {
+    "eval_data_uri": "data",
+    "student_set_uri": "images",
+    "synth_start_uri": "start",
+    "synth_ood_uri": "ood",
+    "synth_statistics_uri": "statistics",
+}
 """Fields of the run form that say where data lies that a run is given beside its teacher, by what Python calls them; an option of a
 command is called alike."""
 _ARGUMENTS = {
@@ -45,6 +51,7 @@ _ARGUMENTS = {
     "run_overrides": "overrides",
     "run_seed": "seed",
     "run_salt": "salt",
+    "student_method": "student_method",
 }
 _WORDS = {"run_recipe": "RECIPE", "run_recipe_uri": "RECIPE", "run_overrides": "--set"}
 
@@ -66,7 +73,7 @@ def spoken(field: str) -> str:
         return field
     if watcher() is not None:
         return _ARGUMENTS[field]
-    return _WORDS.get(field, f"--{_ARGUMENTS[field]}")
+    return _WORDS.get(field, f"--{_ARGUMENTS[field].replace('_', '-')}")
 
 
 @contextmanager

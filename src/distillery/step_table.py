@@ -16,7 +16,7 @@ StatisticsFile = NewType("StatisticsFile", Path)
 SynthesizerFolder = NewType("SynthesizerFolder", Path)
 """A synthesizer's bundle."""
 SetFolder = NewType("SetFolder", Path)
-"""The reference to a synthetic set, which itself lies in the store."""
+"""The reference to what a student is trained on: a synthetic set, which itself lies in the store, or real images where they are."""
 StudentFolder = NewType("StudentFolder", Path)
 """A student's bundle."""
 ReportFile = NewType("ReportFile", Path)
@@ -60,6 +60,11 @@ class Step:
     accelerated: bool = False
     heading: str = ""
     unit: Literal["round", "epoch"] = "round"
+
+    @property
+    def opens_its_set(self) -> bool:
+        """Whether the set that it hands on was there before the run, and lies where the run was told, not under the step's own key."""
+        return self.writes == ("set",) and not self.reads
 
     @property
     def grows_its_set(self) -> bool:
@@ -109,6 +114,7 @@ STEPS: dict[str, Step] = {
             accelerated=True,
             heading="Drawing the synthetic set",
         ),
+        Step("open_set", "synthesis", "open the images to learn from", section="source", writes=("set",), keeps=True),
         Step(
             "train_student",
             "student",
@@ -227,6 +233,7 @@ PIPELINES: dict[str, Pipeline] = {
             targets=("generator", "images"),
             recipe="fast_dfkd/digits",
         ),
+        Pipeline("student_distillation", ("plan", "open_set", "train_student", *_SCORED), kind="student", recipe="students/digits-kd"),
     )
 }
 """The pipelines by name."""
@@ -271,8 +278,8 @@ def check_kind(kind: str) -> None:
 
 
 def makers_of(artifact: Artifact) -> tuple[str, ...]:
-    """Names of the steps that write an artifact."""
-    return tuple(name for name, row in STEPS.items() if artifact in row.writes)
+    """Names of the steps that make an artifact; who opens a set that was there before makes none."""
+    return tuple(name for name, row in STEPS.items() if artifact in row.writes and not row.opens_its_set)
 
 
 def keepers() -> tuple[str, ...]:

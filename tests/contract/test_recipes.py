@@ -4,18 +4,20 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
+from distillery.api.running import run_step
 from distillery.data.pool import ImagePool
 from distillery.engine.feeds import PoolFeed
 from distillery.engine.fit import StudentTrainer
 from distillery.methods.catalog import METHODS
-from distillery.models.bundle import count_parameters, save_classifier
+from distillery.models.bundle import count_parameters, load_classifier, save_classifier
 from distillery.models.catalog import Architecture, build_network
 from distillery.provenance import Provenance
 from distillery.recipes.loader import PRESETS, list_recipes, load_recipe, recipe_names
-from distillery.recipes.schema import Recipe
+from distillery.recipes.schema import Recipe, StudentRecipe
 from distillery.recipes.sections import DistillSection, GeneratorSection, MaterializeSection, MethodSection, StudentSection
 from distillery.recipes.workload import workload_of
 from distillery.runtime import resolve_runtime
@@ -164,6 +166,9 @@ def test_names_are_unique_and_stand_under_their_method() -> None:
     titles = [row.about["title"] for row in list_recipes()]
     assert len(set(titles)) == len(titles)
     for row in list_recipes():
+        if row.kind == "student":
+            assert (row.name.split("/")[0], row.method) == ("students", "")
+            continue
         assert row.method == row.name.split("/")[0]
         assert row.method in METHODS
 
@@ -181,8 +186,10 @@ def test_about_is_complete_and_true(name: str) -> None:
     assert (about.images, about.student_steps) == (cost.images, cost.student_steps)
     for field in ("title", "paper", "table", "dataset", "teacher", "student", "weights"):
         assert getattr(about, field), field
-    assert about.paper.split()[0] in METHODS[recipe.synthesis.method].paper
     assert min(recipe.expects.to_json().values()) > 0
+    if isinstance(recipe, StudentRecipe):
+        return
+    assert about.paper.split()[0] in METHODS[recipe.synthesis.method].paper
     if recipe.method.coupling == "online":
         assert sum(stage.epochs * stage.steps_per_epoch for stage in recipe.student.stages) == about.student_steps
 
@@ -260,9 +267,34 @@ def first_of_their_networks() -> set[str]:
 
 
 RUN = first_of_their_networks()
+SYNTHESIZING = [row.name for row in list_recipes() if row.method]
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", [name for name in RECIPES if name not in SYNTHESIZING])
+def test_a_student_s_recipe_is_planned_on_real_images_and_trained_for_a_step_of_every_stage(
+    name: str, teachers: Teachers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DISTILLERY_WORKDIR", str(tmp_path))
+    recipe = recipe_of(name)
+    uri, teacher, _ = teachers.get(recipe)
+    classes = len(recipe.student.class_names(teacher.class_names))
+    images = np.random.default_rng(0).integers(0, 256, (2 * classes, *teacher.spec.shape), dtype=np.uint8)
+    np.savez(tmp_path / "real.npz", images=images, labels=np.arange(2 * classes) % classes)
+    changes = {
+        f"student.stages.{number}.{key}": value
+        for number, _ in enumerate(recipe.student.stages)
+        for key, value in {"batch": BATCH, "epochs": 1, "steps_per_epoch": 1}.items()
+    }
+    form = {"run_recipe": name, "teacher_uri": str(uri), "student_set_uri": str(tmp_path / "real.npz"), "run_overrides": changes}
+    sections = plan("student_distillation", form)
+    run_step("open_set", sections["source"], {"set": tmp_path / "set"}, form)
+    places = {"set": tmp_path / "set", "student": tmp_path / "student"}
+    numbers = run_step("train_student", sections["student"], places, form)
+    assert numbers["epochs"] == len(recipe.student.stages)
+    assert load_classifier(tmp_path / "student").num_classes == classes
+
+
+@pytest.mark.parametrize("name", SYNTHESIZING)
 def test_planned_and_built_at_full_size_and_the_first_of_its_networks_run_for_one_round(
     name: str, teachers: Teachers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -117,7 +117,7 @@ Words = Callable[[Desk], list[object]]
 
 def training(teacher: str) -> Words:
     """A student trained on the set."""
-    return lambda desk: ["train-student", "own.yaml", "--teacher", teacher, "--set-uri", desk.set, "--out", "out", *SETTINGS]
+    return lambda desk: ["train-student", "own.yaml", "--teacher", teacher, "--images", desk.set, "--out", "out", *SETTINGS]
 
 
 OF_SETS: Mapping[str, Words] = {

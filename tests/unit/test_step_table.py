@@ -88,6 +88,7 @@ def test_every_method_has_a_pipeline() -> None:
         ({"coupling": "offline", "target": "images"}, "inversion_distillation"),
         ({"coupling": "online", "target": "generator"}, "online_distillation"),
         ({"coupling": "online", "target": "images"}, "online_distillation"),
+        ({"kind": "student"}, "student_distillation"),
     ],
 )
 def test_a_pipeline_is_found_by_what_a_recipe_is(asked: dict[str, str], pipeline: str) -> None:
@@ -97,7 +98,7 @@ def test_a_pipeline_is_found_by_what_a_recipe_is(asked: dict[str, str], pipeline
 @pytest.mark.parametrize(
     ("asked", "sentence"),
     [
-        ({"kind": "distilation"}, r"no kind of recipe 'distilation'; known: distillation, did you mean 'distillation'\?$"),
+        ({"kind": "distilation"}, r"no kind of recipe 'distilation'; known: distillation, student, did you mean 'distillation'\?$"),
         (
             {"coupling": "online", "target": "generator", "generators": 10},
             "^No pipeline runs an online method that optimises 10 generators: distillation has generative_distillation, ",

@@ -17,8 +17,8 @@ def plan(
     teacher_sha256: str,
     eval_data_uri: str,
     synth_ood_uri: str,
-    synth_statistics_uri: str,
     student_architecture: str,
+    student_method: str,
     mlflow_model_name: str,
     k8s_cpu_limit: str,
     k8s_cpu_request: str,
@@ -31,6 +31,8 @@ def plan(
     gen_rounds: int = 0,
     synth_size: int = 0,
     synth_start_uri: str = "",
+    student_set_uri: str = "",
+    synth_statistics_uri: str = "",
 ) -> NamedTuple(  # type: ignore[valid-type]
     "Sections",
     [
@@ -38,6 +40,7 @@ def plan(
         ("generator", dict[str, Any]),
         ("shards", list[dict[str, Any]]),
         ("materialize", dict[str, Any]),
+        ("source", dict[str, Any]),
         ("student", dict[str, Any]),
         ("distill", dict[str, Any]),
         ("evaluation", dict[str, Any]),
@@ -52,5 +55,5 @@ def plan(
     # the form's "" and 0 mean the recipe's own value; the cluster's are amounts, and go as they are
     given = {name: value for name, value in form.items() if value or name.startswith("k8s_")}
     sections = run(pipeline, given)
-    names = ("statistics", "generator", "shards", "materialize", "student", "distill", "evaluation", "registration")
+    names = ("statistics", "generator", "shards", "materialize", "source", "student", "distill", "evaluation", "registration")
     return tuple(sections.get(name, [] if name == "shards" else {}) for name in names)

@@ -77,6 +77,10 @@ def _show(request: "RunRequest", pipeline: str, found: "Estimate") -> None:
 def _images(found: "Estimate") -> str:
     begun, ood = found.counted.begun, found.counted.ood
     before = f", {begun:,} of them from the set that the pool begins with" * bool(begun)
+    if found.counted.given:
+        held = f", {found.counted.given_holdout:,} of them held out" * bool(found.counted.given_holdout)
+        kind = "given" if found.counted.real else "of a set made before"
+        return f"{found.images:,} {kind}{held}" + f"; beside them {ood:,} of another domain" * bool(ood)
     return f"{found.images:,} synthetic{before}" + f"; beside them {ood:,} of another domain" * bool(ood)
 
 

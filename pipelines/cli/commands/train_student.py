@@ -1,4 +1,4 @@
-"""`distillery train-student`: a recipe's student alone, on a set, a live synthesizer or real data, in this process."""
+"""`distillery train-student`: the one step alone, in this process: a recipe's student on a set, on real images or on a live synthesizer."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from distillery.environment import environment
-from distillery_kfp.pipelines.cli.sets import SET_HELP, open_set
 from distillery_kfp.pipelines.cli.stores import console, workdir_of
 
 if TYPE_CHECKING:
@@ -21,19 +20,22 @@ def train_student(
     recipe: Annotated[str, typer.Argument(metavar="RECIPE|FILE.yaml", help="Whose student to train; its synthesis is not run.")],
     teacher: Annotated[str, typer.Option(metavar="BUNDLE", help="The teacher's folder, or its URI in a store.")],
     out: Annotated[Path, typer.Option(help="Folder for the student's bundle.")],
-    set_uri: Annotated[str, typer.Option(metavar="SET", help=f"Train on a set. {SET_HELP}")] = "",
+    images: Annotated[
+        str,
+        typer.Option(
+            metavar="SET|IMAGES",
+            help="Train on a set (its folder or URI, or a step's output folder with reference.json), or on real images "
+            "(npz, npy, idx or CIFAR files, a folder of pictures): with labels the ceiling, which a data owner can run.",
+        ),
+    ] = "",
     synthesizer: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Train on new images for each step, from this trained synthesizer.")
     ] = None,
     statistics: Annotated[
         Path | None, typer.Option(metavar="FILE", help="The teacher's statistics, where the synthesizer's method needs them.")
     ] = None,
-    data: Annotated[
-        str,
-        typer.Option(
-            metavar="LABELLED",
-            help="Train on real labelled images (npz, npy, idx or CIFAR files, a folder a class): the ceiling, which a data owner can run.",
-        ),
+    student_method: Annotated[
+        str, typer.Option(metavar="PLAN", help="Plan of the training instead of the recipe's: kd, fsp-kd, fitnets ...")
     ] = "",
     ood: Annotated[
         str, typer.Option(metavar="PICTURES|SET", help="Images of another domain, for stages of the recipe with an ood_share.")
@@ -44,30 +46,34 @@ def train_student(
     threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0 is torch's choice.")] = 0,
     workdir: Annotated[str, typer.Option(help="Folder for checkpoints, logs and locks  \\[default: .distillery beside --out].")] = "",
 ) -> None:
-    """Train a recipe's student on one source: a set, a live synthesizer, or real data.
+    """Train a recipe's student on one source: a set, real images, or a live synthesizer.
 
-    A live synthesizer has no size: an epoch that names no steps is as long as a pass over the recipe's set. Only a set has held-out
-    images; on the others the last epoch is the student. The same command goes on where it was stopped.
+    It is one step of `distillery run`, which also evaluates and registers, with `--images` and a recipe that only trains a student.
+    Labels of real images are read where an objective looks at them. A live synthesizer has no size: an epoch that names no steps is as
+    long as a pass over the recipe's set. Only a set has held-out images; on the others the last epoch is the student. The same command
+    goes on where it was stopped.
     """
-    from distillery.recipes.loader import load_recipe, parse_assignments
+    from distillery.recipes.loader import parse_assignments
+    from distillery.recipes.schema import read_recipe
+    from distillery.recipes.student_plans import changed_document
     from distillery.step_table import StatisticsFile, StudentFolder, SynthesizerFolder
     from distillery.steps.train_student import Inputs, Outputs, run
     from distillery.workbench.sources import only_one
 
-    only_one({"--set-uri": set_uri, "--synthesizer": synthesizer, "--data": data})
+    only_one({"--images": images, "--synthesizer": synthesizer})
     out, folder = out.expanduser().absolute(), workdir_of(str(out), workdir)
     _check_folders(out, folder)
     chosen = {"DISTILLERY_WORKDIR": str(folder), "DISTILLERY_DEVICE": device, "DISTILLERY_THREADS": str(threads or "")}
     with environment({**chosen, "DISTILLERY_FOLDER_STORE": "1"}):
-        section = _plan(load_recipe(recipe, parse_assignments(set_ or [])), teacher, seed, synthesizer, ood)
+        planned = read_recipe(changed_document(recipe, student_method, parse_assignments(set_ or [])))
+        section = _plan(planned, teacher, seed, synthesizer, ood)
         out.parent.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as beside:
             inputs = Inputs(
                 teacher_uri=teacher,
-                set=_refer(set_uri, Path(beside) / "set") if set_uri else None,
+                set=_open(images, planned, teacher, Path(beside) / "set") if images else None,
                 synthesizer=SynthesizerFolder(synthesizer) if synthesizer else None,
                 statistics=StatisticsFile(statistics) if statistics else None,
-                data_uri=data,
                 synth_ood_uri=ood,
             )
             numbers = run(section, inputs, Outputs(student=StudentFolder(Path(beside) / "student")))
@@ -122,17 +128,37 @@ def _plan(recipe: "Recipe", teacher_uri: str, seed: int, synthesizer: Path | Non
 
 
 def _sized(recipe: "Recipe") -> Any:
-    """The recipe's student for images without end."""
+    """The recipe's student for images without end; where a recipe makes no set, its stages name their steps."""
+    from distillery.recipes.schema import DistillationRecipe
+
+    if not isinstance(recipe, DistillationRecipe):
+        return recipe.student
     return recipe.student.model_copy(update={"stages": tuple(stage.sized(recipe.set.size) for stage in recipe.student.stages)})
 
 
-def _refer(uri: str, folder: Path) -> "SetFolder":
-    """A reference to a set, as a pipeline hands it to the step."""
+def _open(uri: str, recipe: "Recipe", teacher_uri: str, folder: Path) -> "SetFolder":
+    """The reference that a pipeline's step before this one would hand on."""
+    from distillery.data.given import write_images_reference
     from distillery.data.store import SetReference, write_reference
+    from distillery.provenance import Provenance, code_version
+    from distillery.recipes.schema import StudentRecipe
     from distillery.step_table import SetFolder
+    from distillery.students.check import check_classes, check_labels
+    from distillery.workbench.given import absolute, open_source, wants_labels
+    from distillery.workbench.planning import verify_teacher
 
-    found = open_set(uri)
-    write_reference(folder, SetReference(uri=found.store.uri, sha256=found.digest))
+    bundle = verify_teacher(teacher_uri, "")
+    choice = recipe.data.labels if isinstance(recipe, StudentRecipe) else "auto"
+    names = recipe.student.class_names(bundle.info.class_names)
+    found = open_source(absolute(uri), bundle.info, bundle.sha256, names, wants_labels(recipe.student, choice))
+    if not found.labelled:
+        check_labels(recipe.student.stages)
+        check_classes(recipe.student)
+    if found.synthetic:
+        write_reference(folder, SetReference(uri=found.uri, sha256=found.sha256))
+    else:
+        made = Provenance(inputs={"teacher": bundle.sha256, **found.inputs}, code_version=code_version())
+        write_images_reference(folder, found.facts(bundle.info), found.uri, made)
     return SetFolder(folder)
 
 

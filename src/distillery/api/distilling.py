@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from distillery.api.arguments import Place, as_mapping, located, new_folder, recipe_source
+from distillery.api.arguments import Place, as_mapping, as_text, located, new_folder, recipe_source
 from distillery.api.process import surroundings, visiting
 from distillery.api.progress import silent
 from distillery.api.running import run_tasks
@@ -18,7 +18,9 @@ from distillery.errors import ConfigError, StoreError
 from distillery.host import INPUTS, Watcher
 from distillery.ledger.runs import note_results
 from distillery.models.allowance import allow_modules
-from distillery.recipes.loader import is_own_file, load_recipe, typed_modules
+from distillery.recipes.loader import is_own_file, typed_modules
+from distillery.recipes.schema import read_recipe
+from distillery.recipes.student_plans import changed_document
 from distillery.step_table import LAST, PIPELINES, STEPS
 from distillery.steps import plan
 from distillery.tracking.open import close_parent
@@ -77,7 +79,7 @@ class Distilled:
 
     @property
     def set(self) -> Path:
-        """Reference to the synthetic set, a folder; `distillery inspect`, `verify` and `export` take it."""
+        """Reference to the synthetic set, a folder; `distillery inspect`, `verify` and `export` take it. Of real images they do not."""
         return self.folder / "set"
 
     @property
@@ -126,9 +128,11 @@ def distill(
     out: Place,
     *,
     data: Place = "",
+    images: Place = "",
     start: Place = "",
     ood: Place = "",
     statistics: Place = "",
+    student_method: str = "",
     overrides: Mapping[str, Any] | None = None,
     seed: int = 0,
     salt: str = "",
@@ -150,10 +154,13 @@ def distill(
         out: folder for student, report, page, synthesizer and the set's reference.
         data: labelled test images (npz, npy, idx or CIFAR files, a folder a class), which the evaluation alone reads; "" measures the
             agreement with the teacher on held-out synthetic images.
+        images: a set made before, or real images (a folder of pictures, npz, npy, idx or CIFAR files), for a recipe such as
+            `students/digits-kd` that trains a student on what is there; "" for the others.
         start: a set made before with the same teacher, with which the pool of an online method begins; "" for none.
         ood: images of another domain (a folder of pictures, arrays with or without labels, a set), for a method that learns from some and
             stages with an `ood_share`; "" for none.
         statistics: a file of the teacher's moments, measured before, such as those of each class; "" reads the teacher's own buffers.
+        student_method: plan of the student's training, such as `fsp-kd`; "" is the recipe's.
         overrides: values of the recipe by dotted path: `{"synthesis.rounds": 40}`.
         seed: of every random stream, from 0 to 2^53 - 1.
         salt: any text; a new one does finished work again.
@@ -175,10 +182,11 @@ def distill(
     if registered and not os.environ.get("MLFLOW_TRACKING_URI", "").strip():
         raise ConfigError("registered=True needs a model registry: set MLFLOW_TRACKING_URI, to a server or to sqlite:///mlflow.db.")
     variables = {**surroundings(uri, folder / "work", device, threads), "KFP_RUN_ID": run.id}
-    given = {"data": data, "start": start, "ood": ood, "statistics": statistics}
+    given = {"data": data, "images": images, "start": start, "ood": ood, "statistics": statistics}
     uris = {name: located(given[argument], argument) for name, argument in INPUTS.items()}
+    form = {"run_overrides": chosen, "run_seed": seed, "run_salt": salt, "student_method": as_text(student_method, "student_method")}
     with visiting(run.watch, variables), allow_modules(*typed_modules(chosen)):
-        run.make({"run_overrides": chosen, "run_seed": seed, "run_salt": salt}, uris, registered)
+        run.make(form, uris, registered)
     return run.result
 
 
@@ -200,7 +208,7 @@ class _Run:
             registered: hand the student to the registry.
         """
         result = self.result
-        pipeline = load_recipe(result.recipe, chosen["run_overrides"]).pipeline
+        pipeline = read_recipe(changed_document(result.recipe, chosen["student_method"], chosen["run_overrides"])).pipeline
         source = "run_recipe_uri" if is_own_file(result.recipe) else "run_recipe"
         given = {"teacher_uri": result.teacher, **uris}
         _make(result.folder)

@@ -20,7 +20,7 @@ from distillery.models.bundle import VerifiedBundle
 from distillery.models.catalog import code_of_others
 from distillery.provenance import code_version
 from distillery.recipes.loader import load_recipe, typed_modules
-from distillery.recipes.schema import Recipe
+from distillery.recipes.schema import DistillationRecipe, Recipe
 from distillery.recipes.sections import MaterializeSection, StatisticsSection
 from distillery.workbench.assembly import PlannedMethod
 from distillery.workbench.planning import Given, check_expected, check_teacher, verify_teacher
@@ -84,11 +84,11 @@ def invert(
     began = time.monotonic()
     with visiting(progress, surroundings(uri, folder / "work", device, threads)), allow_modules(*typed_modules(chosen)):
         found = load_recipe(recipe_source(recipe), chosen)
-        _check_inverts(found)
+        inverting = _inverting(found)
         bundle = verify_teacher(origin, "")
-        check_expected(found, bundle.info)
-        check_teacher(found, bundle.info, Given())
-        statistics, materialize = _sections(found, bundle, seed, per_class)
+        check_expected(inverting, bundle.info)
+        check_teacher(inverting, bundle.info, Given())
+        statistics, materialize = _sections(inverting, bundle, seed, per_class)
         places = {"statistics": folder / "statistics.safetensors", "set": folder / "set"}
         given = {"teacher_uri": origin}
         if PlannedMethod.parse(materialize.method, materialize.method_config, places["statistics"]).statistics_path:
@@ -103,7 +103,9 @@ def invert(
     return Inverted(made, measured["statistics"], time.monotonic() - began)
 
 
-def _sections(recipe: Recipe, teacher: VerifiedBundle, seed: int, per_class: int) -> tuple[StatisticsSection, MaterializeSection]:
+def _sections(
+    recipe: DistillationRecipe, teacher: VerifiedBundle, seed: int, per_class: int
+) -> tuple[StatisticsSection, MaterializeSection]:
     """What the two steps are asked: all images are measured on, so none is held out."""
     common = {
         "seed": seed,
@@ -118,9 +120,18 @@ def _sections(recipe: Recipe, teacher: VerifiedBundle, seed: int, per_class: int
     return StatisticsSection.parse(common, "statistics"), MaterializeSection.parse({**common, **own}, "materialize")
 
 
-def _check_inverts(recipe: Recipe) -> None:
-    """Refuse a recipe whose method makes no images by itself."""
-    row = recipe.method
-    if not row.inverts:
-        ways = ", ".join(name for name, other in METHODS.items() if other.inverts)
-        raise ConfigError(f"{row.name} trains a generator and inverts no images: give a recipe of one of {ways or 'none here'}.")
+def _inverting(recipe: Recipe) -> DistillationRecipe:
+    """The recipe, unless it makes no images by itself.
+
+    Raises:
+        ConfigError: names the methods that do.
+    """
+    if isinstance(recipe, DistillationRecipe) and recipe.method.inverts:
+        return recipe
+    ways = ", ".join(name for name, other in METHODS.items() if other.inverts)
+    why = (
+        f"{recipe.method.name} trains a generator"
+        if isinstance(recipe, DistillationRecipe)
+        else "A recipe of kind student synthesizes nothing"
+    )
+    raise ConfigError(f"{why} and inverts no images: give a recipe of one of {ways or 'none here'}.")

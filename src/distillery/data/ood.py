@@ -54,10 +54,10 @@ def load_ood(uri: str, spec: ImageSpec) -> OodImages:
         MissingResourceError: there is nothing at the URI.
         StoreError: damaged bytes.
     """
-    if (found := _as_set(uri)) is not None:
+    if (found := find_set(uri)) is not None:
         images, digest = found.load("train").images, found.digest
     else:
-        images = _read(uri, spec)
+        images = read_without_labels(uri, spec)
         digest = hashlib.sha256(str(tuple(images.shape)).encode() + images.contiguous().numpy().tobytes()).hexdigest()
     if tuple(images.shape[1:]) != spec.shape:
         raise ConfigError(
@@ -69,14 +69,34 @@ def load_ood(uri: str, spec: ImageSpec) -> OodImages:
     return OodImages(images, digest)
 
 
-def _as_set(uri: str) -> SyntheticSet | None:
+def find_set(uri: str) -> SyntheticSet | None:
+    """The set that is published at a URI, or the one that a step's reference there names; None where there is neither.
+
+    Args:
+        uri: of a set, of its manifest, or of the folder in which a step left its reference.
+
+    Raises:
+        CheckpointMismatchError: a set of a newer version.
+        StoreError: a damaged manifest, or another set than the one referred to.
+    """
     uri = uri.removesuffix(f"/{MANIFEST}").removesuffix(f"/{REFERENCE}")
     if "://" not in uri and (Path(uri) / REFERENCE).is_file():
         return open_reference(Path(uri))
     return SyntheticSet.open(uri) if open_store(uri).exists(MANIFEST) else None
 
 
-def _read(uri: str, spec: ImageSpec) -> Tensor:
+def read_without_labels(uri: str, spec: ImageSpec) -> Tensor:
+    """Images (N, C, H, W) uint8 of no class, whatever labels stand beside them; their size is left to the caller to check.
+
+    Args:
+        uri: a folder of pictures at any depth; arrays, idx files and CIFAR's batches, with or without labels.
+        spec: of the teacher's images.
+
+    Raises:
+        ConfigError: nothing that can be read.
+        MissingResourceError: there is nothing at the URI.
+        StoreError: damaged bytes.
+    """
     found = _without_labels(uri, spec)
     return load_labelled(uri, (), spec, split="train").images if found is None else taken(found, uri, spec)[0]
 

@@ -330,9 +330,13 @@ def write_reference(folder: Path, reference: SetReference) -> None:
         StoreError: the set there is another one, or the folder cannot be written.
     """
     published = _open_exactly(reference, "")
-    target = FolderStore(folder)
-    target.write(MANIFEST, published.store.read(MANIFEST))
-    target.write(REFERENCE, REFERENCE_FORMAT.write(published.manifest.provenance, reference.to_json()))
+    FolderStore(folder).write(MANIFEST, published.store.read(MANIFEST))
+    refer(folder, reference, published.manifest.provenance)
+
+
+def refer(folder: Path, reference: SetReference, provenance: Provenance) -> None:
+    """Write a reference, without a look at what it names; raises as every writing does."""
+    FolderStore(folder).write(REFERENCE, REFERENCE_FORMAT.write(provenance, reference.to_json()))
 
 
 def read_reference(folder: Path) -> SetReference:

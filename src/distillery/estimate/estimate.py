@@ -1,5 +1,6 @@
 """What a run would cost on this machine before it is begun: its plan checked, its parts profiled, the rest multiplied out."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from distillery.evaluation.report import MAX_TRAINING_IMAGES
 from distillery.host import spoken
 from distillery.models.bundle import VerifiedBundle, fetch_bundle
 from distillery.recipes.parameters import read_parameters
-from distillery.recipes.schema import Recipe
+from distillery.recipes.schema import DistillationRecipe, Recipe, StudentRecipe
 from distillery.recipes.workload import workload_of
 from distillery.runtime import resolve_runtime
 from distillery.students.check import check_classes, check_labels
@@ -45,12 +46,18 @@ class Counted:
         begun: images with which the pool begins, held-out ones included.
         begun_holdout: those of them.
         ood: images of another domain.
+        given: images that the student is trained on and that were there before, held-out ones included; 0 where they are synthesized.
+        given_holdout: those of them that are held out.
+        real: whether these are real images, and no synthetic set.
     """
 
     tested: int = 0
     begun: int = 0
     begun_holdout: int = 0
     ood: int = 0
+    given: int = 0
+    given_holdout: int = 0
+    real: bool = False
 
     @classmethod
     def of(cls, given: Given, tested: int) -> Self:
@@ -61,6 +68,8 @@ class Counted:
             tested: labelled images for the evaluation.
         """
         ood = len(given.ood.images) if given.ood else 0
+        if source := given.source:
+            return cls(tested, 0, 0, ood, source.training + source.holdout, source.holdout, source.real is not None)
         if given.start is None:
             return cls(tested, ood=ood)
         manifest = given.start.found.manifest
@@ -146,8 +155,9 @@ def estimate(pipeline: str, parameters: Mapping[str, Any], device: str = "auto",
         given = open_given(values, recipe, bundle)
         check_room(recipe, info, given.start.images if given.start else 0)
         runtime = resolve_runtime(device, recipe.precision, threads)
-        check_labels(recipe.student.stages)
-        check_classes(recipe.student)
+        if not given.labelled:
+            check_labels(recipe.student.stages)
+            check_classes(recipe.student)
         check_networks(recipe, bundle, runtime)
         check_teacher(recipe, info, given)
         sharding = cut_ensemble(recipe, bundle, parameters, runtime.device)
@@ -158,11 +168,45 @@ def estimate(pipeline: str, parameters: Mapping[str, Any], device: str = "auto",
         tested = len(labelled)
     measured = profile_run(recipe, runtime.place(teacher), sha256, runtime, share=sharding.largest if sharding else ALONE)
     hardware = f"{runtime.device}, {runtime.precision}, {runtime.threads} thread{'s' * (runtime.threads != 1)}"
-    return multiply_out(recipe, measured, info.spec, info.num_classes, Counted.of(given, tested), steps, hardware, sharding)
+    counted = Counted.of(given, tested)
+    if isinstance(recipe, StudentRecipe):
+        return multiply_student(recipe, measured, info.spec, counted, steps, hardware)
+    return multiply_out(recipe, measured, info.spec, info.num_classes, counted, steps, hardware, sharding)
+
+
+def multiply_student(recipe: StudentRecipe, measured: Profile, spec: ImageSpec, counted: Counted, steps: int, hardware: str) -> Estimate:
+    """As `multiply_out`, of a run that synthesizes nothing: its images stay where they are."""
+    sized = [stage.sized(counted.given - counted.given_holdout) for stage in recipe.student.stages]
+    times = [stage.epochs * stage.steps_per_epoch for stage in sized]
+    parts = [
+        Part("student", n, (n * timing.seconds,) * 2, _how("a step", timing)) for n, timing in zip(times, measured.stages, strict=True)
+    ]
+    if counted.given_holdout:
+        check = (recipe.student.epochs + 1) * counted.given_holdout * measured.student_image
+        parts.append(Part("checks", recipe.student.epochs, (check, check), "the student's forward pass of one image"))
+    snapshots = recipe.student.epochs // recipe.student.keep_epochs if recipe.student.keep_epochs else 0
+    waiting = (CANDIDATES + 1) * measured.student_bytes * bool(counted.given_holdout)
+    students = (1 + snapshots + bool(counted.given_holdout)) * measured.student_bytes
+    tested = counted.tested or counted.given_holdout or min(counted.given, MAX_TRAINING_IMAGES)
+    kept, image_bytes = 2 * students + _PAGE, math.prod(spec.shape)
+    largest = max(timing.bytes for timing in measured.stages)
+    images = (counted.given + counted.ood) * image_bytes
+    return Estimate(
+        recipe=recipe,
+        images=counted.given,
+        counted=counted,
+        student_steps=sum(times),
+        parts=(*parts, *_around(recipe, measured, tested, snapshots, steps)),
+        memory=measured.startup_bytes + measured.teacher_bytes + measured.trainer_bytes + waiting + largest + images,
+        store=kept,
+        store_peak=kept + 2 * measured.trainer_bytes + snapshots * measured.student_bytes + waiting,
+        workspace=students + _PAGE,
+        hardware=hardware,
+    )
 
 
 def multiply_out(
-    recipe: Recipe,
+    recipe: DistillationRecipe,
     measured: Profile,
     spec: ImageSpec,
     num_classes: int,
@@ -218,7 +262,7 @@ def multiply_out(
     )
 
 
-def _training(recipe: Recipe, measured: Profile, begun_holdout: int, shards: float) -> list[Part]:
+def _training(recipe: DistillationRecipe, measured: Profile, begun_holdout: int, shards: float) -> list[Part]:
     """What the recipe spends on images and on the student."""
     online = recipe.method.coupling == "online"
     turns, seconds = recipe.turns, measured.turn.seconds
@@ -253,7 +297,7 @@ def _training(recipe: Recipe, measured: Profile, begun_holdout: int, shards: flo
     return parts
 
 
-def _drawing(recipe: Recipe, measured: Profile) -> Part:
+def _drawing(recipe: DistillationRecipe, measured: Profile) -> Part:
     """What a set costs beside the synthesizer's turns: batches of a trained one, or the labels of images that the turns made."""
     size, more = recipe.set.size, "; more where quotas stay open"
     if recipe.method.inverts:
@@ -286,7 +330,7 @@ def _how(what: str, timing: Timing) -> str:
     return f"{what} at a batch of {timing.measured}, times {timing.full}/{timing.measured}"
 
 
-def _unlabelled(recipe: Recipe, counted: Counted) -> int:
+def _unlabelled(recipe: DistillationRecipe, counted: Counted) -> int:
     """Images that the evaluation looks at where no test images are given."""
     images = workload_of(recipe).kept
     return round(images * recipe.set.holdout) + counted.begun_holdout or min(images + counted.begun, MAX_TRAINING_IMAGES)

@@ -20,7 +20,7 @@ from distillery.engine.feeds import PoolFeed, own_images
 from distillery.engine.fit import StudentTrainer
 from distillery.engine.labelling import teacher_logits
 from distillery.evaluation.predict import predict
-from distillery.recipes.schema import Recipe
+from distillery.recipes.schema import DistillationRecipe, Recipe
 from distillery.runtime import Runtime
 from distillery.statistics.extract import global_moments
 from distillery.step_table import STEPS
@@ -56,6 +56,10 @@ class Timing:
     measured: int
     full: int
     bytes: int = 0
+
+
+_NOTHING = Timing(0.0, 0, 0)
+"""Of work that a run does not do."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +104,8 @@ def profile_run(recipe: Recipe, teacher: Classifier, teacher_sha256: str, runtim
         seed: of the random images.
         share: of an ensemble's generators, those that are timed.
     """
-    bench = _Bench(recipe, teacher, teacher_sha256, runtime, seed, share)
+    synthesis = _Bench(recipe, teacher, teacher_sha256, runtime, seed, share) if isinstance(recipe, DistillationRecipe) else None
+    bench = synthesis or _Trainee(recipe, teacher, runtime, seed)
     draws = torch.Generator().manual_seed(seed)
     images = torch.randint(256, (max(_FIRST_SIZE, 64), *teacher.spec.shape), dtype=torch.uint8, generator=draws)
     looks: tuple[Callable[[torch.Tensor], object], ...] = (
@@ -110,39 +115,65 @@ def profile_run(recipe: Recipe, teacher: Classifier, teacher_sha256: str, runtim
     forward = [_timed(partial(_look, look, images), len(images), FORWARD_SECONDS, runtime).seconds / len(images) for look in looks]
     startup, startup_bytes = _start()
     return Profile(
-        turn=bench.time_turn(),
+        turn=synthesis.time_turn() if synthesis else _NOTHING,
         stages=tuple(bench.time_stage(stage, images) for stage in recipe.student.stages),
-        draw=bench.time_draw(forward[0]),
+        draw=synthesis.time_draw(forward[0]) if synthesis else _NOTHING,
         teacher_image=forward[0],
         student_image=forward[1],
         startup=startup,
         startup_bytes=startup_bytes,
         teacher_bytes=_size(teacher.state_dict()),
         student_bytes=_size(bench.student.state_dict()),
-        synthesizer_bytes=_size(bench.whole().state_dict()),
+        synthesizer_bytes=_size(synthesis.whole().state_dict()) if synthesis else 0,
         trainer_bytes=_size(bench.trainer(recipe.student.stages[0]).state_dict()),
     )
 
 
-class _Bench:
-    """Builds the parts of a run, as small as they have to be."""
+class _Trainee:
+    """Builds a student and its trainer, as small as they have to be."""
 
-    def __init__(self, recipe: Recipe, teacher: Classifier, teacher_sha256: str, runtime: Runtime, seed: int, share: Share) -> None:
-        self.recipe, self.teacher, self.runtime, self.seed = recipe, teacher, runtime, seed
-        self.settings = recipe.settings
+    def __init__(self, recipe: Recipe, teacher: Classifier, runtime: Runtime, seed: int) -> None:
+        self.planned, self.teacher, self.runtime, self.seed = recipe.student, teacher, runtime, seed
+        draws = torch.Generator().manual_seed(seed)
+        self.ood = ImagePool(teacher.spec, runtime.device)  # whatever such images show, they cost the same
+        self.ood.append(torch.randint(256, (_OOD, *teacher.spec.shape), dtype=torch.uint8, generator=draws))
+        self.student = build_student(recipe.student.architecture, teacher, runtime, seed)
+
+    def trainer(self, stage: StageConfig) -> StudentTrainer:
+        student = build_student(self.planned.architecture, self.teacher, self.runtime, self.seed)
+        trainer = StudentTrainer((stage.sized(1),), self.teacher, student, self.runtime, self.seed)
+        trainer.ood = self.ood
+        return trainer
+
+    def time_stage(self, stage: StageConfig, images: torch.Tensor) -> Timing:
+        """One optimizer step of the student."""
+
+        def steps(n: int) -> Callable[[], object]:
+            pool = ImagePool(self.teacher.spec, self.runtime.device)
+            pool.append(images.repeat(-(-n // len(images)), 1, 1, 1)[:n])
+            trainer = self.trainer(stage.model_copy(update={"batch": n}))
+            return lambda: trainer.train(1, PoolFeed(pool))
+
+        return _timed(steps, stage.batch, STUDENT_SECONDS / len(self.planned.stages), self.runtime)
+
+
+class _Bench(_Trainee):
+    """Builds what makes images as well."""
+
+    def __init__(
+        self, recipe: DistillationRecipe, teacher: Classifier, teacher_sha256: str, runtime: Runtime, seed: int, share: Share
+    ) -> None:
+        super().__init__(recipe, teacher, runtime, seed)
+        self.recipe, self.settings = recipe, recipe.settings
         moments = None
         required = recipe.method.required(self.settings)
         if {"moments", "class_moments"} & set(required):
             moments = global_moments(teacher, teacher_sha256).to(runtime.device)
             if "class_moments" in required:  # whatever the moments of a class are, matching them costs the same
                 moments = moments.select(torch.arange(teacher.num_classes))
-        draws = torch.Generator().manual_seed(seed)
-        self.ood = ImagePool(teacher.spec, runtime.device)  # whatever such images show, they cost the same
-        self.ood.append(torch.randint(256, (_OOD, *teacher.spec.shape), dtype=torch.uint8, generator=draws))
         others = self.ood if "ood" in required else None
         # gradient norms cost extra in the first turns only
         self.ingredients = Ingredients(teacher, runtime, seed, moments, turns=recipe.turns, ood=others, diagnose=False, share=share)
-        self.student = build_student(recipe.student.architecture, teacher, runtime, seed)
 
     def synthesizer(self, images: int, steps: int) -> Synthesizer:
         """The recipe's with a smaller turn, see `MethodConfig.cut`."""
@@ -152,12 +183,6 @@ class _Bench:
     def whole(self) -> Synthesizer:
         """The recipe's, past its warm-up."""
         return self.synthesizer(self.settings.images_per_turn, self.settings.steps_per_turn)
-
-    def trainer(self, stage: StageConfig) -> StudentTrainer:
-        student = build_student(self.recipe.student.architecture, self.teacher, self.runtime, self.seed)
-        trainer = StudentTrainer((stage.sized(1),), self.teacher, student, self.runtime, self.seed)
-        trainer.ood = self.ood
-        return trainer
 
     def time_turn(self) -> Timing:
         """One turn; where it has many steps, from turns of one and of three of them."""
@@ -178,25 +203,14 @@ class _Bench:
         seconds = fixed + steps * step
         return Timing(seconds, one.measured, full, max(one.bytes, int(three.bytes * scale)))
 
-    def time_stage(self, stage: StageConfig, images: torch.Tensor) -> Timing:
-        """One optimizer step of the student."""
-
-        def steps(n: int) -> Callable[[], object]:
-            pool = ImagePool(self.teacher.spec, self.runtime.device)
-            pool.append(images.repeat(-(-n // len(images)), 1, 1, 1)[:n])
-            trainer = self.trainer(stage.model_copy(update={"batch": n}))
-            return lambda: trainer.train(1, PoolFeed(pool))
-
-        return _timed(steps, stage.batch, STUDENT_SECONDS / len(self.recipe.student.stages), self.runtime)
-
     def time_draw(self, teacher_image: float) -> Timing:
         """One batch of the set, nothing where its turns make it; online, one batch of a student that is fed new images each step."""
         if self.recipe.method.inverts:
-            return Timing(0.0, 0, 0)
+            return _NOTHING
         synthesizer = self.whole()
         if self.recipe.method.coupling == "online":
             if self.recipe.synthesis.feed != "fresh":
-                return Timing(0.0, 0, 0)
+                return _NOTHING
             stage = self.recipe.student.stages[0]
             batch = own_images(stage.batch, stage.ood_share)
             return _timed(lambda n: lambda: synthesizer.synthesize(n, student=self.student), batch, FORWARD_SECONDS, self.runtime)

@@ -24,7 +24,7 @@ from distillery.types import Classifier
 
 FORMAT = Format("distillery-evaluation", 3, "evaluate the student again")
 _CELLS_SINCE = 3
-Source = Literal["test set", "held-out synthetic", "training synthetic"]
+Source = Literal["test set", "held-out synthetic", "training synthetic", "training images"]
 
 MAX_TRAINING_IMAGES = 10_000
 """Held-out or, where there are none, training images of a set on which agreement is measured; more say nothing new."""
@@ -141,7 +141,7 @@ class EvaluationReport(Config):
 
     Attributes:
         source: test set, or synthetic images: held-out ones that no student trained on, or, for a set without a held-out part, the
-            training images themselves. Agreement on synthetic images is no accuracy.
+            training images themselves; or real images that it was trained on. Agreement is no accuracy.
         images: N.
         labelled: whether accuracy and calibration were measured.
         class_names: in the order of the logits.
@@ -284,6 +284,7 @@ def read_origin(path: Path) -> Provenance:
 _SOURCES: dict[str, str] = {
     "test set": "test set",
     "held-out synthetic": "held-out synthetic (no test set: agreement only)",
+    "training images": "given, the student trained on them (no test set, nothing held out: agreement only)",
     "training synthetic": "synthetic, the student trained on them (no test set, nothing held out: agreement only)",
 }
 

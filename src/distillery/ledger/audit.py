@@ -5,18 +5,17 @@ thing is compared with each other.
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
+from distillery.data.given import load_given, read_facts
 from distillery.data.ood import load_ood
-from distillery.data.store import MANIFEST, SetManifest
-from distillery.errors import CheckpointMismatchError, ConfigError, DistilleryError, MissingResourceError, StoreError
+from distillery.errors import ConfigError, DistilleryError, MissingResourceError, StoreError
 from distillery.evaluation.report import flat_metrics, load_report
 from distillery.ledger.evidence import Link, agree, broken, check_bundle, fetch, find_link, keep, match, names
-from distillery.ledger.runs import read_run
+from distillery.ledger.origins import Origin, maker_of_set, maker_of_student, read_set
 from distillery.models.bundle import DOCUMENT, WEIGHTS, read_bundle
 from distillery.provenance import Provenance, sha256_bytes
 from distillery.statistics.moments import load_moments
@@ -27,8 +26,7 @@ from distillery.synthesis.bundle import DOCUMENT as SYNTHESIZER
 from distillery.synthesis.bundle import SynthesizerState, load_synthesizer, read_synthesizer
 from distillery.tracking.protocol import SERVED_FILE, Version
 from distillery.tracking.versions import fetch_files, find_version, parse_reference
-from distillery.workbench.keys import is_planned, keys_of
-from distillery.workbench.lineage import StepRecord, evaluation_of, find_record, name_together, parse_record, records_of, set_of, student_of
+from distillery.workbench.lineage import evaluation_of, find_record, name_together, set_of, student_of
 from distillery.workbench.synthesizers import check_whole
 
 _SHA256 = re.compile("[0-9a-f]{64}")
@@ -61,7 +59,8 @@ def audit(subject: str, store_uri: str = "") -> tuple[Link, ...]:
 def _of_version(version: Version, store_uri: str, scratch: Path) -> "_Walk":
     uri = store_uri or version.tags.get("store", "")
     store = open_store(uri) if uri else None
-    walk = _Walk(scratch, store, version.tags.get("student_sha256", ""), version=version, run_id=version.tags.get("pipeline_run_id", ""))
+    own = Origin(store, version.tags.get("pipeline_run_id", ""))
+    walk = _Walk(scratch, own, version.tags.get("student_sha256", ""), version=version)
     try:
         walk.files = fetch_files(version, scratch / "version")
     except DistilleryError as error:
@@ -76,7 +75,7 @@ def _of_bundle(uri: str, store_uri: str, scratch: Path) -> "_Walk":
     root, _, name = place.uri.rpartition("/")
     inside = root.endswith("/students") and bool(_SHA256.fullmatch(name))
     where = store_uri or (root.removesuffix("/students") if inside else "")
-    return _Walk(scratch, open_store(where) if where else None, name if inside else "", places=[(place, "")])
+    return _Walk(scratch, Origin(open_store(where) if where else None), name if inside else "", places=[(place, "")])
 
 
 @dataclass
@@ -85,42 +84,37 @@ class _Walk:
 
     Attributes:
         scratch: a temporary folder.
-        store: of the run; None where nobody names one.
+        own: the run that made the student.
         named: the student's hash by the registry or by the name of its folder; "" where neither says it.
         version: in the registry.
         files: of the version; None where they were not fetched, which `unfetched` explains.
         places: copies of the student's bundle: a store and the prefix of the keys in it.
-        run_id: of the run that made the student.
-        run: its record.
-        planned: where the record comes from.
-        missed: why the record was not reached.
-        steps: what its steps wrote.
+        source: the run that made its set: the same, but where the set was there before.
         sha256: the student's.
         made: where the student comes from.
         synthesizers: hashes by the set, one or those of an ensemble; "" stands for what its own step wrote.
         statistics: hash by the generator, or by the set where there was none; None where that was not reached.
         inverted: the set was made without a generator.
-        ood: hashes of images of another domain, by student, set and generator: whatever used some names them.
+        ood: images of another domain by hash, and where: whatever used some names them.
     """
 
     scratch: Path
-    store: Store | None
+    own: Origin
     named: str
     version: Version | None = None
     files: Path | None = None
     unfetched: str = ""
     places: list[tuple[Store | None, str]] = field(default_factory=list)
-    run_id: str = ""
-    run: dict[str, Any] = field(default_factory=dict)
-    planned: Provenance = field(default_factory=lambda: Provenance(code_version=""))
-    missed: str = ""
-    steps: tuple[StepRecord, ...] = ()
+    source: Origin = field(init=False)
     sha256: str = ""
     made: Provenance = field(default_factory=lambda: Provenance(code_version=""))
     synthesizers: tuple[str, ...] = ("",)
     statistics: str | None = None
     inverted: bool = False
-    ood: set[str] = field(default_factory=set)
+    ood: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.source = self.own
 
     def links(self) -> tuple[Link, ...]:
         """Every link in turn; the run's record is read first, for it says where the others lie."""
@@ -138,48 +132,50 @@ class _Walk:
             raise refusal
         if run.state == "ok":
             run = find_link("run", run.what, self._run)
-        rest = [
-            find_link("set", "the synthetic images that it was trained on", self._set),
-            find_link("generator", "what made the images", self._generator),
-            find_link("statistics", "BatchNorm moments of the teacher", self._statistics),
-        ]
-        if self.ood:  # by what was looked at so far
-            rest.append(find_link("images of another domain", "real images beside the synthetic ones", self._ood))
-        rest.append(find_link("teacher", "the network that answered for every image", self._teacher))
+        rest = self._behind()
         if self.version is None:
             return (student, run, *rest)
         find_link("version", "its tags", lambda link: self._check_tags(rest))
         return (*registry, student, find_link("report", "what the student reached", self._report), run, *rest)
+
+    def _behind(self) -> list[Link]:
+        """What the student was trained on, and what that comes from, as far as there is such a thing."""
+        given = next((self.made.inputs[name] for name in ("data", "images") if name in self.made.inputs), "")
+        if given:
+            rest = [find_link("images", "the images that it was given to train on", lambda link: self._images(link, given))]
+        else:
+            rest = [
+                find_link("set", "the synthetic images that it was trained on", self._set),
+                find_link("generator", "what made the images", self._generator),
+                find_link("statistics", "BatchNorm moments of the teacher", self._statistics),
+            ]
+        if self.ood:  # by what was looked at so far
+            rest.append(find_link("images of another domain", "real images beside the others", self._ood))
+        return [*rest, find_link("teacher", "the network that it learned from", self._teacher)]
 
     def _first_run(self) -> tuple[Link, StoreError | None]:
         """The run as far as its record can be read; a break is told after those of the student and its version."""
         try:
             return find_link("run", "recipe, settings and parameters, enough to run it again", self._find_run), None
         except StoreError as error:
-            self.missed = str(error)
+            self.own.missed = str(error)
             return Link(name="run", what=""), error
 
     def _find_run(self, link: Link) -> None:
         """The record of the run and those of its steps."""
         try:
             if self.version is None:
-                self.run_id = self._maker()
-            key = f"runs/{self.run_id}/run.json"
-            if not self.run_id:
+                self.own.id = self._maker()
+            if not self.own.id:
                 raise MissingResourceError("Its version names no run, so nothing says where the rest lies.")
-            record = read_run(fetch(self.store, key), key)
-            self.run, self.planned = record.fields, record.provenance
-            self.steps = self._records(self.run_id, names(self.store, records_of(self.run_id)))
+            self.own.read()
         except MissingResourceError as error:
-            self.missed = str(error)
+            self.own.missed = str(error)
             raise
-
-    def _records(self, run: str, keys: Iterable[str]) -> tuple[StepRecord, ...]:
-        return tuple(parse_record(fetch(self.store, key), key) for key in keys if key.startswith(f"{records_of(run)}/"))
 
     def _stored(self) -> list[tuple[Store | None, str]]:
         """The student in the store of its run."""
-        return [(self.store, f"{student_of(self.named)}/")] if _SHA256.fullmatch(self.named) and self.run else []
+        return [(self.own.store, f"{student_of(self.named)}/")] if _SHA256.fullmatch(self.named) and self.own.run else []
 
     def _maker(self) -> str:
         """The newest run in the store whose result is the bundle that is audited."""
@@ -187,20 +183,7 @@ class _Walk:
         sha256 = sha256_bytes(fetch(place, prefix + DOCUMENT))
         if self.named not in ("", sha256):
             raise MissingResourceError("The bundle is not the one that its folder is called after.")
-        result = student_of(sha256)
-        keys, unread = names(self.store, "runs"), ""
-        for key in sorted((key for key in keys if key.endswith("/run.json")), reverse=True):
-            run = key.split("/")[1]
-            try:
-                results = read_run(fetch(self.store, key), key).fields.get("results")
-            except (StoreError, CheckpointMismatchError) as error:
-                unread += f"; {str(error).rstrip('.')}"
-                continue
-            if (results or {}).get("student") == result:
-                return run
-        raise StoreError(
-            f"no run in {self._place('runs')!r} says that it made {result}, so the bundle or the run's record was changed{unread}"
-        )
+        return maker_of_student(self.own.store, sha256)
 
     def _student(self, link: Link) -> None:
         notes = [self.unfetched] if self.unfetched else []
@@ -213,15 +196,15 @@ class _Walk:
             assert store is not None
             place = f"{store.uri}/{prefix}".rstrip("/")
             self._check_name(sha256_bytes(document), place)
-            record = find_record(self.steps, "student", sha256_bytes(document))
+            record = find_record(self.own.steps, "student", sha256_bytes(document))
             others = record.outputs["student"] if record else {}
             files = {name: fetch(store, prefix + name) for name in {DOCUMENT, WEIGHTS, *others}}
             link.what, self.made = check_bundle(keep(self.scratch / "student", files), place)
             for name, sha256 in others.items():
                 match(files[name], sha256, f"{name} in {place!r}", "its run recorded")
             link.sha256 = self.sha256 = sha256_bytes(document)
-            link.where = link.where or (place if store is self.store or self.version is None else f"models:/{self._name}")
-        self.ood |= {self.made.inputs.get("ood", "")} - {""}
+            link.where = link.where or (place if store is self.own.store or self.version is None else f"models:/{self._name}")
+        self._mixed(self.made, self.own)
         if not self.sha256:
             raise MissingResourceError(" ".join(notes) or "nothing says where one lies.")
 
@@ -234,7 +217,7 @@ class _Walk:
         """Refuse a bundle that is not the one that was named; where the run's record is on its side, the name was changed."""
         if self.named in ("", found):
             return
-        if self.version is not None and find_record(self.steps, "student", found):
+        if self.version is not None and find_record(self.own.steps, "student", found):
             raise broken("version", f"its tag student_sha256 says {self.named}, but its files and its run's record say {found}")
         who = "the version's tag names" if self.version is not None else "its folder is called"
         raise StoreError(f"{DOCUMENT} in {place!r} has sha256 {found}, but {who} {self.named}")
@@ -269,11 +252,11 @@ class _Walk:
         assert self.version is not None
         tags = self.version.tags
         name, link.sha256 = tags.get("metric", ""), tags.get("report_sha256", "")
-        if self.missed:
-            raise MissingResourceError(self.missed)
-        key = evaluation_of(self.run_id)
-        link.where = self._place(key)
-        data = match(fetch(self.store, key), link.sha256, repr(key), "the version's tag says")
+        if self.own.missed:
+            raise MissingResourceError(self.own.missed)
+        key = evaluation_of(self.own.id)
+        link.where = self.own.place(key)
+        data = match(fetch(self.own.store, key), link.sha256, repr(key), "the version's tag says")
         report = load_report(keep(self.scratch, {"evaluation.json": data}) / "evaluation.json")
         if report.student.sha256 not in ("", self.sha256):
             raise StoreError(f"{key!r} is about student {report.student.sha256}, not {self.sha256}")
@@ -283,31 +266,63 @@ class _Walk:
         link.what = f"{name} {float(number):.4f} on {report.images:,} images: {report.source}"
 
     def _run(self, link: Link) -> None:
-        key = f"runs/{self.run_id}/run.json"
-        link.where, link.sha256 = self._place(key), sha256_bytes(fetch(self.store, key))
-        result = self.run.get("results", {}).get("student", student_of(self.sha256))
-        agree({"student": student_of(self.sha256)}, {"student": result}, repr(key))
-        agree({"teacher": self.made.inputs.get("teacher", "")}, self.planned.inputs, repr(key))
-        self._recorded("student", self.sha256, self.made)
-        link.what = f"{self.run['pipeline']} with {self.planned.config['synthesis']['method']}, planned {self.run['planned']}"
+        own = self.own
+        link.where, link.sha256 = own.place(own.key), sha256_bytes(fetch(own.store, own.key))
+        result = own.run.get("results", {}).get("student", student_of(self.sha256))
+        agree({"student": student_of(self.sha256)}, {"student": result}, repr(own.key))
+        agree({"teacher": self.made.inputs.get("teacher", "")}, own.planned.inputs, repr(own.key))
+        own.recorded("student", self.sha256, self.made)
+        method = own.planned.config.get("synthesis", {}).get("method", "")
+        link.what = f"{own.run['pipeline']}{f' with {method}' if method else ''}, planned {own.run['planned']}"
 
     def _set(self, link: Link) -> None:
+        own = self.own
         link.sha256 = self.made.inputs.get("set", "")  # a student that was trained while its set grew does not name it: its step does
-        record = self._recorded("set", link.sha256)
-        link.sha256, prefix = record.sha256("set"), set_of(record.key)
-        link.where = self._place(prefix)
+        record = own.recorded("set", link.sha256)
+        link.sha256 = record.sha256("set")
         who = "the student names" if "set" in self.made.inputs else "the step that made both names"
-        data = match(fetch(self.store, f"{prefix}/{MANIFEST}"), link.sha256, f"{MANIFEST} in {link.where!r}", who)
-        manifest = SetManifest.from_bytes(data, link.where)
-        self._recorded("set", link.sha256, manifest.provenance)
+        if STEPS[record.step].opens_its_set:
+            link.where = self._given(link.sha256)
+            self.source = Origin(None, missed=f"The set {link.where!r}, in whose store its run lies, was not reached.")
+            manifest = read_set(open_store(link.where), "", link.where, link.sha256, who)
+            self.source = maker_of_set(link.where, link.sha256)
+        else:
+            link.where = own.place(set_of(record.key))
+            manifest = read_set(own.store, f"{set_of(record.key)}/", link.where, link.sha256, who)
         self._of_this_teacher(manifest.teacher_sha256)
-        self.ood |= {manifest.provenance.inputs.get("ood", "")} - {""}
+        link.what = f"{manifest.images:,} images to train on, {manifest.holdout:,} held out, {len(manifest.shards):,} shards"
         self.synthesizers = manifest.synthesizers or ("",)
+        self._mixed(manifest.provenance, self.source)
+        if self.source.missed:  # the set is whole, and its own run is asked for by the links after it
+            return
+        record = self.source.recorded("set", link.sha256, manifest.provenance)
         if not manifest.synthesizers and "synthesizer" not in STEPS[record.step].writes:
             self.statistics, self.inverted = manifest.provenance.inputs.get("statistics", ""), True
-        for entry in manifest.shards:
-            match(fetch(self.store, f"{prefix}/{entry.key}"), entry.sha256, f"the shard {entry.key!r} in {link.where!r}", "its set names")
-        link.what = f"{manifest.images:,} images to train on, {manifest.holdout:,} held out, {len(manifest.shards):,} shards"
+
+    def _images(self, link: Link, sha256: str) -> None:
+        link.sha256 = sha256
+        record = self.own.recorded("set", "")
+        facts = read_facts(self.own.outputs(record, "set", self.scratch))
+        link.where = self._given(sha256)
+        agree({"sha256": sha256}, {"sha256": facts.sha256}, f"the step {record.step}")
+        if "://" in link.where:
+            names(open_store(link.where), "")  # a server that is down is no break
+        info = read_bundle(self.scratch / "student")[0]
+        found = load_given(link.where, info.spec, facts.classes or info.class_names, facts.labels)
+        if found.digest != sha256:
+            raise StoreError(f"those at {link.where!r} have sha256 {found.digest}, but the student names {sha256}")
+        link.what = f"{len(found.images):,} images that were there before, {'with their' if facts.labels else 'read without'} labels"
+
+    def _given(self, sha256: str) -> str:
+        """Where what the run was given to train on lies, by its record."""
+        source = self.own.run.get("source", {})
+        agree({"sha256": sha256}, source, repr(self.own.key))
+        return str(source["uri"])
+
+    def _mixed(self, made: Provenance, origin: Origin) -> None:
+        """Note images of another domain that something was made with."""
+        if sha256 := made.inputs.get("ood", ""):
+            self.ood[sha256] = str(origin.run.get("parameters", {}).get("synth_ood_uri", ""))
 
     def _generator(self, link: Link) -> None:
         if self.inverted:
@@ -316,12 +331,12 @@ class _Walk:
         found: dict[str, SynthesizerState] = {}
         for sha256 in self.synthesizers:
             link.sha256 = sha256
-            record = self._recorded("synthesizer", sha256)
-            link.sha256, where = record.sha256("synthesizer"), self._place(record.at("synthesizer", SYNTHESIZER))
+            record = self.source.recorded("synthesizer", sha256)
+            link.sha256, where = record.sha256("synthesizer"), self.source.place(record.at("synthesizer", SYNTHESIZER))
             link.where = f"{link.where}, {where}".removeprefix(", ")
-            made = read_synthesizer(folder := self._outputs(record, "synthesizer"))[0].provenance
-            self._recorded("synthesizer", link.sha256, made)
-            self.ood |= {made.inputs.get("ood", "")} - {""}
+            made = read_synthesizer(folder := self.source.outputs(record, "synthesizer", self.scratch))[0].provenance
+            self.source.recorded("synthesizer", link.sha256, made)
+            self._mixed(made, self.source)
             found[link.sha256] = load_synthesizer(folder, self.made.inputs.get("teacher", ""))
             if self.statistics not in (None, read := made.inputs.get("statistics", "")):
                 raise StoreError(f"the shares of the ensemble name different statistics: {self.statistics} and {read}")
@@ -339,61 +354,38 @@ class _Walk:
             return
         if self.statistics is None:
             raise MissingResourceError("The generator, which names them, was not reached.")
-        record = self._recorded("statistics", self.statistics)
-        link.where = self._place(record.at("statistics", ""))
-        file = self._outputs(record, "statistics") / "file"
+        record = self.source.recorded("statistics", self.statistics)
+        link.where = self.source.place(record.at("statistics", ""))
+        file = self.source.outputs(record, "statistics", self.scratch) / "file"
         moments = load_moments(file, self.made.inputs.get("teacher", ""))
         origin = origin_of_moments(file)
-        self._recorded("statistics", self.statistics, origin)
+        self.source.recorded("statistics", self.statistics, origin)
         given = f", as given in a file with sha256 {origin.inputs['moments']}" if "moments" in origin.inputs else ""
         link.what = f"{moments.kind} BatchNorm moments of {len(moments.mean)} layers of the teacher{given}"
 
     def _ood(self, link: Link) -> None:
         link.sha256 = ", ".join(sorted(self.ood))
-        if self.missed:
-            raise MissingResourceError(self.missed)
-        link.where = str(self.run["parameters"].get("synth_ood_uri", ""))
-        if "://" in link.where:
-            names(open_store(link.where), "")  # a server that is down is no break
-        found = load_ood(link.where, read_bundle(self.scratch / "student")[0].spec)
-        if {found.digest} != self.ood:
-            raise StoreError(f"those at {link.where!r} have sha256 {found.digest}, but what was made with them names {link.sha256}")
-        link.what = f"{len(found.images):,} real images of another domain than the teacher's, out-of-distribution (OOD) ones"
+        if missed := self.own.missed or self.source.missed:
+            raise MissingResourceError(missed)
+        link.where, images = ", ".join(dict.fromkeys(self.ood.values())), 0
+        for sha256, where in self.ood.items():
+            if "://" in where:
+                names(open_store(where), "")  # a server that is down is no break
+            found = load_ood(where, read_bundle(self.scratch / "student")[0].spec)
+            if found.digest != sha256:
+                raise StoreError(f"those at {where!r} have sha256 {found.digest}, but what was made with them names {sha256}")
+            images += len(found.images)
+        link.what = f"{images:,} real images of another domain than the teacher's, out-of-distribution (OOD) ones"
 
     def _teacher(self, link: Link) -> None:
         link.sha256 = self.made.inputs.get("teacher", "")
-        if self.missed:
-            raise MissingResourceError(self.missed)
-        link.where = str(self.run["parameters"]["teacher_uri"])
+        if self.own.missed:
+            raise MissingResourceError(self.own.missed)
+        link.where = str(self.own.run["parameters"]["teacher_uri"])
         place = open_store(link.where)
         files = {name: fetch(place, name) for name in (DOCUMENT, WEIGHTS)}
         match(files[DOCUMENT], link.sha256, f"{DOCUMENT} in {link.where!r}", "the student names")
         link.what, _ = check_bundle(keep(self.scratch / "teacher", files), link.where)
 
-    def _place(self, key: str) -> str:
-        return f"{self.store.uri}/{key}" if self.store is not None else ""
-
     def _of_this_teacher(self, sha256: str) -> None:
         agree({"teacher": self.made.inputs.get("teacher", "")}, {"teacher": sha256}, "it")
-
-    def _recorded(self, output: str, sha256: str, made: Provenance | None = None) -> StepRecord:
-        """The step that wrote an output, by the run's records; its key and settings have to be those that the output itself names."""
-        if self.missed:
-            raise MissingResourceError(self.missed)
-        record = find_record(self.steps, output, sha256)
-        if record is None:
-            raise StoreError(f"no step of the run {self.run_id!r} has recorded that it wrote the {output} {sha256}".rstrip())
-        if made is not None:
-            if record.key not in keys_of(record.step, made):
-                raise StoreError(f"its provenance is not that of {record.step} in the run {self.run_id!r}")
-            if not any(is_planned(made, section) for section in STEPS[record.step].planned(self.run["sections"])):
-                raise StoreError(f"it was made with other settings than the run {self.run_id!r} planned for {record.step}")
-        return record
-
-    def _outputs(self, record: StepRecord, output: str) -> Path:
-        """Local copies of all that a step kept of an output, each with the hash that was recorded."""
-        files = {}
-        for name, sha256 in record.outputs[output].items():
-            key = record.at(output, name)
-            files[name or "file"] = match(fetch(self.store, key), sha256, repr(key), "its run recorded")
-        return keep(self.scratch / output, files)

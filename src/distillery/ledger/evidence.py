@@ -24,7 +24,7 @@ class Link:
     """One thing that a student comes from; filled in while it is looked at.
 
     Attributes:
-        name: version, served model, student, report, run, set, generator, statistics, images of another domain or teacher.
+        name: version, served model, student, report, run, set, images, generator, statistics, images of another domain or teacher.
         what: it, in words.
         sha256: names its bytes; "" where nothing says it.
         where: it lies, or should.

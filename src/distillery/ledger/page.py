@@ -7,8 +7,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
+from distillery.data.given import is_of_images, read_facts
 from distillery.data.start import open_set
-from distillery.data.store import SyntheticSet, open_reference, synthesizers_in
+from distillery.data.store import SyntheticSet, open_reference, read_reference, synthesizers_in
 from distillery.engine.checkpoint import Checkpoints
 from distillery.errors import DistilleryError, MissingResourceError
 from distillery.evaluation.health import FILE as HEALTH
@@ -63,6 +64,10 @@ class PageCollector:
         run = self._attempt("command", self._run, RunRecord())
         found = self._attempt("samples", self._set, None)
         samples: tuple[ClassPicture, ...] = ()
+        if self._is_given:
+            self.missing["samples"] = "They stay where they are: nothing of them is kept beside the student but their hash."
+            self.missing["health"] = "The images were not made up, so no generator could have collapsed."
+            self.missing["training"] = "Nothing was held out of the images, so the student was looked at after its training only."
         if found is not None:
             samples = self._attempt("samples", lambda: sample_classes(found, self.report.class_names), samples)
         histories: dict[str, History] = {}
@@ -78,7 +83,7 @@ class PageCollector:
             set=_facts(found) if found else SetFacts(),
             samples=samples,
             histories=histories,
-            health=self._attempt("health", self._health, None),
+            health=None if self._is_given else self._attempt("health", self._health, None),
             lineage=lineage,
             real=self._attempt("real images", lambda: self._real(run, found), None),
             code_version=code_version(),
@@ -94,6 +99,12 @@ class PageCollector:
         except DistilleryError as error:
             self.missing[part] = str(error)
             return otherwise
+
+    def _given(self) -> LineageEntry:
+        facts = read_facts(self.set_path)
+        labels = "with their labels" if facts.labels else "read without labels"
+        what = f"{count(facts.images)} pictures that were there before, {labels}; no step made them."
+        return LineageEntry(name="Given pictures", sha256=facts.sha256, what=what, where=read_reference(self.set_path).uri)
 
     def _real(self, run: RunRecord, found: SyntheticSet | None) -> RealImages:
         drawn = found.manifest.provenance if found else None
@@ -128,8 +139,13 @@ class PageCollector:
             environment=said.get("environment", {}),
         )
 
-    def _set(self) -> SyntheticSet:
-        return open_reference(self.set_path, self.section.teacher_sha256)
+    @property
+    def _is_given(self) -> bool:
+        """Whether the student was trained on real images, and no set."""
+        return is_of_images(self.set_path)
+
+    def _set(self) -> SyntheticSet | None:
+        return None if self._is_given else open_reference(self.set_path, self.section.teacher_sha256)
 
     def _health(self) -> HealthReport:
         return load_health(self.set_path / HEALTH)
@@ -183,6 +199,8 @@ class PageCollector:
             LineageEntry(name="Statistics", sha256=statistics, what=moments),
             self._generator(found, made),
         ]
+        if self._is_given:
+            entries = [entries[0], self._given()]
         if found:
             what = f"{count(found.manifest.images)} pictures with the teacher's answers, every file of them named by hash."
             entries.append(LineageEntry(name="Synthetic set", sha256=found.digest, what=what, where=found.store.uri))

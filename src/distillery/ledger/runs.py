@@ -41,6 +41,7 @@ class _Said(Fields):
     environment: dict[str, Any] = Field(default_factory=dict)
     step_versions: dict[str, Any] = Field(default_factory=dict)
     results: dict[str, Any] = Field(default_factory=dict)
+    source: dict[str, Any] = Field(default_factory=dict)
 
 
 LOCK = "locks/run.lock"
@@ -312,9 +313,15 @@ def note_results(store: Store, run: str, student: str) -> None:
         return
     places = {"evaluation": evaluation_of(run), "page": page_of(run)}
     results: dict[str, Any] = {"student": student, **{name: place for name, place in places.items() if store.exists(place)}}
-    if made := find_record(read_records(store, run), "set"):
+    said = read_run(store.read(key), key).fields
+    if source := said.get("source"):  # it was there before, and lies where the run was told
+        inside = place_in_store(str(source["uri"]))
+        own = inside and str(source["uri"]).removesuffix(f"/{inside}") in (store.uri, place_of(store))
+        results["dataset"] = {"place": inside} if own else {"at": source["uri"]}
+        results["dataset"]["sha256"] = source["sha256"]
+    elif made := find_record(read_records(store, run), "set"):
         results["dataset"] = {"place": set_of(made.key), "sha256": made.sha256("set")}
-    if read_run(store.read(key), key).fields.get("results") != results:
+    if said.get("results") != results:
         amend_run(store, run, {"results": results})
 
 
@@ -323,8 +330,10 @@ def set_place(results: Mapping[str, Any], uri: str) -> str:
 
     Records of the first version name it with the store that it was in when they were written.
     """
-    place = results.get("dataset", {})
-    place = str(place.get("place") or place.get("uri", "")) if isinstance(place, Mapping) else ""
+    found = results.get("dataset", {})
+    if isinstance(found, Mapping) and found.get("at"):  # outside the run's store
+        return str(found["at"])
+    place = str(found.get("place") or found.get("uri", "")) if isinstance(found, Mapping) else ""
     inside = place_in_store(place)
     return f"{uri}/{inside}" if inside else place
 

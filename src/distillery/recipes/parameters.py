@@ -42,6 +42,7 @@ class Parameter:
 
 
 _OOD = tuple(name for name, row in STEPS.items() if {"synthesizer", "set", "student"} & set(row.writes))
+_OPENERS = tuple(name for name, row in STEPS.items() if row.opens_its_set)
 _TABLE = (
     Parameter("run_recipe_uri", "", "Path or URI of a recipe file of your own; it wins over run_recipe."),
     Parameter("run_overrides", {}, 'Recipe values to replace, by dotted path: {"synthesis.rounds": 40}.'),
@@ -58,6 +59,8 @@ _TABLE = (
     ),
     Parameter("synth_size", 0, "Images of the synthetic set.", "set.size", steps=("materialize",)),
     Parameter("student_architecture", "", "Student network, such as resnet18 or wrn_16_1.", "student.architecture.name"),
+    Parameter("student_method", "", "Plan of the student's training instead of the recipe's.", steps=makers_of("student")),
+    Parameter("student_set_uri", "", "Set made before, or real images, that the student is trained on.", steps=_OPENERS, required=True),
     Parameter("mlflow_model_name", "", "Name in the model registry.", "registration.model_name"),
 )
 

@@ -14,7 +14,7 @@ from distillery.methods.catalog import METHODS, Method, find_method
 from distillery.models.catalog import check_architecture
 from distillery.recipes.effects import check_effects, drop_idle
 from distillery.runtime import Precision
-from distillery.step_table import DEFAULT_KIND, check_kind
+from distillery.step_table import DEFAULT_KIND, check_kind, find_pipeline
 from distillery.students.plan import StudentConfig
 from distillery.synthesis.config import MethodConfig
 from distillery.tracking.protocol import RegistrationConfig
@@ -201,9 +201,53 @@ class DistillationRecipe(Config):
         return given
 
 
-Recipe: TypeAlias = DistillationRecipe
+class DataConfig(Config):
+    """How the images that a student is given are read.
+
+    Attributes:
+        labels: of real images: `auto` reads them where an objective of the student looks at them, `read` also where none does, `ignore`
+            lets be whatever labels stand beside the images. A synthetic set has none.
+    """
+
+    labels: Literal["auto", "read", "ignore"] = "auto"
+
+
+class StudentRecipe(Config):
+    """One way to train a student on images that are there: a synthetic set, or real ones.
+
+    Attributes:
+        kind: sets it apart from recipes of other kinds.
+    """
+
+    kind: Literal["student"] = "student"
+    about: About = About()
+    expects: Expects = Expects()
+    precision: Precision = "auto"
+    data: DataConfig = DataConfig()
+    student: StudentConfig
+    evaluation: EvaluationConfig = EvaluationConfig()
+    registration: RegistrationConfig = RegistrationConfig()
+
+    @classmethod
+    def resolve(cls, document: Mapping[str, Any]) -> "StudentRecipe":
+        """Parse a recipe's raw mapping down to its student's architecture.
+
+        Raises:
+            ConfigError: one sentence about the first thing that is wrong.
+        """
+        recipe: StudentRecipe = cls.parse(document)
+        check_architecture(recipe.student.architecture)
+        return recipe
+
+    @property
+    def pipeline(self) -> str:
+        """The pipeline that runs this recipe."""
+        return find_pipeline(self.kind)
+
+
+Recipe: TypeAlias = DistillationRecipe | StudentRecipe
 """A recipe of any kind: the union of their classes."""
-KINDS: dict[str, type[Recipe]] = {DEFAULT_KIND: DistillationRecipe}
+KINDS: dict[str, type[DistillationRecipe] | type[StudentRecipe]] = {DEFAULT_KIND: DistillationRecipe, "student": StudentRecipe}
 """The class of each kind."""
 
 

@@ -128,6 +128,22 @@ class MaterializeSection(MethodSection):
     health: HealthConfig = HealthConfig()
 
 
+class SourceSection(Section):
+    """Which images that were there before the run its student is trained on.
+
+    Attributes:
+        sha256: of the set's manifest, or of the real images.
+        is_set: whether they are a published set; else they are real images, read where they lie.
+        labels: whether the labels of real images are read with them.
+        classes: of these labels, where they are others than the teacher's.
+    """
+
+    sha256: str
+    is_set: bool
+    labels: bool = False
+    classes: tuple[str, ...] = ()
+
+
 class StudentSection(OodSection):
     """How a student is trained."""
 
@@ -199,6 +215,7 @@ SECTIONS: dict[str, type[Section]] = {
     "statistics": StatisticsSection,
     "generator": GeneratorSection,
     "materialize": MaterializeSection,
+    "source": SourceSection,
     "student": StudentSection,
     "distill": DistillSection,
     "evaluation": EvaluationSection,

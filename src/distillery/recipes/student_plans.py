@@ -9,7 +9,8 @@ from typing import Any
 from distillery.config import nearest
 from distillery.errors import ConfigError
 from distillery.plain_yaml import read_yaml
-from distillery.recipes.loader import merge
+from distillery.recipes.loader import apply_overrides, load_document, merge
+from distillery.students.catalog import find_objective
 
 PLANS = Path(__file__).parent / "_student_plans"
 _EPOCHS = 200  # of a stage that says nothing
@@ -49,6 +50,31 @@ def find_plan(name: str) -> StudentPlan:
         raise ConfigError(f"There is no student method {name!r}; known: {', '.join(plan_names())}{nearest(name, plan_names()) or '.'}")
     document = read_yaml((PLANS / f"{name}.yaml").read_bytes())
     return StudentPlan(name, document["title"], document["papers"], document["summary"], tuple(document["stages"]))
+
+
+def plans_without_labels() -> list[str]:
+    """Names of the plans that synthetic images are enough for."""
+    plans = {name: [one["name"] for stage in find_plan(name).stages for one in stage["objectives"]] for name in plan_names()}
+    return [name for name, objectives in plans.items() if not any("labels" in find_objective(one).needs for one in objectives)]
+
+
+def changed_document(source: str, method: str, *changes: Mapping[str, Any]) -> dict[str, Any]:
+    """A recipe's raw mapping with another plan of its student, and then with single values replaced.
+
+    Args:
+        source: as `load_document` takes it.
+        method: name of the plan; "" is the recipe's own.
+        changes: as `apply_overrides` takes them, one after the other.
+
+    Raises:
+        ConfigError: an unknown recipe or plan, or changes that do not fit.
+        MissingResourceError: no such file.
+    """
+    document = load_document(source)
+    document = apply_plan(document, method) if method else document
+    for overrides in changes:
+        document = apply_overrides(document, overrides)
+    return document
 
 
 def apply_plan(document: Mapping[str, Any], name: str) -> dict[str, Any]:

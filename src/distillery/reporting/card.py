@@ -254,7 +254,7 @@ def _limits(sources: CardSources) -> Iterator[str]:
             yield from _class_limits(report)
         else:
             yield "There were no labels: the accuracy of the student, and of its teacher, is not known from this report."
-        if report.source == "training synthetic":
+        if report.source in ("training synthetic", "training images"):
             yield "The student was trained on the very images that it was measured on."
         if report.student.cost.latency:
             yield "The latencies are those of the machine that ran the evaluation, which the report does not name."
@@ -279,6 +279,9 @@ def _class_limits(report: EvaluationReport) -> Iterator[str]:
 
 def _set_limits(sources: CardSources) -> Iterator[str]:
     manifest = sources.manifest
+    if manifest is None and {"data", "images"} & set(sources.provenance.inputs):
+        yield "The student was trained on images that were given, not on a synthetic set; they are named by hash and not kept with it."
+        return
     if manifest is None:
         yield "No synthetic set was given, so nothing is said about what the student was trained on."
         return

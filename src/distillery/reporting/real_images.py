@@ -11,7 +11,7 @@ from distillery.provenance import Provenance
 _MADE_UP = {"teacher", "statistics", "set"}
 """Inputs of a training that are no images, or a set whose own inputs are looked at."""
 _WORDS = {"set": "its synthetic set", "start": "the set that its pool began with"}
-_LABELLED, _OTHER_DOMAIN, _PER_CLASS = "data", "ood", "per_class"
+_LABELLED, _UNLABELLED, _OTHER_DOMAIN, _PER_CLASS = "data", "images", "ood", "per_class"
 
 
 class RealImages(Config):
@@ -19,12 +19,14 @@ class RealImages(Config):
 
     Attributes:
         labelled: the student was trained on labelled real images.
+        unlabelled: it was trained on images that were given without labels; nobody here knows that they are not real.
         other_domain: it was trained, or its images were made, with real images of another domain.
         class_statistics: the teacher's moments were measured on labelled real images, class by class.
         unknown: inputs of which nobody here knows what images they hold, such as a set from elsewhere; `set` where it was not found.
     """
 
     labelled: bool = False
+    unlabelled: bool = False
     other_domain: bool = False
     class_statistics: bool = False
     unknown: tuple[str, ...] = ()
@@ -32,7 +34,7 @@ class RealImages(Config):
     @property
     def none(self) -> bool:
         """Whether the student was certainly shown no real image."""
-        return not (self.labelled or self.other_domain or self.unknown)
+        return not (self.labelled or self.unlabelled or self.other_domain or self.unknown)
 
 
 def find_real_images(
@@ -55,11 +57,12 @@ def find_real_images(
         made.append(started)
         inputs = inputs - {"start"} | set(started.inputs)  # that set may itself have begun with one
     moments = (sections or {}).get("statistics", {})
-    unknown = inputs - _MADE_UP - synthesizers_in(dict.fromkeys(inputs, "")).keys() - {_LABELLED, _OTHER_DOMAIN}
+    unknown = inputs - _MADE_UP - synthesizers_in(dict.fromkeys(inputs, "")).keys() - {_LABELLED, _UNLABELLED, _OTHER_DOMAIN}
     if "set" in student.inputs and drawn is None:
         unknown.add("set")
     return RealImages(
         labelled=_LABELLED in inputs,
+        unlabelled=_UNLABELLED in inputs,
         other_domain=_OTHER_DOMAIN in inputs or any(map(_needs_some, made)),
         class_statistics=moments.get("kind") == _PER_CLASS and moments.get("measured_on") != "set",
         unknown=tuple(sorted(unknown)),
@@ -86,6 +89,10 @@ def tell_real_images(found: RealImages | None) -> list[str]:
     told = []
     if found.labelled:
         told.append("The student was trained on real images with their labels.")
+    if found.unlabelled:
+        told.append(
+            "The student was trained on images that were given, read without labels; they count as real, for nobody here made them."
+        )
     if found.other_domain:
         told.append("Real images of another domain than the teacher's, out-of-distribution (OOD) ones, were used.")
     if found.unknown:

@@ -1,5 +1,6 @@
 """Draw a page from its data."""
 
+import math
 from importlib import resources
 from typing import Any
 
@@ -13,6 +14,7 @@ from distillery.reporting import words
 from distillery.reporting.charts import Scale, Series, column_chart, key, line_chart, reliability_chart, share_bar
 from distillery.reporting.page import PageData
 from distillery.reporting.pictures import heat_map
+from distillery.reporting.stages import stage_rows
 from distillery.step_table import STEPS
 from distillery.tracking.history import WORST, History
 
@@ -44,7 +46,8 @@ def render(data: PageData) -> str:
         rows=comparison(data.report),
         curves=learning_curves(data),
         terms=term_charts(data, "synthesis/"),
-        student_terms=term_charts(data, "student/"),
+        stages=stage_rows(data),
+        student_terms=student_charts(data),
         gradients=gradient_chart(data),
         costs=cost(data),
         confusion=confusion(data.report),
@@ -145,13 +148,26 @@ def learning_curves(data: PageData) -> list[dict[str, Any]]:
     return charts
 
 
-def term_charts(data: PageData, prefix: str) -> list[dict[str, Any]]:
-    """One small chart for each loss term over the rounds."""
+def student_charts(data: PageData) -> list[dict[str, Any]]:
+    """The student's loss terms, by stage where its epochs are told apart and it had several; each with a heading."""
+    rows, told = stage_rows(data), "Loss terms of the student: what it was told to care about"
+    in_epochs = any(STEPS[step].unit == "epoch" for step in data.histories)
+    spans = [(row["first"], row["last"]) for row in rows] if in_epochs and len(rows) > 1 else [(0, math.inf)]
+    groups = []
+    for number, span in enumerate(spans, 1):
+        if charts := term_charts(data, "student/", span):
+            several = f"Stage {number}, {rows[number - 1]['names']}: its loss terms" if len(spans) > 1 else told
+            groups.append({"heading": several, "charts": charts})
+    return groups
+
+
+def term_charts(data: PageData, prefix: str, span: tuple[float, float] = (0, math.inf)) -> list[dict[str, Any]]:
+    """One small chart for each loss term over the rounds, of which only those of a span, its ends included."""
     charts = []
     for step, history in data.histories.items():
         for name in sorted(history.names(prefix), key=lambda name: _place(name.removeprefix(prefix))):
             term = name.removeprefix(prefix)
-            points = history.curve(name)
+            points = [point for point in history.curve(name) if span[0] <= point[0] <= span[1]]
             if term not in words.TERMS and term in _NO_TERMS or len(points) < 2:
                 continue
             unit = STEPS[step].unit

@@ -55,6 +55,7 @@ PARTS = {
 SOURCES = {
     "test set": "labelled test images that the student never saw",
     "held-out synthetic": "synthetic images that were kept back from the student's training",
+    "training images": "images that the student was given to train on",
     "training synthetic": "synthetic images that the student was trained on",
 }
 
@@ -210,9 +211,9 @@ def headline(report: EvaluationReport, real: RealImages | None = None) -> list[s
         )
         agreed = f"The two give the same answer {percent(report.agreement.rate)} of the time."
     else:
+        where = "those that it was given" if report.source == "training images" else "its synthetic set"
         first = (
-            f"On {images(report.images)} of its synthetic set the student gives the teacher's answer {percent(report.agreement.rate)} of "
-            "the time."
+            f"On {images(report.images)} of {where} the student gives the teacher's answer {percent(report.agreement.rate)} of the time."
         )
         agreed = "No test images were given, so nothing on this page says how often either of them is right."
     return [first, agreed, _savings(teacher, student), *tell_real_images(real)]

@@ -8,9 +8,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 from torch import Tensor
 
+from distillery.data.given import is_of_images, load_given, read_facts
 from distillery.data.real import load_labelled
 from distillery.data.shards import sample_shards
 from distillery.data.store import MANIFEST, SyntheticSet, open_reference, read_reference
@@ -39,6 +41,7 @@ from distillery.storage import join_uri, open_store
 from distillery.types import Classifier
 from distillery.workbench.accelerators import check_promise
 from distillery.workbench.bench import Workbench, reporting, workbench, workspace
+from distillery.workbench.given import GivenSource, check_pinned
 from distillery.workbench.keys import key_of
 from distillery.workbench.lineage import evaluation_of, page_of, run_identity
 from distillery.workbench.students import read_choice
@@ -57,7 +60,7 @@ class Inputs:
     Attributes:
         teacher_uri: the teacher's bundle, a folder or a URI.
         student: whose score is asked for.
-        set: the reference to the synthetic set; the set is read only without test images.
+        set: the reference to what it was trained on, which is read only without test images.
         eval_data_uri: labelled images; "" measures agreement on the set's held-out images.
         accelerators: how many the cluster was asked for.
     """
@@ -105,14 +108,14 @@ def run(section: Mapping[str, Any], inputs: Inputs, outputs: Outputs) -> dict[st
     teacher = open_model(fetch_bundle(inputs.teacher_uri, workspace() / "bundles"), parsed.teacher_sha256)
     student = open_model(inputs.student)
     data, digest = choose_images(teacher.classifier, inputs.eval_data_uri, inputs.set, parsed.teacher_sha256)
-    measured_on = "set" if data.labels is None else "eval_data"
+    measured_on = "eval_data" if data.labels is not None else "images" if data.source == "training images" else "set"
     with workbench(STEP, parsed, {"teacher": teacher.sha256, "student": student.sha256, measured_on: digest}) as bench:
         _place(bench.runtime, teacher, student)
         report = evaluate(teacher, student, data, parsed.evaluation, bench.progress.tick)
         save_report(outputs.report, report, bench.provenance)
         if run := run_identity():  # where no runner publishes anything, this is where an auditor finds it
             report = _first_of(bench, evaluation_of(run), outputs.report)
-        _observe(bench, report, inputs.eval_data_uri or join_uri(read_reference(inputs.set).uri, MANIFEST), digest)
+        _observe(bench, report, inputs.eval_data_uri or _place_of(inputs.set), digest)
         if outputs.page is not None:
             collector = PageCollector(bench.store, parsed, report, outputs.report, inputs.teacher_uri, inputs.student, inputs.set)
             _write_page(bench, render(collector.collect()), outputs.page)
@@ -138,10 +141,12 @@ def open_model(folder: Path, expected_sha256: str = "") -> MeasuredModel:
 def choose_images(teacher: Classifier, data_uri: str, set_path: Path, teacher_sha256: str) -> tuple[EvaluationImages, str]:
     """The test set where there is one, else held-out synthetic images, else images the student was trained on; named as what they are.
 
+    Nothing is held out of real images.
+
     Args:
         teacher: what the images must fit.
         data_uri: labelled images, or "".
-        set_path: folder with the reference to the synthetic set.
+        set_path: folder with the reference to the synthetic set, or to real images.
         teacher_sha256: the teacher that the set must be of.
 
     Returns:
@@ -149,6 +154,8 @@ def choose_images(teacher: Classifier, data_uri: str, set_path: Path, teacher_sh
     """
     if data_uri:
         return _test_images(teacher, data_uri)
+    if is_of_images(set_path):
+        return _some_given_images(teacher, set_path)
     synthetic = open_reference(set_path, teacher_sha256)
     if synthetic.manifest.holdout:
         return EvaluationImages(synthetic.load("holdout").images, None, "held-out synthetic"), synthetic.digest
@@ -209,6 +216,11 @@ def _write_page(bench: Workbench, page: str, path: Path) -> None:
     bench.tracker.text("report.html", page)
 
 
+def _place_of(set_path: Path) -> str:
+    uri = read_reference(set_path).uri
+    return uri if is_of_images(set_path) else join_uri(uri, MANIFEST)
+
+
 def _place(runtime: Runtime, *models: MeasuredModel) -> None:
     for model in models:
         runtime.place(model.classifier)
@@ -218,6 +230,16 @@ def _test_images(teacher: Classifier, uri: str) -> tuple[EvaluationImages, str]:
     labelled = load_labelled(uri, teacher.class_names, teacher.spec)
     labelled.check(teacher.spec, teacher.num_classes)
     return EvaluationImages(labelled.images, labelled.labels, "test set"), labelled.digest()
+
+
+def _some_given_images(teacher: Classifier, set_path: Path) -> tuple[EvaluationImages, str]:
+    """Of all of them, for they lie sorted by class; read without labels, since only a test set measures accuracy."""
+    reference = read_reference(set_path)
+    facts = read_facts(set_path)
+    given = load_given(reference.uri, teacher.spec, facts.classes or teacher.class_names, facts.labels)
+    check_pinned(GivenSource(real=given), reference.sha256)
+    chosen = torch.randperm(len(given.images), generator=stream(0, "evaluation"))[:MAX_TRAINING_IMAGES]
+    return EvaluationImages(given.images[chosen], None, "training images"), reference.sha256
 
 
 def _some_training_images(synthetic: SyntheticSet) -> Tensor:

@@ -14,13 +14,14 @@ from distillery.provenance import Provenance, code_version
 from distillery.recipes.loader import recipe_name
 from distillery.recipes.parameters import Value, read_parameters
 from distillery.recipes.placement import check_placement
-from distillery.recipes.schema import Recipe
+from distillery.recipes.schema import DistillationRecipe, Recipe
 from distillery.recipes.sections import SECTIONS
 from distillery.step_table import PIPELINES, STEPS
 from distillery.students.check import check_classes, check_labels
 from distillery.synthesis.share import ALONE, Share
 from distillery.tracking.open import check_observer, open_parent
 from distillery.workbench.bench import open_run_store, reporting, runtime_here, workspace
+from distillery.workbench.given import absolute
 from distillery.workbench.keys import step_versions
 from distillery.workbench.networks import check_networks
 from distillery.workbench.planning import (
@@ -71,14 +72,15 @@ def run(pipeline: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
     check_room(recipe, teacher.info, given.start.images if given.start else 0)
     if values["eval_data_uri"]:
         check_data(str(values["eval_data_uri"]), teacher.info)
-    check_labels(recipe.student.stages)
-    check_classes(recipe.student)
+    if not given.labelled:
+        check_labels(recipe.student.stages)
+        check_classes(recipe.student)
     check_networks(recipe, teacher, runtime_here(recipe.precision))
     check_teacher(recipe, teacher.info, given)
     warn_schedule(recipe)
     shards = cut(recipe, teacher, parameters, runtime_here(recipe.precision).device)
     sections = build_sections(pipeline, recipe, values, teacher, given, shards)
-    _record(pipeline, recipe, values, teacher, sections)
+    _record(pipeline, recipe, values, teacher, sections, given)
     return sections
 
 
@@ -86,7 +88,6 @@ def build_sections(
     pipeline: str, recipe: Recipe, values: Mapping[str, Value], teacher: VerifiedBundle, given: Given, shards: Sequence[Share] = (ALONE,)
 ) -> dict[str, Any]:
     """Every section of the pipeline as plain JSON; where its generator is fanned out, a list with the section of each shard."""
-    synthesis = recipe.synthesis
     common = {
         "seed": values["run_seed"],
         "salt": values["run_salt"],
@@ -96,14 +97,42 @@ def build_sections(
         "precision": recipe.precision,
     }
     both = code_of_others(teacher.info.architecture, recipe.student.architecture)
-    method = {"method": synthesis.method, "method_config": synthesis.config}
-    learned, mixed, all_ood = _ood_of(recipe, given)
-    rounds = {name: getattr(synthesis, name) for name in ("rounds", "turns_per_round", "checkpoint_every")}
     parts: dict[str, dict[str, Any]] = {
+        "student": {**both, "student": recipe.student},
+        "evaluation": {**both, "evaluation": recipe.evaluation},
+        "registration": {**both, "recipe": recipe_name(recipe_source(values)), "registration": recipe.registration},
+    }
+    _, mixed, _ = pinned = _ood_of(recipe, given)
+    parts["student"] |= mixed
+    if isinstance(recipe, DistillationRecipe):
+        parts |= _synthesis(recipe, given, both, pinned)
+        parts["materialize"]["generators"] = shards[-1].last
+    elif given.source:
+        parts["source"] = given.source.section(teacher.info)
+    sections: dict[str, Any] = {}
+    for step in PIPELINES[pipeline].steps:
+        if not (name := STEPS[step].section):
+            continue
+        section = SECTIONS[name].parse({**common, **parts[name]}, name)
+        if step in PIPELINES[pipeline].fanned:
+            sections[STEPS[step].sections] = [section.model_copy(update={"share": share}).to_json() for share in shards]
+        else:
+            sections[name] = section.to_json()
+    return sections
+
+
+def _synthesis(
+    recipe: DistillationRecipe, given: Given, both: Mapping[str, Any], pinned: tuple[dict[str, str], dict[str, str], dict[str, str]]
+) -> dict[str, dict[str, Any]]:
+    """What the steps that make images, and the one that trains a student meanwhile, get beside what all get."""
+    synthesis = recipe.synthesis
+    method = {"method": synthesis.method, "method_config": synthesis.config}
+    learned, _, all_ood = pinned
+    rounds = {name: getattr(synthesis, name) for name in ("rounds", "turns_per_round", "checkpoint_every")}
+    return {
         "statistics": given.statistics.section() if given.statistics else {"kind": recipe.statistics.kind},
         "generator": {**method, **rounds, **learned},
-        "materialize": {**method, **learned, "generators": shards[-1].last, "set": recipe.set, "health": recipe.health},
-        "student": {**both, **mixed, "student": recipe.student},
+        "materialize": {**method, **learned, "set": recipe.set, "health": recipe.health},
         "distill": {
             **method,
             **rounds,
@@ -119,24 +148,12 @@ def build_sections(
             "health": recipe.health,
             "strict": recipe.set.strict,
         },
-        "evaluation": {**both, "evaluation": recipe.evaluation},
-        "registration": {**both, "recipe": recipe_name(recipe_source(values)), "registration": recipe.registration},
     }
-    sections: dict[str, Any] = {}
-    for step in PIPELINES[pipeline].steps:
-        if not (name := STEPS[step].section):
-            continue
-        section = SECTIONS[name].parse({**common, **parts[name]}, name)
-        if step in PIPELINES[pipeline].fanned:
-            sections[STEPS[step].sections] = [section.model_copy(update={"share": share}).to_json() for share in shards]
-        else:
-            sections[name] = section.to_json()
-    return sections
 
 
 def _ood_of(recipe: Recipe, given: Given) -> tuple[dict[str, str], dict[str, str], dict[str, str]]:
     """The images of another domain as the sections of a method, of a student and of both pin them: a step that uses none names none."""
-    by_method = bool(ood_of_turn(recipe.method, recipe.settings))
+    by_method = isinstance(recipe, DistillationRecipe) and bool(ood_of_turn(recipe.method, recipe.settings))
     by_student = any(stage.ood_share for stage in recipe.student.stages)
     used = by_method, by_student, by_method or by_student
     first, second, third = ({"ood_sha256": given.ood.digest} if given.ood and uses else {} for uses in used)
@@ -144,13 +161,18 @@ def _ood_of(recipe: Recipe, given: Given) -> tuple[dict[str, str], dict[str, str
 
 
 def _record(
-    pipeline: str, recipe: Recipe, values: Mapping[str, Value], teacher: VerifiedBundle, sections: Mapping[str, Mapping[str, Any]]
+    pipeline: str,
+    recipe: Recipe,
+    values: Mapping[str, Value],
+    teacher: VerifiedBundle,
+    sections: Mapping[str, Mapping[str, Any]],
+    given: Given,
 ) -> None:
     """Leave `runs/<id>/run.json`, which alone suffices to run again, and create the parent run of the tracker."""
     now = datetime.now(UTC)
     identity = os.environ.get("KFP_RUN_ID") or f"local-{now:%Y%m%dT%H%M%S.%fZ}"
     name, config = recipe_name(recipe_source(values)), recipe.to_json()
-    seeds = {"run": sections["statistics"]["seed"]}
+    seeds = {"run": values["run_seed"]}
     provenance = Provenance(inputs={"teacher": teacher.sha256}, config=config, seeds=seeds, code_version=code_version())
     fields = {
         "pipeline": pipeline,
@@ -161,6 +183,8 @@ def _record(
         "host": platform.node(),
         "image": os.environ.get("DISTILLERY_IMAGE", ""),
     }
+    if given.source:
+        fields["source"] = {"uri": absolute(given.source.uri), "sha256": given.source.sha256}
     write_run(open_run_store(), identity, provenance, fields)
     tags = {
         "pipeline": pipeline,

@@ -1,4 +1,4 @@
-"""The step that trains a student: on a synthetic set in a pipeline, else also on a live synthesizer or on real data."""
+"""The step that trains a student: on a synthetic set, on real images where they are, or, outside pipelines, on a live synthesizer."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,21 +15,20 @@ from distillery.students.plan import StudentConfig
 from distillery.workbench.accelerators import check_promise
 from distillery.workbench.assembly import Teacher, build_student, open_teacher, save_student
 from distillery.workbench.bench import Workbench, reporting, workbench
-from distillery.workbench.sources import Source, only_one, ood_inputs, open_live, open_planned_ood, open_real, open_set, show_ood
+from distillery.workbench.sources import Source, only_one, ood_inputs, open_live, open_planned_ood, open_reference_to, show_ood
 
 STEP = "train_student"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Inputs:
-    """What it reads; of `set`, `synthesizer` and `data_uri` exactly one is given.
+    """What it reads; of `set` and `synthesizer` exactly one is given.
 
     Attributes:
         teacher_uri: the teacher's bundle, a folder or a URI.
-        set: the reference to a set; pipelines give nothing else.
+        set: the reference to a set or to real images; pipelines give nothing else.
         synthesizer: makes new images for each step.
         statistics: the teacher's moments, for a synthesizer whose method needs them.
-        data_uri: labelled images to train on, with their labels.
         synth_ood_uri: images of another domain, those that the plan saw, for stages with an `ood_share` and a synthesizer whose
             method learns from some; "" for none.
         accelerators: how many the cluster was asked for.
@@ -39,7 +38,6 @@ class Inputs:
     set: SetFolder | None = None
     synthesizer: SynthesizerFolder | None = None
     statistics: StatisticsFile | None = None
-    data_uri: str = ""
     synth_ood_uri: str = ""
     accelerators: str = "0"
 
@@ -53,7 +51,7 @@ class Outputs:
 
 @reporting(STEP)
 def run(section: Mapping[str, Any], inputs: Inputs, outputs: Outputs) -> dict[str, float]:
-    """Train a student to the end of its plan, on exactly one of a set, a live synthesizer and real data.
+    """Train a student to the end of its plan, on exactly one of a set, real images and a live synthesizer.
 
     Args:
         section: a `StudentSection` as JSON.
@@ -73,20 +71,19 @@ def run(section: Mapping[str, Any], inputs: Inputs, outputs: Outputs) -> dict[st
     """
     check_promise(inputs.accelerators)
     parsed = StudentSection.parse(section, "student")
-    only_one({"set": inputs.set, "synthesizer": inputs.synthesizer, "data_uri": inputs.data_uri})
+    only_one({"set": inputs.set, "synthesizer": inputs.synthesizer})
     if inputs.statistics is not None and inputs.synthesizer is None:
         raise ConfigError(f"The statistics {str(inputs.statistics)!r} are only read for a synthesizer: leave them out, or give one.")
-    if not inputs.data_uri:
-        check_labels(parsed.student.stages)
-        check_classes(parsed.student)
     teacher = open_teacher(parsed, inputs.teacher_uri)
     ood = open_planned_ood(parsed, inputs.synth_ood_uri, teacher)
     if inputs.set is not None:
-        source: Source = open_set(inputs.set, teacher)
-    elif inputs.synthesizer is not None:
-        source = open_live(inputs.synthesizer, inputs.statistics, teacher, ood)
+        source: Source = open_reference_to(inputs.set, teacher)
     else:
-        source = open_real(inputs.data_uri, teacher, parsed.student.class_names(teacher.classifier.class_names))
+        assert inputs.synthesizer is not None, "one of the two is given"
+        source = open_live(inputs.synthesizer, inputs.statistics, teacher, ood)
+    if "data" not in source.inputs:
+        check_labels(parsed.student.stages)
+        check_classes(parsed.student)
     with workbench(STEP, parsed, {"teacher": teacher.sha256, **source.inputs, **ood_inputs(ood)}) as bench:
         source.show(bench)
         show_ood(bench, inputs.synth_ood_uri, ood)

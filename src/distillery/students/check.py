@@ -26,7 +26,7 @@ def check_labels(stages: Sequence[StageConfig]) -> None:
             if "labels" in needs_of(objective):
                 raise ConfigError(
                     f"The objective {objective['name']} of student.stages.{number} needs true labels, which synthetic images do not have: "
-                    "train on real images with `distillery train-student --data`, or take kd, whose hard labels are then the teacher's."
+                    "train on real images with `distillery train-student --images`, or take kd, whose hard labels are then the teacher's."
                 )
 
 
@@ -39,7 +39,7 @@ def check_classes(student: StudentConfig) -> None:
     if student.classes:
         raise ConfigError(
             f"student.classes = {student.classes!r} are others than the teacher's, which synthetic images cannot show: train on real "
-            "images with `distillery train-student --data`, or leave it out."
+            "images with `distillery train-student --images`, or leave it out."
         )
 
 

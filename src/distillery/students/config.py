@@ -29,6 +29,11 @@ class ObjectiveConfig(Config):
         """The weight of each term, by setting."""
         return {name: float(getattr(self, name)) for name in type(self).model_fields if name == WEIGHT or name.endswith(f"_{WEIGHT}")}
 
+    @property
+    def takes_labels(self) -> bool:
+        """Whether a term looks at true labels where there are some, and does with the teacher's answers where there are none."""
+        return False
+
     @model_validator(mode="after")
     def _some_term(self) -> Self:
         weights = self.weights

@@ -34,6 +34,11 @@ class KDConfig(ObjectiveConfig):
         """The weight of each term, by setting."""
         return {"soft": self.soft, "hard": self.hard}
 
+    @property
+    def takes_labels(self) -> bool:
+        """The cross-entropy does."""
+        return bool(self.hard)
+
 
 class KD(Objective):
     """L = soft * tau^2 * KL(T || S) + hard * CE(S, y), both averaged over the batch.

@@ -74,7 +74,8 @@ def open_class_images(data_uri: str, set_uri: str, teacher: Teacher) -> ClassIma
         raise ConfigError(f"Moments of classes are measured on one source, not on {data_uri!r} and {set_uri!r}: give one of them.")
     if data_uri:
         real = open_real(data_uri, teacher)
-        return ClassImages(real.labelled.images, real.labelled.labels, real.inputs, data_uri)
+        assert real.given.labels is not None, "they are opened with their labels"
+        return ClassImages(real.given.images, real.given.labels, real.inputs, data_uri)
     found = open_set(set_uri, teacher.sha256)
     shard, spec = found.load("train"), teacher.classifier.spec
     if not len(shard.images) or shard.images.shape[1:] != spec.shape:

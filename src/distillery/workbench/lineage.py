@@ -19,7 +19,7 @@ LAYOUTS = (1, 2)
 """Ways in which a step's kept outputs lie; a record of the first version names none, and has the first."""
 FILE = "file"
 """How an output that is a file is called in the folder that keeps it."""
-_DOCUMENTS = ("", "bundle.json", "synthesizer.json", "manifest.json")
+_DOCUMENTS = ("", "bundle.json", "synthesizer.json", "manifest.json", "images.json")
 
 
 @dataclass(frozen=True)

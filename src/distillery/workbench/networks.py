@@ -7,7 +7,7 @@ from distillery.models.bundle import BundleInfo, VerifiedBundle
 from distillery.models.catalog import Architecture, build_network
 from distillery.models.findings import judge
 from distillery.models.trial import confirm, try_architecture
-from distillery.recipes.schema import Recipe
+from distillery.recipes.schema import DistillationRecipe, Recipe
 from distillery.runtime import Runtime
 from distillery.seeding import seeded
 from distillery.students.check import check_stages, looks_inside
@@ -30,18 +30,19 @@ def check_networks(recipe: Recipe, teacher: VerifiedBundle, runtime: Runtime, ma
             sentence.
     """
     info = teacher.info
-    order = try_architecture(recipe.student.architecture, info.spec, info.num_classes, runtime)
-    if looks_inside(recipe.student.stages):
+    names = recipe.student.class_names(info.class_names)
+    order = try_architecture(recipe.student.architecture, info.spec, len(names), runtime)
+    if looks_inside(recipe.student.stages) or recipe.student.classes:
         _check_stages(recipe, info, runtime, order)
     name = info.architecture.name
     if ":" not in name:
         return
     found = confirm(teacher.classifier, name, runtime)
     judge(found, name)
-    if makes_images and found.blocked:
+    if makes_images and isinstance(recipe, DistillationRecipe) and found.blocked:
         raise ConfigError(
             f"{recipe.method.title} makes images by the teacher's gradients, but {name} lets none through to them ({found.blocked}): "
-            "import a network that does, or train a student on a set that exists with `distillery train-student --set-uri`."
+            "import a network that does, or train a student on a set that exists with `distillery train-student --images`."
         )
     if found.bfloat16:
         raise ConfigError(found.bfloat16)
@@ -49,12 +50,13 @@ def check_networks(recipe: Recipe, teacher: VerifiedBundle, runtime: Runtime, ma
 
 def _check_stages(recipe: Recipe, info: BundleInfo, runtime: Runtime, order: MemoryFormat) -> None:
     """Try the plan on networks of ours without memory; where one is foreign, whose factory may not know that, on both as they are."""
-    networks = (info.architecture, info.memory_format), (recipe.student.architecture, order)
-    ours = not any(":" in architecture.name for architecture, _ in networks)
+    names = info.class_names, recipe.student.class_names(info.class_names)
+    networks = (info.architecture, info.memory_format, names[0]), (recipe.student.architecture, order, names[1])
+    ours = not any(":" in architecture.name for architecture, *_ in networks)
 
-    def build(architecture: Architecture, order: MemoryFormat) -> Classifier:
+    def build(architecture: Architecture, order: MemoryFormat, classes: tuple[str, ...]) -> Classifier:
         with seeded(0, "trial"), torch.device("meta" if ours else "cpu"):
-            classifier = Classifier(build_network(architecture, info.spec, info.num_classes), info.spec, info.class_names, order)
+            classifier = Classifier(build_network(architecture, info.spec, len(classes)), info.spec, classes, order)
         return classifier if ours else runtime.place(classifier)
 
     teacher, student = (build(*network) for network in networks)

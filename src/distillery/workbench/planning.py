@@ -16,9 +16,10 @@ from distillery.host import spoken
 from distillery.methods.catalog import Method, Supply, find_method
 from distillery.models.allowance import check_allowed
 from distillery.models.bundle import BundleInfo, VerifiedBundle, fetch_bundle
-from distillery.recipes.loader import apply_overrides, is_own_file, load_document, recipe_name
+from distillery.recipes.loader import is_own_file, recipe_name
 from distillery.recipes.parameters import Value, parameters_of
-from distillery.recipes.schema import Recipe, read_recipe
+from distillery.recipes.schema import DistillationRecipe, Recipe, StudentRecipe, read_recipe
+from distillery.recipes.student_plans import changed_document
 from distillery.recipes.workload import workload_of
 from distillery.storage.workspace import workspace
 from distillery.students.check import check_ood
@@ -26,6 +27,7 @@ from distillery.students.plan import StageConfig
 from distillery.synthesis.bundle import SynthesizerState
 from distillery.synthesis.config import MethodConfig
 from distillery.types import ImageSpec
+from distillery.workbench.given import GivenSource, open_source, wants_labels
 from distillery.workbench.moments import GivenMoments, open_moments
 
 logger = logging.getLogger(__name__)
@@ -39,11 +41,18 @@ class Given:
         start: the set that the pool begins with.
         ood: images of another domain.
         statistics: the teacher's moments, measured before.
+        source: what the student is trained on, where nothing is synthesized.
     """
 
     start: StartSet | None = None
     ood: OodImages | None = None
     statistics: GivenMoments | None = None
+    source: GivenSource | None = None
+
+    @property
+    def labelled(self) -> bool:
+        """Whether the student sees true labels."""
+        return self.source is not None and self.source.labelled
 
 
 def recipe_source(values: Mapping[str, Value]) -> str:
@@ -63,31 +72,30 @@ def recipe_source(values: Mapping[str, Value]) -> str:
 
 
 def resolve_recipe(pipeline: str, values: Mapping[str, Value]) -> Recipe:
-    """The recipe with the run form's fields and then `run_overrides` put in.
+    """The recipe with the run form's plan of the student, then its fields, and then `run_overrides` put in.
 
     Raises:
         ConfigError: an unknown recipe or key, a wrong type.
     """
     rows = parameters_of(pipeline).values()
     fields = {row.path: values[row.name] for row in rows if row.path and values[row.name]}
-    document = apply_overrides(load_document(recipe_source(values)), fields)
     overrides = values["run_overrides"]
     assert isinstance(overrides, dict)
-    return read_recipe(apply_overrides(document, overrides))
+    return read_recipe(changed_document(recipe_source(values), str(values["student_method"]), fields, overrides))
 
 
 def check_pipeline(pipeline: str, recipe: Recipe, source: str) -> None:
-    """Refuse a recipe whose method belongs to the other pipeline.
+    """Refuse a recipe that belongs to another pipeline.
 
     Raises:
         ConfigError: naming the pipeline that runs it.
     """
-    if recipe.pipeline != pipeline:
-        method = recipe.method
-        raise ConfigError(
-            f"Recipe {recipe_name(source)!r} uses {method.title}, an {method.coupling} method, which {pipeline} does not run: "
-            f"run it with {recipe.pipeline}."
-        )
+    if recipe.pipeline == pipeline:
+        return
+    what = "trains a student on images that are there"
+    if isinstance(recipe, DistillationRecipe):
+        what = f"uses {recipe.method.title}, an {recipe.method.coupling} method"
+    raise ConfigError(f"Recipe {recipe_name(source)!r} {what}, which {pipeline} does not run: run it with {recipe.pipeline}.")
 
 
 def verify_teacher(uri: str, pinned: str) -> VerifiedBundle:
@@ -135,12 +143,14 @@ def check_expected(recipe: Recipe, info: BundleInfo) -> None:
 
 
 def check_teacher(recipe: Recipe, info: BundleInfo, given: Given) -> None:
-    """Refuse a teacher that the recipe was not written for, or a run that lacks what the method needs.
+    """Refuse a teacher that the recipe was not written for, or a run that lacks what the method needs, if there is one.
 
     Raises:
         ConfigError: another task, image shape or class count, or a need of the method that the run does not meet.
     """
     check_expected(recipe, info)
+    if not isinstance(recipe, DistillationRecipe):
+        return
     by_class = given.statistics is not None and given.statistics.by_class
     supply = Supply(info.has_batchnorm, by_class=by_class, ood=given.ood is not None, teacher=f" {info.architecture.name!r}")
     recipe.method.check(recipe.settings, supply)
@@ -156,8 +166,13 @@ def open_given(values: Mapping[str, Value], recipe: Recipe, teacher: VerifiedBun
     """Open all that a run form names for the training.
 
     Raises:
-        DistilleryError: as `open_start`, `open_ood` and `open_moments` do.
+        DistilleryError: as `open_start`, `open_ood`, `open_moments` and `open_source` do.
     """
+    if isinstance(recipe, StudentRecipe):
+        labels = wants_labels(recipe.student, recipe.data.labels)
+        names = recipe.student.class_names(teacher.info.class_names)
+        source = open_source(str(values["student_set_uri"]), teacher.info, teacher.sha256, names, labels)
+        return Given(ood=open_ood(str(values["synth_ood_uri"]), recipe.student.stages, 0, teacher.info.spec), source=source)
     start = open_start(str(values["synth_start_uri"]), recipe, teacher)
     a_turn = ood_of_turn(recipe.method, recipe.settings)
     others = open_ood(str(values["synth_ood_uri"]), recipe.student.stages, a_turn, teacher.info.spec)
@@ -222,7 +237,7 @@ def open_ood_of_trained(uri: str, stages: Sequence[StageConfig], made: Synthesiz
     return open_ood(uri, stages, a_turn, spec)
 
 
-def open_start(uri: str, recipe: Recipe, teacher: VerifiedBundle) -> StartSet | None:
+def open_start(uri: str, recipe: DistillationRecipe, teacher: VerifiedBundle) -> StartSet | None:
     """The set that the pool of an online run begins with, None where no URI is given.
 
     Raises:
@@ -244,6 +259,8 @@ def open_start(uri: str, recipe: Recipe, teacher: VerifiedBundle) -> StartSet | 
 def check_room(recipe: Recipe, info: BundleInfo, more: int = 0) -> None:
     """Refuse more images than `set.max_bytes` allows, of a set or of an online run's pool, before hours go into a generator.
 
+    Of images that are there nothing is refused.
+
     Args:
         recipe: resolved.
         info: of the teacher.
@@ -252,6 +269,8 @@ def check_room(recipe: Recipe, info: BundleInfo, more: int = 0) -> None:
     Raises:
         ConfigError: names the bytes and the bound.
     """
+    if not isinstance(recipe, DistillationRecipe):
+        return
     images, bound = workload_of(recipe).kept + more, recipe.set.max_bytes
     size = images * info.spec.channels * info.spec.height * info.spec.width
     if size > bound:
@@ -275,7 +294,7 @@ def check_data(uri: str, info: BundleInfo) -> None:
 
 def warn_schedule(recipe: Recipe) -> None:
     """Say so where the student's stages are not as long as its training beside the generator and after it: their rates would not fit."""
-    if recipe.method.coupling == "offline":
+    if not isinstance(recipe, DistillationRecipe) or recipe.method.coupling == "offline":
         return
     planned = sum(stage.epochs * stage.steps_per_epoch for stage in recipe.student.stages)
     trained = recipe.online_steps

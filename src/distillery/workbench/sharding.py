@@ -14,7 +14,7 @@ from distillery.engine.progress import Progress
 from distillery.errors import ConfigError
 from distillery.models.bundle import VerifiedBundle
 from distillery.recipes.placement import read_accelerators, read_memory
-from distillery.recipes.schema import Recipe
+from distillery.recipes.schema import DistillationRecipe, Recipe
 from distillery.runtime import memory_here
 from distillery.storage.workspace import workspace
 from distillery.synthesis.config import ConditionalConfig
@@ -85,6 +85,8 @@ def cut_ensemble(recipe: Recipe, teacher: VerifiedBundle, placement: Mapping[str
     Raises:
         ConfigError: more generators than classes, or one generator that is over the budget.
     """
+    if not isinstance(recipe, DistillationRecipe):
+        return None
     total = recipe.generators(teacher.info.num_classes)
     if recipe.synthesis.generators == 1:
         return None
@@ -120,7 +122,7 @@ def _size(module: nn.Module) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in (*module.parameters(), *module.buffers()))
 
 
-def _budget(recipe: Recipe, placement: Mapping[str, Any], device: torch.device) -> tuple[int, str]:
+def _budget(recipe: DistillationRecipe, placement: Mapping[str, Any], device: torch.device) -> tuple[int, str]:
     """Bytes that a shard may take, and where that comes from."""
     if given := recipe.synthesis.shard_memory_gib:
         return math.floor(given * GIB), "synthesis.shard_memory_gib"

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from distillery.data.given import GivenImages, is_of_images, load_given, read_facts
 from distillery.data.ood import OodImages, load_ood
 from distillery.data.pool import ImagePool
-from distillery.data.real import LabelledImages, load_labelled
+from distillery.data.real import load_labelled
 from distillery.data.store import SetReference, SyntheticSet, open_reference, read_reference
 from distillery.engine.feeds import Feed, FreshFeed, LabelledFeed, PoolFeed
 from distillery.engine.selection import Judge
@@ -19,6 +20,7 @@ from distillery.synthesis.protocol import Synthesizer
 from distillery.types import Classifier
 from distillery.workbench.assembly import PlannedMethod, Teacher, judging
 from distillery.workbench.bench import Workbench
+from distillery.workbench.given import GivenSource, check_pinned
 from distillery.workbench.sets import show_set
 from distillery.workbench.synthesizers import Synthesizers, open_synthesizers
 
@@ -136,27 +138,27 @@ class LiveSource:
 
 @dataclass(frozen=True)
 class RealSource:
-    """Labelled images: the ceiling, which only who owns data can train; all of them are trained on.
+    """Real images, all of which are trained on; where they are labelled, the ceiling, which only who owns data can train.
 
     Attributes:
-        labelled: the images.
-        uri: where they lie.
-        inputs: the digest of pixels and labels.
+        given: the images.
+        inputs: their digest, under the name that says whether labels are read.
     """
 
-    labelled: LabelledImages
-    uri: str
+    given: GivenImages
     inputs: dict[str, str]
 
     def show(self, bench: Workbench) -> None:
-        """By the digest of its pixels and labels."""
-        bench.tracker.dataset("real images", self.uri, self.inputs["data"], "training")
+        """By the digest of its pixels, and of its labels where they are read."""
+        name = "images without labels" if self.given.labels is None else "real images"
+        bench.tracker.dataset(name, self.given.uri, self.given.digest, "training")
 
     def open(self, bench: Workbench, teacher: Teacher, student: Classifier) -> OpenedSource:
         """Move the images to the device."""
-        pool = ImagePool(teacher.classifier.spec, bench.runtime.device, capacity=len(self.labelled))
-        pool.append(self.labelled.images, self.labelled.labels)
-        return OpenedSource(LabelledFeed(pool), len(pool))
+        images, labels = self.given.images, self.given.labels
+        pool = ImagePool(teacher.classifier.spec, bench.runtime.device, capacity=len(images))
+        pool.append(images, labels)
+        return OpenedSource(PoolFeed(pool) if labels is None else LabelledFeed(pool), len(pool))
 
 
 def only_one(given: Mapping[str, object]) -> None:
@@ -173,15 +175,23 @@ def only_one(given: Mapping[str, object]) -> None:
         raise ConfigError(f"A student trains on one source, not {' and '.join(chosen) or 'none'}: give exactly one of {', '.join(given)}.")
 
 
-def open_set(path: Path, teacher: Teacher) -> SetSource:
-    """The set that a folder's reference names.
+def open_reference_to(path: Path, teacher: Teacher) -> SetSource | RealSource:
+    """The set, or the real images, that a folder's reference names.
 
     Raises:
-        MissingResourceError: no such set.
-        CheckpointMismatchError: a set of another teacher.
-        StoreError: another set than the one referred to.
+        MissingResourceError: no such set, or no images there.
+        CheckpointMismatchError: a set of another teacher, or other images than those that were referred to.
+        ConfigError: images that do not fit the teacher.
+        StoreError: another set than the one referred to, or damaged bytes.
     """
-    return SetSource(open_reference(path, teacher.sha256), read_reference(path))
+    reference = read_reference(path)
+    if not is_of_images(path):
+        return SetSource(open_reference(path, teacher.sha256), reference)
+    facts, classifier = read_facts(path), teacher.classifier
+    names = facts.classes or classifier.class_names
+    found = GivenSource(real=load_given(reference.uri, classifier.spec, names, facts.labels))
+    check_pinned(found, reference.sha256)
+    return RealSource(found.images, found.inputs)
 
 
 def open_live(path: Path, statistics_path: Path | None, teacher: Teacher, ood: OodImages | None = None) -> LiveSource:
@@ -206,23 +216,18 @@ def open_live(path: Path, statistics_path: Path | None, teacher: Teacher, ood: O
     return LiveSource(plan, made, {**inputs, **made.inputs}, path, ood)
 
 
-def open_real(uri: str, teacher: Teacher, class_names: tuple[str, ...] = ()) -> RealSource:
+def open_real(uri: str, teacher: Teacher) -> RealSource:
     """Labelled images that fit the teacher.
 
-    Args:
-        uri: where they lie.
-        teacher: in use.
-        class_names: that they are of; none are the teacher's.
-
     Raises:
-        ConfigError: images of another size, or labels beyond these classes.
+        ConfigError: images of another size, or labels that the teacher does not know.
         MissingResourceError: nothing there.
         StoreError: a damaged file.
     """
-    names = class_names or teacher.classifier.class_names
-    labelled = load_labelled(uri, names, teacher.classifier.spec, split="train")
-    labelled.check(teacher.classifier.spec, len(names))
-    return RealSource(labelled, uri, {"data": labelled.digest()})
+    labelled = load_labelled(uri, teacher.classifier.class_names, teacher.classifier.spec, split="train")
+    labelled.check(teacher.classifier.spec, teacher.classifier.num_classes)
+    digest = labelled.digest()
+    return RealSource(GivenImages(labelled.images, labelled.labels, uri, digest), {"data": digest})
 
 
 def open_planned_ood(section: OodSection, uri: str, teacher: Teacher) -> OodImages | None:

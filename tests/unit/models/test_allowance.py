@@ -142,7 +142,7 @@ COMMANDS: dict[str, list[str]] = {
     "evaluate": ["{bundle}", "--teacher", "{bundle}", "--data", "{data}"],
     "extract-statistics": ["{bundle}", "--out", "{out}", "--workdir", "{work}"],
     "run": ["fast_dfkd/digits", "--teacher", "{bundle}", "--store", "{out}", "--dry-run"],
-    "train-student": ["fast_dfkd/digits", "--teacher", "{bundle}", "--data", "{data}", "--out", "{out}"],
+    "train-student": ["fast_dfkd/digits", "--teacher", "{bundle}", "--images", "{data}", "--out", "{out}"],
 }
 
 

@@ -5,16 +5,21 @@ from typing import Any
 import pytest
 
 from distillery.errors import ConfigError
-from distillery_kfp.pipelines.form import ALL, check_form, required
+from distillery_kfp.pipelines.form import ALL, check_form, literals, required
 
-GOOD: dict[str, Any] = {"teacher_uri": "s3://models/teacher", "k8s_gpu_limit": "1", "k8s_gpu_type": "nvidia.com/gpu"}
+COMMON: dict[str, Any] = {"teacher_uri": "s3://models/teacher", "k8s_gpu_limit": "1", "k8s_gpu_type": "nvidia.com/gpu"}
+
+
+def good(pipeline: str) -> dict[str, Any]:
+    """What every form must be given, and what the pipeline's own must be beside."""
+    return {**COMMON, **({"student_set_uri": "s3://sets/one"} if pipeline == "student_distillation" else {})}
 
 
 @pytest.mark.parametrize("pipeline", ALL)
 def test_a_good_form(pipeline: str) -> None:
-    assert required(pipeline) == ("teacher_uri",)
-    check_form(pipeline, GOOD)
-    check_form(pipeline, {**GOOD, "k8s_credentials": "team-a-keys", "k8s_settings": "settings-2", "run_seed": 3})
+    assert set(required(pipeline)) == {name for name in good(pipeline) if name.endswith("_uri")}
+    check_form(pipeline, good(pipeline))
+    check_form(pipeline, {**good(pipeline), "k8s_credentials": "team-a-keys", "k8s_settings": "settings-2", "run_seed": 3})
 
 
 @pytest.mark.parametrize("pipeline", ALL)
@@ -39,7 +44,7 @@ def test_a_good_form(pipeline: str) -> None:
 )
 def test_one_sentence(pipeline: str, fields: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        check_form(pipeline, {**GOOD, **fields})
+        check_form(pipeline, {**good(pipeline), **fields})
     assert str(caught.value).startswith(said)
 
 
@@ -47,3 +52,21 @@ def test_one_sentence(pipeline: str, fields: dict[str, Any], said: str) -> None:
 def test_a_teacher_is_required(pipeline: str) -> None:
     with pytest.raises(ConfigError, match=r"^--teacher is missing"):
         check_form(pipeline, {"run_seed": 1})
+
+
+@pytest.mark.parametrize("pipeline", ALL)
+def test_a_set_is_required_where_nothing_is_synthesized_and_means_nothing_elsewhere(pipeline: str) -> None:
+    if pipeline == "student_distillation":
+        with pytest.raises(ConfigError, match=r"^--images is missing: Set made before, or real images"):
+            check_form(pipeline, COMMON)
+        return
+    with pytest.raises(ConfigError, match=r"^--images = 's3://sets/one' means nothing to .*, or run student_distillation[.]$"):
+        check_form(pipeline, {**COMMON, "student_set_uri": "s3://sets/one"})
+
+
+@pytest.mark.parametrize("pipeline", ALL)
+def test_plans_of_a_student_are_a_choice_and_those_that_need_labels_are_offered_for_real_images_only(pipeline: str) -> None:
+    offered = literals(pipeline)["student_method"]
+    assert offered[0] == "", "the recipe's own"
+    assert {"kd", "fsp-kd", "fitnets"} <= set(offered)
+    assert ({"plain", "fsp"} <= set(offered)) == (pipeline == "student_distillation")

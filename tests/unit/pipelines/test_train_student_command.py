@@ -66,9 +66,9 @@ class Desk:
             folder / "synthesizer", SynthesizerState("ls_gdfd", config, sha256, FakeSynthesizer(classifier).state_dict()), PROVENANCE
         )
         self.sources: dict[str, list[object]] = {
-            "set": ["--set-uri", folder / "set"],
+            "set": ["--images", folder / "set"],
             "live": ["--synthesizer", folder / "synthesizer", "--statistics", folder / "moments"],
-            "real": ["--data", folder / "real.npz"],
+            "real": ["--images", folder / "real.npz"],
         }
 
     def call(self, monkeypatch: pytest.MonkeyPatch, *words: object) -> int:
@@ -125,20 +125,20 @@ def test_images_of_another_domain_beside_each_source(source: str, desk: Desk, mo
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["--data", "real.npz", "--ood", "real.npz"], "are for nobody: the method learns from none and no stage of the student has an"),
-        (["--data", "real.npz", "--set", "student.stages.0.ood_share=0.5"], "none are given: give some as --ood"),
-        ([], "A student trains on one source, not none: give exactly one of --set-uri, --synthesizer, --data."),
-        (["--set-uri", "set", "--data", "real.npz"], "not --set-uri and --data: give exactly one of"),
-        (["--data", "real.npz", "--statistics", "moments"], "are only read for a synthesizer"),
+        (["--images", "real.npz", "--ood", "real.npz"], "are for nobody: the method learns from none and no stage of the student has an"),
+        (["--images", "real.npz", "--set", "student.stages.0.ood_share=0.5"], "none are given: give some as --ood"),
+        ([], "A student trains on one source, not none: give exactly one of --images, --synthesizer."),
+        (["--images", "set", "--synthesizer", "synthesizer"], "not --images and --synthesizer: give exactly one of"),
+        (["--images", "real.npz", "--statistics", "moments"], "are only read for a synthesizer"),
         (["--synthesizer", "synthesizer"], "needs the teacher's statistics"),
         (["--synthesizer", "nowhere"], "There is no synthesizer bundle"),
-        (["--set-uri", "nowhere"], "nowhere"),
-        (["--data", "nowhere.npz"], "nowhere.npz"),
-        (["--data", "real.npz", "--set", "expects.classes=10"], "expects a teacher with classes = 10"),
-        (["--data", "real.npz", "--device", "gpu"], "device = 'gpu' is not allowed"),
-        (["--data", "real.npz", "--seed", "-1"], "seed"),
-        (["--data", "real.npz", "--out", "real.npz"], "--out"),
-        (["--data", "real.npz", "--out", "set"], "holds something that is no bundle"),
+        (["--images", "nowhere"], "nowhere"),
+        (["--images", "nowhere.npz"], "nowhere.npz"),
+        (["--images", "real.npz", "--set", "expects.classes=10"], "expects a teacher with classes = 10"),
+        (["--images", "real.npz", "--device", "gpu"], "device = 'gpu' is not allowed"),
+        (["--images", "real.npz", "--seed", "-1"], "seed"),
+        (["--images", "real.npz", "--out", "real.npz"], "--out"),
+        (["--images", "real.npz", "--out", "set"], "holds something that is no bundle"),
     ],
 )
 def test_wrong_use_is_one_sentence(

@@ -8,7 +8,7 @@ from distillery.errors import ConfigError
 from distillery.methods.catalog import find_method
 from distillery.recipes.effects import TABLE, Kind, check_effects, drop_idle, kind_of
 from distillery.recipes.loader import apply_overrides, load_document, load_recipe
-from distillery.recipes.schema import Recipe
+from distillery.recipes.schema import DistillationRecipe
 from toy_methods import registered
 
 METHOD_OF: dict[Kind, str] = {"online": "fast_dfkd", "generator": "ls_gdfd", "inversion": "toy_inversion"}
@@ -57,11 +57,11 @@ def test_a_method_without_classes_is_asked_for_none() -> None:
 def test_rounds_are_of_no_use_to_a_method_whose_turns_fill_the_set_and_missed_by_others() -> None:
     student = {"architecture": {"name": "resnet8"}}
     with registered():
-        assert Recipe.resolve({"synthesis": {"method": "toy_inversion"}, "student": student}).turns == 40
+        assert DistillationRecipe.resolve({"synthesis": {"method": "toy_inversion"}, "student": student}).turns == 40
         with pytest.raises(ConfigError, match="synthesis.rounds = 3 has no effect under Toy Inversion, .*: leave it out, and set set.size"):
-            Recipe.resolve({"synthesis": {"method": "toy_inversion", "rounds": 3}, "student": student})
+            DistillationRecipe.resolve({"synthesis": {"method": "toy_inversion", "rounds": 3}, "student": student})
     with pytest.raises(ConfigError, match="^synthesis.rounds is missing: LS-GDFD learns in rounds, so give 1 or more[.]$"):
-        Recipe.resolve({"synthesis": {"method": "ls_gdfd"}, "student": student})
+        DistillationRecipe.resolve({"synthesis": {"method": "ls_gdfd"}, "student": student})
 
 
 @pytest.mark.parametrize("value", TABLE, ids=lambda value: value.path)
@@ -83,12 +83,12 @@ def test_a_value_is_refused_of_the_kinds_that_do_not_read_it_and_of_no_other(val
 def test_values_are_the_schema_s() -> None:
     for value in TABLE:
         section, _, name = value.path.partition(".")
-        assert name in Recipe.model_fields[section].annotation.model_fields  # type: ignore[union-attr]
+        assert name in DistillationRecipe.model_fields[section].annotation.model_fields  # type: ignore[union-attr]
 
 
 def test_a_base_of_another_kind_is_taken_without_what_the_method_never_reads() -> None:
     document = apply_overrides(load_document("fast_dfkd/digits"), {"synthesis.method": "ls_gdfd", "set.size": 500})
-    recipe = Recipe.resolve(document)
+    recipe = DistillationRecipe.resolve(document)
     assert (recipe.method.name, recipe.set.size, recipe.set.holdout) == ("ls_gdfd", 500, 0.05)
     with pytest.raises(ConfigError, match="synthesis.feed = 'pool' has no effect under LS-GDFD"):
         load_recipe("fast_dfkd/digits", {"synthesis.method": "ls_gdfd", "synthesis.feed": "pool"})
@@ -99,4 +99,4 @@ def test_a_record_says_what_counted_and_can_be_given_again(recipe: str) -> None:
     resolved = load_recipe(recipe)
     record = resolved.to_json()
     assert ("feed" in record["synthesis"]) != ("size" in record["set"])
-    assert Recipe.resolve(record) == resolved
+    assert DistillationRecipe.resolve(record) == resolved

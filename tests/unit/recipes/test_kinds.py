@@ -71,5 +71,5 @@ def test_another_kind_has_its_own_keys_and_pipeline() -> None:
     assert RunRequest("toys/small", "t", "s", Path("w")).pipeline() == "toys"
     with pytest.raises(ConfigError, match="Unknown key 'synthesis'; allowed here: about, images, kind"):
         load_recipe("toys/small", {"synthesis": {"method": "ls_gdfd"}})
-    with pytest.raises(ConfigError, match="no kind of recipe 'tyo'; known: distillation, toy, did you mean 'toy'"):
+    with pytest.raises(ConfigError, match="no kind of recipe 'tyo'; known: distillation, student, toy, did you mean 'toy'"):
         load_recipe("toys/small", {"kind": "tyo"})

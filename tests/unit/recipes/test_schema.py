@@ -81,6 +81,8 @@ def test_a_section_survives_json_and_floats(cls: type[Section]) -> None:
         "student_steps_per_turn": 2,
         "feed": "pool",
         "holdout": 0.0,
+        "sha256": "s",
+        "is_set": False,
         **{name: getattr(recipe, name) for name in ("student", "set", "evaluation", "registration")},
     }
     section = cls.parse({**COMMON, **{name: value for name, value in parts.items() if name in cls.model_fields}})

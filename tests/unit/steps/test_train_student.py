@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from distillery.data.given import write_images_reference
 from distillery.data.store import SetHeader, SetWriter, write_reference
 from distillery.engine.feeds import FreshFeed, LabelledFeed, PoolFeed
 from distillery.engine.fit import StudentTrainer
@@ -25,6 +26,7 @@ from distillery.steps.evaluate import open_model
 from distillery.storage import FolderStore
 from distillery.synthesis.bundle import SynthesizerState, save_synthesizer
 from distillery.workbench.assembly import PlannedMethod
+from distillery.workbench.given import open_source
 from fakes import CLASSES, TINY, FakeSynthesizer, quadrants, tiny_teacher
 from sets import publish_set
 from toy_objectives import register
@@ -54,6 +56,7 @@ class Desk:
         write_reference(self.set, publish_set(writer))
         self.data = folder / "real.npz"
         np.savez(self.data, images=pixels.numpy(), labels=self.labels.numpy())
+        self.real = self.refer()
         self.statistics = folder / "moments.safetensors"
         save_moments(self.statistics, global_moments(load_classifier(self.teacher), self.sha256), PROVENANCE)
         self.synthesizer = folder / "synthesizer"
@@ -63,8 +66,15 @@ class Desk:
         self.sources: dict[str, dict[str, Any]] = {
             "set": {"set": self.set},
             "live": {"synthesizer": self.synthesizer, "statistics": self.statistics},
-            "real": {"data_uri": str(self.data)},
+            "real": {"set": self.real},
         }
+
+    def refer(self) -> Path:
+        """What the step before leaves of the real images as they are now."""
+        folder, info = self.folder / "given", read_bundle(self.teacher)[0]
+        found = open_source(str(self.data), info, self.sha256, info.class_names, labels=True)
+        write_images_reference(folder, found.facts(info), found.uri, PROVENANCE)
+        return folder
 
     def section(self, steps_per_epoch: int = 2) -> dict[str, Any]:
         stage = {**STAGE, "steps_per_epoch": steps_per_epoch}
@@ -144,6 +154,9 @@ def test_the_best_epoch_is_told_with_its_scores_and_to_whoever_evaluates_it(desk
 def test_real_labels_are_what_the_hard_term_is_measured_on(desk: Desk) -> None:
     right = desk.run("real")
     np.savez(desk.data, images=np.load(desk.data)["images"], labels=((desk.labels + 1) % 4).numpy())
+    with pytest.raises(CheckpointMismatchError, match="was .* when the run was planned: plan it again"):
+        desk.run("real", "changed")
+    desk.refer()
     wrong = desk.run("real", "wrong")
     assert wrong["student/ce"] > right["student/ce"] + 0.3, "other labels are other work, and contradict the pictures"
 
@@ -183,9 +196,8 @@ def test_a_live_synthesizer_goes_on_where_its_images_were(desk: Desk, monkeypatc
 @pytest.mark.parametrize(
     ("source", "more", "sentence"),
     [
-        ("", {}, "one source, not none: give exactly one of set, synthesizer, data_uri"),
-        ("set", {"data_uri": "x.npz"}, "one source, not set and data_uri"),
-        ("live", {"data_uri": "x.npz"}, "one source, not synthesizer and data_uri"),
+        ("", {}, "one source, not none: give exactly one of set, synthesizer"),
+        ("live", {"set": Path("set")}, "one source, not set and synthesizer"),
         ("real", {"statistics": Path("moments")}, "only read for a synthesizer"),
         ("live", {"statistics": None}, "needs the teacher's statistics"),
         ("live", {"steps_per_epoch": 0}, "steps_per_epoch = 0"),

@@ -1,0 +1,1 @@
+"""Draws a synthetic set from a synthesizer."""
