@@ -12,18 +12,21 @@ from chains import EXPECTS, OVERRIDES, SHARED, TWO_GENERATORS, Chain
 from distillery import distill, materialize
 from distillery.data.store import open_reference
 from distillery.errors import CheckpointMismatchError, ConfigError
-from distillery.estimate.estimate import estimate
+from distillery.estimate import profiling
+from distillery.estimate.estimate import Counted, estimate, multiply_out
 from distillery.ledger.audit import audit
 from distillery.ledger.prune import Inventory
 from distillery.models.bundle import VerifiedBundle, read_bundle
 from distillery.provenance import sha256_file
 from distillery.recipes.loader import load_recipe
+from distillery.runtime import resolve_runtime
 from distillery.step_table import PIPELINES, STEPS
 from distillery.steps import materialize as draw
 from distillery.steps import plan, train_student
 from distillery.storage import open_store
 from distillery.synthesis.share import Share
 from distillery.tracking.history import Entry, History, together
+from distillery.types import ImageSpec
 from distillery.workbench import sharding
 from distillery_kfp.pipelines.compile import compile_text
 from distillery_kfp.pipelines.compiled import Compiled, iterated
@@ -31,6 +34,7 @@ from distillery_kfp.pipelines.metadata import component
 
 PIPELINE, RECIPE = "ensemble_distillation", "ls_gdfd/digits-ensemble"
 SHARES = [{"first": 0, "last": 1, "total": 3}, {"first": 1, "last": 3, "total": 3}]
+TINY_SPEC = ImageSpec(channels=1, height=8, width=8, mean=(0.5,), std=(0.5,))
 TINY = {**OVERRIDES[RECIPE], **SHARED, **EXPECTS}
 
 
@@ -164,6 +168,10 @@ def test_it_costs_what_all_shards_cost(chain: Chain) -> None:
     assert found.sharding.sentence().startswith("3 generators in 2 shards of at most 2 each: about ")
     synthesis = next(part for part in found.parts if part.name == "synthesis")
     assert "the largest shard" in synthesis.how
+    whole = profiling.profile_run(found.recipe, VerifiedBundle(chain.teacher).classifier, "t" * 64, resolve_runtime("cpu", "float32", 1))
+    costs = [multiply_out(found.recipe, whole, TINY_SPEC, 3, Counted(), 1, "cpu", sharding=cut) for cut in (None, found.sharding)]
+    seconds = [next(part.seconds[0] for part in cost.parts if part.name == "synthesis") for cost in costs]
+    assert seconds[1] == pytest.approx(1.5 * seconds[0]), "three generators, of which the largest shard holds two"
 
 
 def cut_of(chain: Chain, placement: dict[str, str] | None = None, **values: Any) -> sharding.Sharding:

@@ -227,8 +227,8 @@ def multiply_out(
         hardware: in words.
         sharding: how an ensemble is cut, whose largest shard was measured; None where there is none.
     """
-    shards = sharding.times_largest if sharding else 1.0
-    synthesizers = round(measured.synthesizer_bytes * shards)
+    learned = sharding.times_largest if sharding else 1.0
+    synthesizers = round(measured.synthesizer_bytes * learned)
     work = workload_of(recipe)
     channels, height, width = spec.shape
     kept_images, image_bytes = work.kept + counted.begun, channels * height * width
@@ -250,7 +250,7 @@ def multiply_out(
         counted=counted,
         student_steps=work.student_steps,
         parts=(
-            *_training(recipe, measured, counted.begun_holdout, shards),
+            *_training(recipe, measured, counted.begun_holdout, learned),
             *_around(recipe, measured, counted.tested or _unlabelled(recipe, counted), snapshots, steps),
         ),
         memory=measured.startup_bytes + measured.teacher_bytes + working + waiting + largest + pixels + counted.ood * image_bytes,
@@ -262,13 +262,13 @@ def multiply_out(
     )
 
 
-def _training(recipe: DistillationRecipe, measured: Profile, begun_holdout: int, shards: float) -> list[Part]:
+def _training(recipe: DistillationRecipe, measured: Profile, begun_holdout: int, learned: float) -> list[Part]:
     """What the recipe spends on images and on the student."""
     online = recipe.method.coupling == "online"
     turns, seconds = recipe.turns, measured.turn.seconds
     oversampling = recipe.set.max_oversampling if recipe.method.inverts else 1.0
-    seconds *= shards
-    how = _how("a turn" if shards == 1 else "a turn of the largest shard", measured.turn)
+    seconds *= learned
+    how = _how("a turn" if learned == 1 else "a turn of the largest shard", measured.turn)
     parts = [Part("synthesis", turns, (turns * seconds, turns * seconds * oversampling), how)]
     work = workload_of(recipe)
     held_out = work.kept * recipe.set.holdout

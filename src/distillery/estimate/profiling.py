@@ -161,7 +161,7 @@ class _Bench(_Trainee):
     """Builds what makes images as well."""
 
     def __init__(
-        self, recipe: DistillationRecipe, teacher: Classifier, teacher_sha256: str, runtime: Runtime, seed: int, share: Share
+        self, recipe: DistillationRecipe, teacher: Classifier, teacher_sha256: str, runtime: Runtime, seed: int, share: Share = ALONE
     ) -> None:
         super().__init__(recipe, teacher, runtime, seed)
         self.recipe, self.settings = recipe, recipe.settings

@@ -84,7 +84,9 @@ class Desk:
 @pytest.fixture
 def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Desk:
     monkeypatch.setattr(
-        PlannedMethod, "build", lambda plan, teacher, runtime, seed, turns=1, ood=None: FakeSynthesizer(teacher.classifier, seed)
+        PlannedMethod,
+        "build",
+        lambda plan, teacher, runtime, seed, turns=1, ood=None, share=None: FakeSynthesizer(teacher.classifier, seed),
     )
     return Desk(tmp_path)
 
