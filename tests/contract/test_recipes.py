@@ -30,6 +30,7 @@ from methods import shortened
 from needed import form_needed, moments_needed, others_needed
 
 TEACHERS = {
+    "ResNet-26": "resnet26",
     "ResNet-34": "resnet34",
     "ResNet-50": "torchvision:resnet50",
     "VGG-11-BN": "vgg11_bn",
