@@ -1,5 +1,6 @@
 """A student is trained on what is there, a set of an earlier run or real images, without synthesizing; its origin is told and audited."""
 
+import json
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,6 @@ import yaml
 from PIL import Image
 
 from chains import Chain, away, changed, make_teacher
-from distillery.api.running import run_step
 from distillery.data.given import read_facts
 from distillery.data.store import open_reference, read_reference
 from distillery.engine.fit import StudentTrainer
@@ -25,9 +25,9 @@ from distillery.ledger.runs import list_runs, set_place
 from distillery.models.bundle import load_classifier, read_bundle, read_origin
 from distillery.provenance import sha256_file
 from distillery.reporting.card import model_card, open_sources
-from distillery.step_table import STEPS
 from distillery.steps import plan
 from distillery.storage import open_store
+from distillery_kfp.pipelines.cli.commands.train_student import train_student
 from distillery_kfp.pipelines.compile import compile_text
 
 KD, FSP = "students/digits-kd", "students/digits-fsp"
@@ -293,11 +293,12 @@ def test_a_student_of_other_classes_learns_layers_and_labels_but_no_answers(firs
         with pytest.raises(ConfigError, match="the teacher has 3 classes and the student 5"):
             plan.run("student_distillation", {**form, "run_overrides": {**base, "student.classes": 5, "student.stages": stages}})
         chosen = {**base, "student.classes": 5, "student.stages": [layers, labels]}
-        sections = plan.run("student_distillation", {**form, "run_overrides": chosen})
-        places = {"set": first.folder / "run-11" / "set", "student": first.folder / "run-11" / "student"}
-        for step in ("open_set", "train_student"):
-            run_step(step, sections[STEPS[step].section], places, form)
-    assert load_classifier(places["student"]).num_classes == 5
+        with pytest.raises(ConfigError, match="a run ends by comparing the two class by class: train it with `distillery train-student"):
+            plan.run("student_distillation", {**form, "run_overrides": chosen})
+    out = first.folder / "run-11" / "student"
+    written = [f"{name}={json.dumps(value)}" for name, value in chosen.items()]
+    train_student(KD, str(first.teacher), out, images=str(first.folder / "five.npz"), set_=written, device="cpu")
+    assert load_classifier(out).num_classes == 5
 
 
 def _other_teacher(first: Chain, folder: Path) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from distillery.recipes.placement import check_placement
 from distillery.recipes.schema import DistillationRecipe, Recipe
 from distillery.recipes.sections import SECTIONS
 from distillery.step_table import PIPELINES, STEPS
-from distillery.students.check import check_classes, check_labels
+from distillery.students.check import check_classes, check_comparable, check_labels
 from distillery.synthesis.share import ALONE, Share
 from distillery.tracking.open import check_observer, open_parent
 from distillery.workbench.bench import open_run_store, reporting, runtime_here, workspace
@@ -76,6 +76,7 @@ def run(pipeline: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
         check_labels(recipe.student.stages)
         check_classes(recipe.student)
     check_networks(recipe, teacher, runtime_here(recipe.precision))
+    check_comparable(recipe.student)
     check_teacher(recipe, teacher.info, given)
     warn_schedule(recipe)
     shards = cut(recipe, teacher, parameters, runtime_here(recipe.precision).device)

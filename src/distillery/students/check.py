@@ -43,6 +43,19 @@ def check_classes(student: StudentConfig) -> None:
         )
 
 
+def check_comparable(student: StudentConfig) -> None:
+    """Refuse a student of other classes than the teacher's for a run that ends by comparing the two, before it is trained.
+
+    Raises:
+        ConfigError: names the classes and what trains such a student.
+    """
+    if student.classes:
+        raise ConfigError(
+            f"student.classes = {student.classes!r} are others than the teacher's, and a run ends by comparing the two class by class: "
+            "train it with `distillery train-student --images`, which evaluates nothing."
+        )
+
+
 def looks_inside(stages: Sequence[StageConfig]) -> bool:
     """Whether a plan names parts of the networks, so that `check_stages` has something to find."""
     return any(stage.trains != ALL or any("features" in needs_of(objective) for objective in stage.objectives) for stage in stages)
