@@ -16,7 +16,7 @@ from distillery.errors import ConfigError
 from distillery.methods.catalog import METHODS, find_method
 from distillery.provenance import code_version
 from distillery.recipes.loader import load_recipe, recipe_names
-from distillery.recipes.schema import Recipe
+from distillery.recipes.schema import DistillationRecipe
 from distillery.recipes.sections import GeneratorSection
 from distillery.runtime import resolve_runtime
 from distillery.synthesis.protocol import SAMPLING, Ingredients
@@ -289,7 +289,7 @@ def test_settings_that_leave_nothing_to_minimise_are_refused_at_every_door(name:
     section = {"seed": 0, "code_version": code_version(), "teacher_sha256": "t", "method": name, "rounds": 1}
     own = {"method": name, "config": off, **({} if find_method(name).inverts else {"rounds": 1})}
     doors: dict[str, Callable[[], object]] = {
-        "a recipe of one's own": lambda: Recipe.resolve({"synthesis": own, "student": STUDENT}),
+        "a recipe of one's own": lambda: DistillationRecipe.resolve({"synthesis": own, "student": STUDENT}),
         "a section": lambda: GeneratorSection.parse({**section, "method_config": off}),
         "a synthesizer's bundle": lambda: PlannedMethod.parse(name, off, Path()),
     }

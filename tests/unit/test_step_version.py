@@ -217,8 +217,7 @@ def test_only_catalogs_load_code_by_names_that_are_not_written_there() -> None:
         "extras.py": {"find_spec(module)"},  # whether it is there; it is imported by its name where it is used
         "api/running.py": {"import_module(f'distillery.steps.{step}')"},  # a step's version begins at its own module
         "api/surface.py": {"import_module(f'distillery.{PLACES[name]}')"},
-        "methods/catalog.py": {"import_module(module)"},
-        "students/catalog.py": {"import_module(module)"},
+        "catalog.py": {"import_module(module)"},  # of a row's implementation, which stands in the table as it is
         "models/catalog.py": {"import_module(module)", "find_spec(name)"},  # the second looks for a user's own module
         "models/allowance.py": {"import_module(path)"},  # a user's own module, which a section's sources name by hash
     }

@@ -33,10 +33,11 @@ def _toys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 def plan(folder: Path, method: str, ood: str = "others.npz", **overrides: Any) -> dict[str, dict[str, Any]]:
     online = {"student_steps_per_turn": 2} if PIPELINES[method] == ONLINE else {}
+    rounds = {} if TOYS[method].row.inverts else {"rounds": 1}
     size = {} if online else {"set": {"size": 24, "max_oversampling": 3.0}}
     recipe = {
         "about": {"title": "A toy."},
-        "synthesis": {"method": method, "rounds": 1, "config": TOYS[method].tiny, **online},
+        "synthesis": {"method": method, "config": TOYS[method].tiny, **online, **rounds},
         **size,
         "student": {"architecture": SHARED["student.architecture"], "stages": SHARED["student.stages"]},
         "expects": {name.removeprefix("expects."): value for name, value in EXPECTS.items()},

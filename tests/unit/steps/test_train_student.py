@@ -92,7 +92,9 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Desk:
     monkeypatch.setenv("DISTILLERY_WORKDIR", str(tmp_path / "work"))
     monkeypatch.setenv("DISTILLERY_DEVICE", "cpu")
     monkeypatch.setattr(
-        PlannedMethod, "build", lambda plan, teacher, runtime, seed, turns=1, ood=None: FakeSynthesizer(teacher.classifier, seed)
+        PlannedMethod,
+        "build",
+        lambda plan, teacher, runtime, seed, turns=1, ood=None, share=None: FakeSynthesizer(teacher.classifier, seed),
     )
     return Desk(tmp_path)
 

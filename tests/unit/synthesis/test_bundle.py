@@ -86,6 +86,6 @@ def test_refusals(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="do not match their sha256"):
         load_synthesizer(tmp_path, TEACHER)
     document = json.loads((tmp_path / "synthesizer.json").read_text())
-    (tmp_path / "synthesizer.json").write_text(json.dumps({**document, "version": 3}))
-    with pytest.raises(CheckpointMismatchError, match="version 3"):
+    (tmp_path / "synthesizer.json").write_text(json.dumps({**document, "version": 4}))
+    with pytest.raises(CheckpointMismatchError, match="version 4"):
         load_synthesizer(tmp_path, TEACHER)
