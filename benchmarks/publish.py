@@ -23,7 +23,10 @@ SAW = {
     "real": "the real images (KD, the ceiling)",
 }
 Row = Mapping[str, Any]
-_MEASURED = {"data": "real images (meta-data)", "set": "inverted images (data-free)"}
+_MEASURED = {
+    "data": "statistics of each class from its owner's real images",
+    "set": "no real image, statistics of each class from inverted ones",
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -232,8 +235,8 @@ def quality_section(records: Mapping[str, Row], summary: Mapping[str, Any], data
     if not groups:
         return lines
     heading = "| trained on | recipe | top-1, mean | lowest | below the teacher | n | correct | parameters | minutes |"
-    newest = {group["row"]: group for group in reversed(groups)}
-    ordered = [newest[row] for row in SAW if row in newest]
+    newest = {trained_on(group, records): group for group in reversed(groups)}
+    ordered = sorted(newest.values(), key=lambda group: (list(SAW).index(group["row"]), trained_on(group, records)))
     lines += ["", "The last epoch counts, no student was chosen on the test set.", "", heading, "|---|---|---|---|---|---|---|---|---|"]
     lines += [group_line(group, records) for group in ordered]
     if earlier := [group for group in groups if group not in ordered]:
@@ -245,17 +248,23 @@ def quality_section(records: Mapping[str, Row], summary: Mapping[str, Any], data
     return [*lines, "", f"Measured on {'; '.join(machines)}: `benchmarks/results/{dataset}-*.json`."]
 
 
+def trained_on(group: Row, records: Mapping[str, Row]) -> str:
+    """What the students of a group saw, and what their teacher's statistics were measured on where that was not itself."""
+    words = SAW[group["row"]]
+    for name in records[group["files"][0]].get("statistics", {}):
+        words = words.replace("no real image", _MEASURED[name])
+    return words
+
+
 def group_line(group: Row, records: Mapping[str, Row]) -> str:
     """A line of the table of students."""
     found = [records[name] for name in group["files"]]
     correct = ", ".join(f"{record['student']['correct']}" for record in found)
     changes = ", ".join(f"{key}={value}" for key, value in found[0]["overrides"].items())
     recipe = f"`{found[0]['recipe']}`" + (f" with {changes}" if changes else "")
-    measured = found[0].get("statistics", {})
-    recipe += "".join(f", moments of each class from {_MEASURED[name]}" for name in measured)
     size = f"{found[0]['student']['parameters']:,} (one in {group['one_in']})"
     return (
-        f"| {SAW[group['row']]} | {recipe} | {group['mean_percent']} % | {group['lowest_percent']} % | {group['points_below_teacher']} "
+        f"| {trained_on(group, records)} | {recipe} | {group['mean_percent']} % | {group['lowest_percent']} % | {group['points_below_teacher']} "
         f"| {group['n']} | {correct} of {found[0]['student']['total']} | {size} | {group['minutes']} |"
     )
 
@@ -267,7 +276,7 @@ def curve_lines(group: Row, records: Mapping[str, Row], summary: Mapping[str, An
     if not points:
         return []
     told = [f"{value} % at {point['minutes']} min" for point, value in zip(points, summary["curves"][name], strict=True)]
-    return ["", f"{SAW[group['row']]}, seed {records[name]['seed']}, by the minute: {', '.join(told)}."]
+    return ["", f"{trained_on(group, records)}, seed {records[name]['seed']}, by the minute: {', '.join(told)}."]
 
 
 def machine(record: Row) -> str:
