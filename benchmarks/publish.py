@@ -264,7 +264,8 @@ def group_line(group: Row, records: Mapping[str, Row]) -> str:
     recipe = f"`{found[0]['recipe']}`" + (f" with {changes}" if changes else "")
     size = f"{found[0]['student']['parameters']:,} (one in {group['one_in']})"
     return (
-        f"| {trained_on(group, records)} | {recipe} | {group['mean_percent']} % | {group['lowest_percent']} % | {group['points_below_teacher']} "
+        f"| {trained_on(group, records)} | {recipe} | {group['mean_percent']} % | {group['lowest_percent']} % "
+        f"| {group['points_below_teacher']} "
         f"| {group['n']} | {correct} of {found[0]['student']['total']} | {size} | {group['minutes']} |"
     )
 

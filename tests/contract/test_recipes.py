@@ -1,5 +1,6 @@
 """Every recipe that ships: true to the table it names, and run for one round at full size."""
 
+from copy import deepcopy
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -334,6 +335,7 @@ def test_planned_and_built_at_full_size_and_the_first_of_its_networks_run_for_on
     assert 0 <= float(batch.images.min()) < float(batch.images.max()) <= 1
     pool = ImagePool(teacher.spec)
     pool.append(batch.images)
+    student = deepcopy(student)  # the shared one stays as it was: steps of many recipes, one after another, would let it diverge
     before = [parameter.detach().clone() for parameter in student.parameters()]
     trainer = StudentTrainer(config.stages, teacher, student, resolve_runtime("cpu", "float32"), planned.seed)
     assert trainer.train(1, PoolFeed(pool))["kd"] > 0
