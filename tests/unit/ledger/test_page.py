@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from distillery import Distilled, distill
+from distillery.data.store import open_reference
 from distillery.documents import seal
 from distillery.evaluation.report import load_report
 from distillery.ledger.page import PageCollector
@@ -16,6 +17,7 @@ from distillery.models.catalog import Architecture, build_network
 from distillery.provenance import Provenance, code_version
 from distillery.recipes.sections import EvaluationSection
 from distillery.reporting.page import PageData
+from distillery.reporting.real_images import RealImages
 from distillery.storage import open_store
 from distillery.types import Classifier, ImageSpec
 from distillery.workbench import keys
@@ -119,3 +121,22 @@ def test_a_students_step_is_the_one_whose_work_is_in_the_store(made_by: str, for
     step, checkpoints = collector._work("student", made)
     assert step == (made_by or "train_student")
     assert bool(checkpoints.store.list("")) == bool(made_by)
+
+
+def test_a_set_that_the_pool_began_with_is_looked_into_as_long_as_it_is_there(done: Distilled, tmp_path: Path) -> None:
+    began = tmp_path / "began"
+    shutil.copytree(open_reference(done.set).store.uri, began)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KFP_RUN_ID", "run-2")
+        patch.setenv("DISTILLERY_DEVICE", "cpu")
+        run = distill(done.teacher, "fast_dfkd/digits", tmp_path / "run", start=began, overrides=SHORT["fast_dfkd/digits"])
+        patch.setenv("DISTILLERY_WORKDIR", str(tmp_path / "work"))
+        assert gather_online(run).none
+        shutil.rmtree(began)
+        assert gather_online(run).unknown == ("start",)
+
+
+def gather_online(run: Distilled) -> RealImages:
+    real = gather(run).real
+    assert real is not None
+    return real
