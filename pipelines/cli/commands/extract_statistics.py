@@ -30,9 +30,8 @@ def extract_statistics(
 
     The images stay where they are: the file holds a mean and a variance for each channel, and for each class how many images it had.
     """
-    from distillery.models.catalog import code_of_others
-    from distillery.provenance import code_version, sha256_file
-    from distillery.recipes.sections import StatisticsSection
+    from distillery.provenance import sha256_file
+    from distillery.recipes.sections import StatisticsSection, common_fields
     from distillery.step_table import StatisticsFile
     from distillery.steps.extract_statistics import Inputs, Outputs, run
     from distillery.workbench.planning import verify_teacher
@@ -44,14 +43,8 @@ def extract_statistics(
     chosen = {"DISTILLERY_WORKDIR": str(folder), "DISTILLERY_DEVICE": device, "DISTILLERY_THREADS": str(threads or "")}
     with environment({**chosen, "DISTILLERY_FOLDER_STORE": "1"}):
         found = verify_teacher(teacher, "")
-        section = StatisticsSection(
-            seed=0,
-            code_version=code_version(),
-            teacher_sha256=found.sha256,
-            **code_of_others(found.info.architecture),
-            precision="float32",
-            kind="per_class" if data or set_uri else "global",
-        )
+        common = common_fields(0, found.sha256, "float32", found.info.architecture)
+        section = StatisticsSection.parse({**common, "kind": "per_class" if data or set_uri else "global"}, "statistics")
         numbers = run(
             section.to_json(), Inputs(teacher_uri=teacher, data_uri=data, set_uri=set_uri), Outputs(statistics=StatisticsFile(out))
         )

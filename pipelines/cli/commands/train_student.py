@@ -100,9 +100,7 @@ def _check_folders(out: Path, workdir: Path) -> None:
 
 def _plan(recipe: "Recipe", teacher_uri: str, seed: int, synthesizer: Path | None, ood_uri: str) -> dict[str, Any]:
     """The step's section, checked against the teacher as a run's plan would."""
-    from distillery.models.catalog import code_of_others
-    from distillery.provenance import code_version
-    from distillery.recipes.sections import StudentSection
+    from distillery.recipes.sections import StudentSection, common_fields
     from distillery.synthesis.bundle import list_synthesizers, load_synthesizer
     from distillery.workbench.bench import runtime_here
     from distillery.workbench.networks import check_networks
@@ -116,11 +114,7 @@ def _plan(recipe: "Recipe", teacher_uri: str, seed: int, synthesizer: Path | Non
     made = load_synthesizer(list_synthesizers(synthesizer)[0], teacher.sha256) if synthesizer else None
     ood = open_ood_of_trained(ood_uri, stages, made, spec) if made else open_ood(ood_uri, stages, 0, spec)
     section = {
-        "seed": seed,
-        "code_version": code_version(),
-        "teacher_sha256": teacher.sha256,
-        **code_of_others(teacher.info.architecture, recipe.student.architecture),
-        "precision": recipe.precision,
+        **common_fields(seed, teacher.sha256, recipe.precision, teacher.info.architecture, recipe.student.architecture),
         "student": _sized(recipe) if live else recipe.student,
         "ood_sha256": ood.digest if ood else "",
     }

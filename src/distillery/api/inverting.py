@@ -17,11 +17,9 @@ from distillery.host import Watcher
 from distillery.methods.catalog import METHODS
 from distillery.models.allowance import allow_modules
 from distillery.models.bundle import VerifiedBundle
-from distillery.models.catalog import code_of_others
-from distillery.provenance import code_version
 from distillery.recipes.loader import load_recipe, typed_modules
 from distillery.recipes.schema import DistillationRecipe, Recipe
-from distillery.recipes.sections import MaterializeSection, StatisticsSection
+from distillery.recipes.sections import MaterializeSection, StatisticsSection, common_fields
 from distillery.workbench.assembly import PlannedMethod
 from distillery.workbench.planning import Given, check_expected, check_teacher, verify_teacher
 
@@ -107,13 +105,7 @@ def _sections(
     recipe: DistillationRecipe, teacher: VerifiedBundle, seed: int, per_class: int
 ) -> tuple[StatisticsSection, MaterializeSection]:
     """What the two steps are asked: all images are measured on, so none is held out."""
-    common = {
-        "seed": seed,
-        "code_version": code_version(),
-        "teacher_sha256": teacher.sha256,
-        **code_of_others(teacher.info.architecture),
-        "precision": recipe.precision,
-    }
+    common = common_fields(seed, teacher.sha256, recipe.precision, teacher.info.architecture)
     drawn = {**recipe.set.to_json(), "size": per_class * teacher.info.num_classes, "holdout": 0.0}
     method = {"method": recipe.synthesis.method, "method_config": recipe.synthesis.config}
     own = {**method, "set": drawn, "health": recipe.health.to_json()}

@@ -18,9 +18,8 @@ from distillery.errors import CheckpointMismatchError, MissingResourceError
 from distillery.evaluation.health import HealthConfig
 from distillery.host import Watcher
 from distillery.models.bundle import read_bundle
-from distillery.models.catalog import code_of_others
-from distillery.provenance import code_version, sha256_file
-from distillery.recipes.sections import MaterializeSection, StatisticsSection
+from distillery.provenance import sha256_file
+from distillery.recipes.sections import MaterializeSection, StatisticsSection, common_fields
 from distillery.runtime import Precision
 from distillery.synthesis.bundle import list_synthesizers, load_synthesizer, read_synthesizer
 from distillery.workbench.assembly import PlannedMethod
@@ -113,13 +112,7 @@ def materialize(
         places = {"statistics": folder / "statistics.safetensors", "set": folder / "set"}
         places["synthesizer"] = Path(located(synthesizer, "synthesizer"))
         made = load_synthesizer(list_synthesizers(places["synthesizer"])[0], sha256)
-        common = {
-            "seed": seed,
-            "code_version": code_version(),
-            "teacher_sha256": sha256,
-            **code_of_others(info.architecture),
-            "precision": parsed.precision,
-        }
+        common = common_fields(seed, sha256, parsed.precision, info.architecture)
         if statistics:
             places["statistics"] = _trained_on(Path(located(statistics, "statistics")), list_synthesizers(places["synthesizer"])[0])
         elif PlannedMethod.parse(made.method, made.config, places["statistics"]).statistics_path:

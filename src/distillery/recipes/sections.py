@@ -12,6 +12,7 @@ from distillery.errors import CheckpointMismatchError, ConfigError
 from distillery.evaluation.health import HealthConfig
 from distillery.evaluation.report import EvaluationConfig
 from distillery.methods.catalog import find_method
+from distillery.models.catalog import Architecture, code_of_others
 from distillery.provenance import code_version
 from distillery.recipes.parameters import LARGEST_SEED
 from distillery.runtime import Precision
@@ -63,6 +64,22 @@ class Section(Config):
             raise
 
     precision: Precision = "auto"
+
+
+def common_fields(seed: object, teacher_sha256: str, precision: Precision, *architectures: Architecture) -> dict[str, Any]:
+    """What every section of a run has, as whoever asks a step for work writes it; a plan that has a salt adds it.
+
+    Args:
+        seed: of every random stream, a number that the section checks.
+        teacher_sha256: of the teacher's bundle.
+        precision: as the recipe says it.
+        architectures: of the networks that the step builds.
+
+    Raises:
+        ConfigError: a module of the user's own that one of them is of is not there.
+    """
+    others = code_of_others(*architectures)
+    return {"seed": seed, "code_version": code_version(), "teacher_sha256": teacher_sha256, **others, "precision": precision}
 
 
 class StatisticsSection(Section):

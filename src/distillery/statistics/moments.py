@@ -107,11 +107,11 @@ def load_moments(path: Path, teacher_sha256: str) -> Moments:
     """
     if not path.is_file():
         raise MissingResourceError(f"There are no moments at {path}: run the extract-statistics step for this teacher first.")
-    return parse_moments(path.read_bytes(), str(path), teacher_sha256)
+    return parse_moments(path.read_bytes(), str(path), teacher_sha256)[0]
 
 
-def parse_moments(data: bytes, path: str, teacher_sha256: str) -> Moments:
-    """As `load_moments`, of a file that has been read.
+def parse_moments(data: bytes, path: str, teacher_sha256: str) -> tuple[Moments, Provenance]:
+    """As `load_moments`, of a file that has been read, and what it was made from.
 
     Args:
         data: its bytes.
@@ -129,17 +129,12 @@ def parse_moments(data: bytes, path: str, teacher_sha256: str) -> Moments:
         raise StoreError(f"The tensors in {path} do not match their sha256: the file is damaged, extract the statistics again.")
     mean = {layer: tensors[f"mean/{layer}"] for layer in header.layers}
     variance = {layer: tensors[f"variance/{layer}"] for layer in header.layers}
-    return Moments(header.kind, mean, variance, teacher_sha256, tensors.get("counts"))
+    return Moments(header.kind, mean, variance, teacher_sha256, tensors.get("counts")), document.provenance
 
 
 def read_origin(path: Path) -> Provenance:
     """What a file that `load_moments` takes was made from."""
-    return parse_origin(path.read_bytes(), str(path))
-
-
-def parse_origin(data: bytes, path: str) -> Provenance:
-    """As `read_origin`, of a file that has been read."""
-    return read_document(FORMAT, data, path).provenance
+    return read_document(FORMAT, path.read_bytes(), str(path)).provenance
 
 
 class _Header(Config):

@@ -15,7 +15,7 @@ from distillery.recipes.loader import recipe_name
 from distillery.recipes.parameters import Value, read_parameters
 from distillery.recipes.placement import check_placement
 from distillery.recipes.schema import DistillationRecipe, Recipe
-from distillery.recipes.sections import SECTIONS
+from distillery.recipes.sections import SECTIONS, common_fields
 from distillery.step_table import PIPELINES, STEPS
 from distillery.students.check import check_classes, check_comparable, check_labels
 from distillery.synthesis.share import ALONE, Share
@@ -89,14 +89,8 @@ def build_sections(
     pipeline: str, recipe: Recipe, values: Mapping[str, Value], teacher: VerifiedBundle, given: Given, shards: Sequence[Share] = (ALONE,)
 ) -> dict[str, Any]:
     """Every section of the pipeline as plain JSON; where its generator is fanned out, a list with the section of each shard."""
-    common = {
-        "seed": values["run_seed"],
-        "salt": values["run_salt"],
-        "code_version": code_version(),
-        "teacher_sha256": teacher.sha256,
-        **code_of_others(teacher.info.architecture),
-        "precision": recipe.precision,
-    }
+    common = common_fields(values["run_seed"], teacher.sha256, recipe.precision, teacher.info.architecture)
+    common["salt"] = values["run_salt"]
     both = code_of_others(teacher.info.architecture, recipe.student.architecture)
     parts: dict[str, dict[str, Any]] = {
         "student": {**both, "student": recipe.student},

@@ -6,7 +6,7 @@ from typing import Any
 from distillery.errors import ConfigError
 from distillery.host import spoken
 from distillery.provenance import sha256_bytes
-from distillery.statistics.moments import Moments, parse_moments, parse_origin
+from distillery.statistics.moments import Moments, parse_moments
 from distillery.storage import read_uri
 
 FIELD = "synth_statistics_uri"
@@ -54,10 +54,10 @@ def open_moments(uri: str, teacher_sha256: str, class_names: tuple[str, ...]) ->
         StoreError: damaged bytes.
     """
     data = read_uri(uri)
-    moments, inputs = parse_moments(data, uri, teacher_sha256), parse_origin(data, uri).inputs
+    moments, origin = parse_moments(data, uri, teacher_sha256)
     if moments.counts is not None:
         _check_classes(moments.counts.tolist(), uri, class_names)
-    measured_on = next((name for name in ("data", "set") if name in inputs), "")
+    measured_on = next((name for name in ("data", "set") if name in origin.inputs), "")
     return GivenMoments(uri, sha256_bytes(data), moments, measured_on)
 
 

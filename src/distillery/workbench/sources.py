@@ -22,7 +22,7 @@ from distillery.workbench.assembly import PlannedMethod, Teacher, judging
 from distillery.workbench.bench import Workbench
 from distillery.workbench.given import GivenSource, check_pinned
 from distillery.workbench.sets import show_set
-from distillery.workbench.synthesizers import Synthesizers, open_synthesizers
+from distillery.workbench.synthesizers import Synthesizers, check_planned
 
 
 @dataclass(frozen=True)
@@ -209,10 +209,10 @@ def open_live(path: Path, statistics_path: Path | None, teacher: Teacher, ood: O
         MissingResourceError: no bundle or statistics there.
         StoreError: damaged tensors.
     """
-    folders = list_synthesizers(path)
-    first = load_synthesizer(folders[0], teacher.sha256)
+    states = [(folder, load_synthesizer(folder, teacher.sha256)) for folder in list_synthesizers(path)]
+    first = states[0][1]
     plan = PlannedMethod.parse(first.method, first.config, statistics_path)
-    inputs, made = plan.inputs(teacher), open_synthesizers(folders, plan, teacher, first.share.total)
+    inputs, made = plan.inputs(teacher), check_planned(states, plan, first.share.total)
     return LiveSource(plan, made, {**inputs, **made.inputs}, path, ood)
 
 

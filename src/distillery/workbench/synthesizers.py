@@ -40,11 +40,25 @@ def open_synthesizers(folders: Sequence[Path], plan: PlannedMethod, teacher: Tea
     """
     if not folders:
         raise ConfigError(f"The method {plan.name} draws from a trained generator, and none is given: train one first.")
-    if plan.row.inverts:
-        raise ConfigError(f"The method {plan.name} makes its images from nothing: leave the synthesizer {str(folders[0])!r} out.")
+    _check_draws(plan, folders[0])
+    return check_planned([(folder, load_synthesizer(folder, teacher.sha256)) for folder in folders], plan, generators)
+
+
+def check_planned(states: Sequence[tuple[Path, SynthesizerState]], plan: PlannedMethod, generators: int) -> Synthesizers:
+    """Bundles that were loaded, once they are known to be of a plan and whole.
+
+    Args:
+        states: folders, and what the bundle in each holds; in any order, at least one.
+        plan: the method.
+        generators: that they hold together.
+
+    Raises:
+        ConfigError: a method that draws from none.
+        CheckpointMismatchError: another method or other settings, or shares that are not one whole ensemble.
+    """
+    _check_draws(plan, states[0][0])
     found = []
-    for folder in folders:
-        made = load_synthesizer(folder, teacher.sha256)
+    for folder, made in states:
         if (made.method, made.config) != (plan.name, plan.config.to_json()):
             raise CheckpointMismatchError(
                 f"The synthesizer at {str(folder)!r} was trained by {made.method} with other settings than this plan's {plan.name}: "
@@ -80,3 +94,8 @@ def check_whole(made: Sequence[SynthesizerState], generators: int) -> None:
     raise CheckpointMismatchError(
         f"The synthesizers hold generators {held}, but the set is drawn from all {generators} of one ensemble: give every share, each once."
     )
+
+
+def _check_draws(plan: PlannedMethod, folder: Path) -> None:
+    if plan.row.inverts:
+        raise ConfigError(f"The method {plan.name} makes its images from nothing: leave the synthesizer {str(folder)!r} out.")
