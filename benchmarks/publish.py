@@ -250,8 +250,11 @@ def quality_section(records: Mapping[str, Row], summary: Mapping[str, Any], data
 
 def trained_on(group: Row, records: Mapping[str, Row]) -> str:
     """What the students of a group saw, and what their teacher's statistics were measured on where that was not itself."""
+    first = records[group["files"][0]]
     words = SAW[group["row"]]
-    for name in records[group["files"][0]].get("statistics", {}):
+    if number := first.get("generators"):
+        words = words.replace(",", f" with {number} generators,", 1)
+    for name in first.get("statistics", {}):
         words = words.replace("no real image", _MEASURED[name])
     return words
 

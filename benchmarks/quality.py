@@ -14,6 +14,7 @@ import argparse
 import logging
 import sys
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -209,6 +210,7 @@ def measure(sweep: Sweep, row: str, seed: int) -> None:
         "overrides": sweep.changes(row),
         "teacher_training": short_hash(sweep.training.to_json()),
         **measured,
+        **several(sweep, recipe, row),
     }
     save(sweep, path, {**fields, **found.scores}, found.seconds)
 
@@ -216,6 +218,14 @@ def measure(sweep: Sweep, row: str, seed: int) -> None:
 def measured_on(statistics: str) -> dict[str, str]:
     """What a file of moments was measured on: the hash of real images, or of a set."""
     return {name: digest for name, digest in read_origin(Path(statistics)).inputs.items() if name in ("data", "set")}
+
+
+def several(sweep: Sweep, recipe: Recipe, row: str) -> dict[str, int]:
+    """How many generators made a row's images, where it is more than one."""
+    if row not in sweep.recipes or not isinstance(recipe, DistillationRecipe):
+        return {}
+    number = recipe.generators(len(CLASSES[sweep.dataset]))
+    return {"generators": number} if number > 1 else {}
 
 
 def distilled(sweep: Sweep, row: str, folder: Path, seed: int) -> Found:
@@ -230,14 +240,12 @@ def distilled(sweep: Sweep, row: str, folder: Path, seed: int) -> Found:
         "student": of_report(report, "student"),
         "agreement": {"agreed": report.agreement.agreed, "total": report.agreement.total, "images": report.source},
     }
-    entries = told(folder / "store")
+    store, pieces = folder / "store", Counter(step.partition("/")[0] for step in run.steps)
     for best in report.best:
         scores["best"] = {"agreement": best.agreement, "correct": best.correct, "total": best.total}
-    if "distill_online" in run.steps:
-        before, laps = 0.0, entries["distill_online"]
-    else:
-        before = sum(seconds_of(entries[step]) for step in ("train_generator", "materialize") if step in entries)
-        laps = entries["train_student"]
+    learned = next(step for step in ("distill_online", "train_student") if step in pieces)
+    made = [entry for step in ("train_generator", "materialize") if step in pieces for entry in told(store, step, pieces[step])]
+    before, laps = seconds_of(made), told(store, learned)
     scores["curve"] = curve(report, sweep.recipe(row), laps, before)
     return Found(scores, before + seconds_of(laps))
 
@@ -256,7 +264,7 @@ def on_real(sweep: Sweep, row: str, folder: Path, seed: int) -> Found:
     recipe, out = sweep.recipe(row), folder / "student"
     changes, data, work = assignments(sweep.changes(row)), str(sweep.part("train")), str(folder / "work")
     train_student(sweep.source(row), str(sweep.teacher), out, images=data, set_=changes, seed=seed, workdir=work)
-    seconds = seconds_of(told(folder / "work" / "store")["train_student"])
+    seconds = seconds_of(told(folder / "work" / "store", "train_student"))
     return Found(scores_of(sweep, load_classifier(out).freeze(), recipe), seconds)
 
 
@@ -310,10 +318,10 @@ def curve(report: EvaluationReport, recipe: Recipe, laps: Sequence[Entry], befor
     return points
 
 
-def told(store: Path) -> dict[str, Sequence[Entry]]:
-    """The rounds of each step whose history is in a store, the newest where a step ran with two versions of the code."""
-    files = sorted(store.glob("checkpoints/*/*/history.json"), key=lambda path: path.stat().st_mtime)
-    return {path.parent.parent.name: read_history(FolderStore(path.parent)).rounds for path in files}
+def told(store: Path, step: str, pieces: int = 1) -> list[Entry]:
+    """The rounds of a step whose history is in a store: of its newest pieces, since it may have run with two versions of the code."""
+    files = sorted(store.glob(f"checkpoints/{step}/*/history.json"), key=lambda path: path.stat().st_mtime)
+    return [entry for path in files[-pieces:] for entry in read_history(FolderStore(path.parent)).rounds]
 
 
 def seconds_of(entries: Sequence[Entry]) -> float:

@@ -102,6 +102,20 @@ def test_other_settings_make_another_row(tmp_path: Path, data: Path) -> None:
 
 
 @pytest.mark.integration
+def test_a_row_of_several_generators_says_how_many_and_counts_the_seconds_of_each_shard(tmp_path: Path, data: Path) -> None:
+    several = ["ls_gdfd:synthesis.generators=2", "ls_gdfd:synthesis.shard_memory_gib=0.008"]
+    assert sweep(tmp_path, data, "--seeds", "0", "--rows", "ls_gdfd", *(word for value in several for word in ("--set", value))) == 0
+    row = rows(tmp_path)["ls_gdfd"]
+    assert row["generators"] == 2
+    stores = [path / "store" for path in (tmp_path / "work").glob("fashion_mnist/teacher-*/ls_gdfd-*")]
+    entries = quality.told(stores[0], "train_generator", 2)
+    assert len(entries) == 2 * 2
+    assert len(quality.told(stores[0], "train_generator")) == 2
+    before = quality.seconds_of([*entries, *quality.told(stores[0], "materialize")])
+    assert row["curve"][0]["minutes"] >= round(before / 60, 2)
+
+
+@pytest.mark.integration
 def test_a_blind_try_reads_no_test_image_and_writes_no_row(tmp_path: Path, data: Path) -> None:
     for path in (data / "fashion_mnist").glob("t10k*"):
         path.unlink()

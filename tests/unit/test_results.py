@@ -99,6 +99,15 @@ def test_means_are_over_equal_settings_and_earlier_ones_are_kept(folder: Path) -
     assert unknown_numbers(page, folder) == set()
 
 
+def test_rows_of_several_generators_stand_beside_those_of_one(folder: Path) -> None:
+    several = quality("ls_gdfd", 3, 870, "ten", generators=10, statistics={"set": "ab"})
+    (folder / "ten.json").write_text(json.dumps(several))
+    assert publish.main(["--results", str(folder), "--page", str(folder / "page.md")]) == 0
+    head = (folder / "page.md").read_text().split("Earlier settings")[0]
+    assert "| LS-GDFD with 10 generators, no real image, statistics of each class from inverted ones | " in head
+    assert "| LS-GDFD, no real image | " in head
+
+
 def test_plans_of_students_stand_by_experiment_with_their_seeds(folder: Path) -> None:
     for day, correct in ((1, [3, 5]), (2, [880, 900])):
         record = {
