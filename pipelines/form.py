@@ -18,7 +18,7 @@ from distillery.step_table import PIPELINES
 
 ALL = tuple(row.name for row in PIPELINES.values() if row.recipe)
 """Names of the pipelines that are offered: those that a preset asks for."""
-GROUPS = ("run_", "teacher_", "gen_", "synth_", "student_", "eval_", "mlflow_", "k8s_")
+GROUPS = ("run_", "teacher_", "images_", "gen_", "synth_", "student_", "eval_", "mlflow_", "k8s_")
 """Prefixes of the fields: the form sorts by the alphabet, so that a group stays together."""
 CLUSTER = {
     row.name: row

@@ -36,7 +36,7 @@ Watcher = Callable[[ProgressEvent], None]
 
 INPUTS = {
     "eval_data_uri": "data",
-    "student_set_uri": "images",
+    "images_uri": "images",
     "synth_start_uri": "start",
     "synth_ood_uri": "ood",
     "synth_statistics_uri": "statistics",

@@ -289,7 +289,7 @@ def test_a_student_s_recipe_is_planned_on_real_images_and_trained_for_a_step_of_
         for number, _ in enumerate(recipe.student.stages)
         for key, value in {"batch": BATCH, "epochs": 1, "steps_per_epoch": 1}.items()
     }
-    form = {"run_recipe": name, "teacher_uri": str(uri), "student_set_uri": str(tmp_path / "real.npz"), "run_overrides": changes}
+    form = {"run_recipe": name, "teacher_uri": str(uri), "images_uri": str(tmp_path / "real.npz"), "run_overrides": changes}
     if recipe.student.classes:  # nothing compares it with its teacher, so no pipeline runs it
         with pytest.raises(ConfigError, match="class by class"):
             plan("student_distillation", form)

@@ -72,7 +72,7 @@ def first(tmp_path_factory: pytest.TempPathFactory) -> Chain:
 
 
 def after(first: Chain, run: str, given: Path, more: dict[str, Any] | None = None, **fields: Any) -> Chain:
-    chain = Chain(first.folder, KD, first.store, run=run, form={"student_set_uri": str(given)}, more=more or {})
+    chain = Chain(first.folder, KD, first.store, run=run, form={"images_uri": str(given)}, more=more or {})
     return replace(chain, **fields).make()
 
 
@@ -103,7 +103,7 @@ def test_it_compiles_to_a_graph_without_synthesis() -> None:
     spec, _ = yaml.safe_load_all(compile_text("student_distillation"))
     assert {name: set(task.get("dependentTasks", ())) for name, task in spec["root"]["dag"]["tasks"].items()} == WIRED
     form = spec["root"]["inputDefinitions"]["parameters"]
-    assert not form["student_set_uri"].get("isOptional")
+    assert not form["images_uri"].get("isOptional")
     assert not {"gen_rounds", "synth_size", "synth_start_uri"} & set(form)
 
 
@@ -230,7 +230,7 @@ def test_runs_and_compare_know_students(first: Chain, on_set: Chain, on_real: Ch
     assert runs["run-3"].recipe == KD
     assert runs["run-3"].standing == "finished"
     found = differences(runs["run-2"], runs["run-3"])
-    assert found["run.images"] == (runs["run-2"].parameters["student_set_uri"], str(first.folder / "real.npz"))
+    assert found["run.images"] == (runs["run-2"].parameters["images_uri"], str(first.folder / "real.npz"))
 
 
 @pytest.mark.parametrize("given", ["set", "real.npz"])
@@ -241,7 +241,7 @@ def test_the_estimate_counts_what_is_there(given: str, first: Chain, monkeypatch
     form = {
         "run_recipe": KD,
         "teacher_uri": str(first.teacher),
-        "student_set_uri": str(place),
+        "images_uri": str(place),
         "run_overrides": {f"expects.{name}": value for name, value in {"channels": 1, "height": 8, "width": 8, "classes": 3}.items()}
         | HINTED
         | {"student.architecture": {"name": "resnet8", "arguments": {"base_width": 8}}},
@@ -280,7 +280,7 @@ def test_a_student_of_other_classes_learns_layers_and_labels_but_no_answers(firs
     )
     layers = {"objectives": [{"name": "fsp", "projection": True}], "epochs": 1, "batch": 8, "steps_per_epoch": 1}
     labels = {"objectives": [{"name": "cross_entropy"}], "epochs": 1, "batch": 8, "steps_per_epoch": 1}
-    form = {"student_set_uri": str(first.folder / "five.npz"), "teacher_uri": str(first.teacher), "run_recipe": KD}
+    form = {"images_uri": str(first.folder / "five.npz"), "teacher_uri": str(first.teacher), "run_recipe": KD}
     base = {
         "expects": {"channels": 1, "height": 8, "width": 8, "classes": 3},
         "student.architecture": {"name": "resnet8", "arguments": {"base_width": 8}},
@@ -307,32 +307,32 @@ def _other_teacher(first: Chain, folder: Path) -> dict[str, Any]:
 
 def _larger(first: Chain, folder: Path) -> dict[str, Any]:
     np.savez(folder / "large.npz", images=np.zeros((6, 9, 9), np.uint8))
-    return {"student_set_uri": str(folder / "large.npz")}
+    return {"images_uri": str(folder / "large.npz")}
 
 
 def _empty(first: Chain, folder: Path) -> dict[str, Any]:
     (folder / "empty").mkdir()
-    return {"student_set_uri": str(folder / "empty")}
+    return {"images_uri": str(folder / "empty")}
 
 
 def _unlabelled(first: Chain, folder: Path) -> dict[str, Any]:
     write_pictures(folder / "loose")
-    return {"student_set_uri": str(folder / "loose"), "run_overrides": PLAIN}
+    return {"images_uri": str(folder / "loose"), "run_overrides": PLAIN}
 
 
 def _unknown_class(first: Chain, folder: Path) -> dict[str, Any]:
     write_pictures(folder / "classes" / "zebra")
-    return {"student_set_uri": str(folder / "classes"), "run_overrides": PLAIN}
+    return {"images_uri": str(folder / "classes"), "run_overrides": PLAIN}
 
 
 BAD: dict[str, tuple[Any, type[DistilleryError], str]] = {
     "another teacher's set": (_other_teacher, CheckpointMismatchError, "was made with the teacher .* or write its images with"),
     "nothing given": (
-        lambda first, folder: {"student_set_uri": ""},
+        lambda first, folder: {"images_uri": ""},
         ConfigError,
         "--images is missing: give the set",
     ),
-    "not there": (lambda first, folder: {"student_set_uri": str(folder / "nowhere")}, MissingResourceError, "nowhere"),
+    "not there": (lambda first, folder: {"images_uri": str(folder / "nowhere")}, MissingResourceError, "nowhere"),
     "other size": (_larger, ConfigError, r"large.npz' have shape \[1, 9, 9\], but the teacher takes \[1, 8, 8\]"),
     "an empty folder": (_empty, DistilleryError, "empty"),
     "no labels": (_unlabelled, ConfigError, "loose"),
@@ -350,7 +350,7 @@ BAD: dict[str, tuple[Any, type[DistilleryError], str]] = {
 def test_bad_input_is_one_sentence_and_leaves_nothing(name: str, first: Chain, tmp_path: Path) -> None:
     make, kind, sentence = BAD[name]
     base = {"expects.height": 8, "expects.width": 8, "expects.classes": 3}
-    form = {"run_recipe": KD, "teacher_uri": str(first.teacher), "student_set_uri": str(first.folder / first.run / "set")}
+    form = {"run_recipe": KD, "teacher_uri": str(first.teacher), "images_uri": str(first.folder / first.run / "set")}
     changes = make(first, tmp_path)
     form |= {**changes, "run_overrides": {**base, **changes.get("run_overrides", {})}}
     chain = replace(first, run="run-bad", store=str(tmp_path / "store"))
@@ -369,7 +369,7 @@ def test_a_damaged_set_is_refused_before_anything_is_trained(first: Chain, tmp_p
 
 
 def test_a_plan_by_name_trains_in_every_pipeline(first: Chain) -> None:
-    form = {"student_set_uri": str(first.folder / "real.npz"), "student_method": "fitnets"}
+    form = {"images_uri": str(first.folder / "real.npz"), "student_method": "fitnets"}
     values = {"run_recipe": KD, "teacher_uri": str(first.teacher), **form}
     small = {"expects.height": 8, "expects.width": 8, "expects.classes": 3, "student.architecture.arguments.base_width": 8}
     with replace(first, run="run-13").environment():

@@ -31,7 +31,7 @@ def plan(
     gen_rounds: int = 0,
     synth_size: int = 0,
     synth_start_uri: str = "",
-    student_set_uri: str = "",
+    images_uri: str = "",
     synth_statistics_uri: str = "",
 ) -> NamedTuple(  # type: ignore[valid-type]
     "Sections",

@@ -9,7 +9,7 @@ from kfp import dsl
 def open_set(
     section: dict[str, Any],
     teacher_uri: str,
-    student_set_uri: str,
+    images_uri: str,
     dataset: dsl.Output[dsl.Dataset],
     metrics: dsl.Output[dsl.Metrics],
 ) -> None:
@@ -18,7 +18,7 @@ def open_set(
     Args:
         section: the plan's settings for this step.
         teacher_uri: folder of the teacher's bundle.
-        student_set_uri: a set made before, or real images.
+        images_uri: a set made before, or real images.
         dataset: reference to them.
         metrics: how many images there are to train on, and how many are withheld.
     """
@@ -27,6 +27,6 @@ def open_set(
     from distillery.step_table import SetFolder
     from distillery.steps.open_set import Inputs, Outputs, run
 
-    inputs = Inputs(teacher_uri=teacher_uri, student_set_uri=student_set_uri)
+    inputs = Inputs(teacher_uri=teacher_uri, images_uri=images_uri)
     for name, value in run(section, inputs, Outputs(set=SetFolder(Path(dataset.path)))).items():
         metrics.log_metric(name, value)

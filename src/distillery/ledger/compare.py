@@ -73,7 +73,7 @@ def _settings(run: Run) -> dict[str, Any]:
         "salt": run.parameters.get("run_salt", ""),
         "teacher": run.teacher_sha256,
         "data": run.parameters.get("eval_data_uri", ""),
-        "images": run.parameters.get("student_set_uri", ""),
+        "images": run.parameters.get("images_uri", ""),
         "code": run.code_version,
         "device": environment.get("device", ""),
         "threads": environment.get("threads", 0),

@@ -60,7 +60,9 @@ _TABLE = (
     Parameter("synth_size", 0, "Images of the synthetic set.", "set.size", steps=("materialize",)),
     Parameter("student_architecture", "", "Student network, such as resnet18 or wrn_16_1.", "student.architecture.name"),
     Parameter("student_method", "", "Plan of the student's training instead of the recipe's.", steps=makers_of("student")),
-    Parameter("student_set_uri", "", "Set made before, or real images, that the student is trained on.", steps=_OPENERS, required=True),
+    Parameter(
+        "images_uri", "", "Set made before, or real images, that the run takes instead of making some.", steps=_OPENERS, required=True
+    ),
     Parameter("mlflow_model_name", "", "Name in the model registry.", "registration.model_name"),
 )
 

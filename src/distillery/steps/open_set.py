@@ -23,11 +23,11 @@ class Inputs:
 
     Attributes:
         teacher_uri: the teacher's bundle, which says what images have to be like.
-        student_set_uri: a published set, or real images.
+        images_uri: a published set, or real images.
     """
 
     teacher_uri: str
-    student_set_uri: str
+    images_uri: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +62,7 @@ def run(section: Mapping[str, Any], inputs: Inputs, outputs: Outputs) -> dict[st
             f"The teacher {inputs.teacher_uri!r} has sha256 {sha256[:12]}, but the run was planned with {parsed.teacher_sha256[:12]}: "
             "give that one, or plan the run again."
         )
-    found = open_planned(parsed, inputs.student_set_uri, info)
+    found = open_planned(parsed, inputs.images_uri, info)
     with workbench(STEP, parsed, {"teacher": sha256, **found.inputs}) as bench:
         numbers = {"images": float(found.training), "holdout": float(found.holdout)}
 

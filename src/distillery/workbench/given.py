@@ -98,8 +98,8 @@ def open_source(uri: str, info: BundleInfo, teacher_sha256: str, classes: Sequen
         StoreError: damaged bytes.
     """
     if not uri:
-        field = spoken("student_set_uri")
-        raise ConfigError(f"{field} is missing: give the set, or the folder of images, that the student is trained on.")
+        field = spoken("images_uri")
+        raise ConfigError(f"{field} is missing: give the set, or the folder of images, that the run is to work on.")
     found = find_set(uri)
     if found is None:
         return GivenSource(real=load_given(uri, info.spec, classes, labels), classes=tuple(classes))

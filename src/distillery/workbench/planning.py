@@ -171,7 +171,7 @@ def open_given(values: Mapping[str, Value], recipe: Recipe, teacher: VerifiedBun
     if isinstance(recipe, StudentRecipe):
         labels = wants_labels(recipe.student, recipe.data.labels)
         names = recipe.student.class_names(teacher.info.class_names)
-        source = open_source(str(values["student_set_uri"]), teacher.info, teacher.sha256, names, labels)
+        source = open_source(str(values["images_uri"]), teacher.info, teacher.sha256, names, labels)
         return Given(ood=open_ood(str(values["synth_ood_uri"]), recipe.student.stages, 0, teacher.info.spec), source=source)
     start = open_start(str(values["synth_start_uri"]), recipe, teacher)
     a_turn = ood_of_turn(recipe.method, recipe.settings)

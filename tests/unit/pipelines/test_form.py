@@ -12,7 +12,7 @@ COMMON: dict[str, Any] = {"teacher_uri": "s3://models/teacher", "k8s_gpu_limit":
 
 def good(pipeline: str) -> dict[str, Any]:
     """What every form must be given, and what the pipeline's own must be beside."""
-    return {**COMMON, **({"student_set_uri": "s3://sets/one"} if pipeline == "student_distillation" else {})}
+    return {**COMMON, **({"images_uri": "s3://sets/one"} if pipeline == "student_distillation" else {})}
 
 
 @pytest.mark.parametrize("pipeline", ALL)
@@ -61,7 +61,7 @@ def test_a_set_is_required_where_nothing_is_synthesized_and_means_nothing_elsewh
             check_form(pipeline, COMMON)
         return
     with pytest.raises(ConfigError, match=r"^--images = 's3://sets/one' means nothing to .*, or run student_distillation[.]$"):
-        check_form(pipeline, {**COMMON, "student_set_uri": "s3://sets/one"})
+        check_form(pipeline, {**COMMON, "images_uri": "s3://sets/one"})
 
 
 @pytest.mark.parametrize("pipeline", ALL)

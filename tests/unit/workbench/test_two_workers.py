@@ -89,7 +89,7 @@ class Ground:
             places |= {name: self.folder / name for name in STEPS[step].reads}
         section = SECTIONS[step]
         if step == "open_set":
-            given["student_set_uri"] = str(self.folder / "real.npz")
+            given["images_uri"] = str(self.folder / "real.npz")
             section = self.found.section(read_bundle(self.folder / "teacher")[0])
         return run_step(step, {**common, **section}, places, given)
 
