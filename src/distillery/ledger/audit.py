@@ -10,24 +10,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from distillery.data.given import load_given, read_facts
-from distillery.data.ood import load_ood
 from distillery.errors import ConfigError, DistilleryError, MissingResourceError, StoreError
 from distillery.evaluation.report import flat_metrics, load_report
-from distillery.ledger.evidence import Link, agree, broken, check_bundle, fetch, find_link, keep, match, names
-from distillery.ledger.origins import Origin, maker_of_set, maker_of_student, read_set
-from distillery.models.bundle import DOCUMENT, WEIGHTS, read_bundle
+from distillery.ledger.behind import Behind
+from distillery.ledger.evidence import Link, agree, broken, check_bundle, fetch, find_link, keep, match
+from distillery.ledger.origins import Origin, maker_of_student
+from distillery.models.bundle import DOCUMENT, WEIGHTS
 from distillery.provenance import Provenance, sha256_bytes
-from distillery.statistics.moments import load_moments
-from distillery.statistics.moments import read_origin as origin_of_moments
-from distillery.step_table import STEPS
 from distillery.storage import Store, open_store
-from distillery.synthesis.bundle import DOCUMENT as SYNTHESIZER
-from distillery.synthesis.bundle import SynthesizerState, load_synthesizer, read_synthesizer
 from distillery.tracking.protocol import SERVED_FILE, Version
 from distillery.tracking.versions import fetch_files, find_version, parse_reference
-from distillery.workbench.lineage import evaluation_of, find_record, name_together, set_of, student_of
-from distillery.workbench.synthesizers import check_whole
+from distillery.workbench.lineage import evaluation_of, find_record, student_of
 
 _SHA256 = re.compile("[0-9a-f]{64}")
 
@@ -89,13 +82,8 @@ class _Walk:
         version: in the registry.
         files: of the version; None where they were not fetched, which `unfetched` explains.
         places: copies of the student's bundle: a store and the prefix of the keys in it.
-        source: the run that made its set: the same, but where the set was there before.
         sha256: the student's.
         made: where the student comes from.
-        synthesizers: hashes by the set, one or those of an ensemble; "" stands for what its own step wrote.
-        statistics: hash by the generator, or by the set where there was none; None where that was not reached.
-        inverted: the set was made without a generator.
-        ood: images of another domain by hash, and where: whatever used some names them.
     """
 
     scratch: Path
@@ -105,16 +93,8 @@ class _Walk:
     files: Path | None = None
     unfetched: str = ""
     places: list[tuple[Store | None, str]] = field(default_factory=list)
-    source: Origin = field(init=False)
     sha256: str = ""
     made: Provenance = field(default_factory=lambda: Provenance(code_version=""))
-    synthesizers: tuple[str, ...] = ("",)
-    statistics: str | None = None
-    inverted: bool = False
-    ood: dict[str, str] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        self.source = self.own
 
     def links(self) -> tuple[Link, ...]:
         """Every link in turn; the run's record is read first, for it says where the others lie."""
@@ -132,26 +112,11 @@ class _Walk:
             raise refusal
         if run.state == "ok":
             run = find_link("run", run.what, self._run)
-        rest = self._behind()
+        rest = Behind(self.scratch, self.own, self.made).links()
         if self.version is None:
             return (student, run, *rest)
         find_link("version", "its tags", lambda link: self._check_tags(rest))
         return (*registry, student, find_link("report", "what the student reached", self._report), run, *rest)
-
-    def _behind(self) -> list[Link]:
-        """What the student was trained on, and what that comes from, as far as there is such a thing."""
-        given = next((self.made.inputs[name] for name in ("data", "images") if name in self.made.inputs), "")
-        if given:
-            rest = [find_link("images", "the images that it was given to train on", lambda link: self._images(link, given))]
-        else:
-            rest = [
-                find_link("set", "the synthetic images that it was trained on", self._set),
-                find_link("generator", "what made the images", self._generator),
-                find_link("statistics", "BatchNorm moments of the teacher", self._statistics),
-            ]
-        if self.ood:  # by what was looked at so far
-            rest.append(find_link("images of another domain", "real images beside the others", self._ood))
-        return [*rest, find_link("teacher", "the network that it learned from", self._teacher)]
 
     def _first_run(self) -> tuple[Link, StoreError | None]:
         """The run as far as its record can be read; a break is told after those of the student and its version."""
@@ -204,7 +169,6 @@ class _Walk:
                 match(files[name], sha256, f"{name} in {place!r}", "its run recorded")
             link.sha256 = self.sha256 = sha256_bytes(document)
             link.where = link.where or (place if store is self.own.store or self.version is None else f"models:/{self._name}")
-        self._mixed(self.made, self.own)
         if not self.sha256:
             raise MissingResourceError(" ".join(notes) or "nothing says where one lies.")
 
@@ -274,118 +238,3 @@ class _Walk:
         own.recorded("student", self.sha256, self.made)
         method = own.planned.config.get("synthesis", {}).get("method", "")
         link.what = f"{own.run['pipeline']}{f' with {method}' if method else ''}, planned {own.run['planned']}"
-
-    def _set(self, link: Link) -> None:
-        own = self.own
-        link.sha256 = self.made.inputs.get("set", "")  # a student that was trained while its set grew does not name it: its step does
-        record = own.recorded("set", link.sha256)
-        link.sha256 = record.sha256("set")
-        who = "the student names" if "set" in self.made.inputs else "the step that made both names"
-        if STEPS[record.step].opens_its_set:
-            link.where = self._given(link.sha256)
-            self.source = Origin(None, missed=f"The set {link.where!r}, in whose store its run lies, was not reached.")
-            manifest = read_set(open_store(link.where), "", link.where, link.sha256, who)
-            self.source = maker_of_set(link.where, link.sha256)
-        else:
-            link.where = own.place(set_of(record.key))
-            manifest = read_set(own.store, f"{set_of(record.key)}/", link.where, link.sha256, who)
-        self._of_this_teacher(manifest.teacher_sha256)
-        link.what = f"{manifest.images:,} images to train on, {manifest.holdout:,} held out, {len(manifest.shards):,} shards"
-        self.synthesizers = manifest.synthesizers or ("",)
-        self._mixed(manifest.provenance, self.source)
-        if self.source.missed:  # the set is whole, and its own run is asked for by the links after it
-            return
-        record = self.source.recorded("set", link.sha256, manifest.provenance)
-        if not manifest.synthesizers and "synthesizer" not in STEPS[record.step].writes:
-            self.statistics, self.inverted = manifest.provenance.inputs.get("statistics", ""), True
-
-    def _images(self, link: Link, sha256: str) -> None:
-        link.sha256 = sha256
-        record = self.own.recorded("set", "")
-        facts = read_facts(self.own.outputs(record, "set", self.scratch))
-        link.where = self._given(sha256)
-        agree({"sha256": sha256}, {"sha256": facts.sha256}, f"the step {record.step}")
-        if "://" in link.where:
-            names(open_store(link.where), "")  # a server that is down is no break
-        info = read_bundle(self.scratch / "student")[0]
-        found = load_given(link.where, info.spec, facts.classes or info.class_names, facts.labels)
-        if found.digest != sha256:
-            raise StoreError(f"those at {link.where!r} have sha256 {found.digest}, but the student names {sha256}")
-        link.what = f"{len(found.images):,} images that were there before, {'with their' if facts.labels else 'read without'} labels"
-
-    def _given(self, sha256: str) -> str:
-        """Where what the run was given to train on lies, by its record."""
-        source = self.own.run.get("source", {})
-        agree({"sha256": sha256}, source, repr(self.own.key))
-        return str(source["uri"])
-
-    def _mixed(self, made: Provenance, origin: Origin) -> None:
-        """Note images of another domain that something was made with."""
-        if sha256 := made.inputs.get("ood", ""):
-            self.ood[sha256] = str(origin.run.get("parameters", {}).get("synth_ood_uri", ""))
-
-    def _generator(self, link: Link) -> None:
-        if self.inverted:
-            link.state, link.note = "unused", "the images were made from nothing, one by one"
-            return
-        found: dict[str, SynthesizerState] = {}
-        for sha256 in self.synthesizers:
-            link.sha256 = sha256
-            record = self.source.recorded("synthesizer", sha256)
-            link.sha256, where = record.sha256("synthesizer"), self.source.place(record.at("synthesizer", SYNTHESIZER))
-            link.where = f"{link.where}, {where}".removeprefix(", ")
-            made = read_synthesizer(folder := self.source.outputs(record, "synthesizer", self.scratch))[0].provenance
-            self.source.recorded("synthesizer", link.sha256, made)
-            self._mixed(made, self.source)
-            found[link.sha256] = load_synthesizer(folder, self.made.inputs.get("teacher", ""))
-            if self.statistics not in (None, read := made.inputs.get("statistics", "")):
-                raise StoreError(f"the shares of the ensemble name different statistics: {self.statistics} and {read}")
-            self.statistics = read
-        first, *_ = states = sorted(found.values(), key=lambda state: state.share.first)
-        check_whole(states, first.share.total)
-        link.sha256 = name_together(found)
-        several = f"the {first.share.total} generators that made the images, {len(states)} shards of them" * (first.share.total > 1)
-        link.what = f"{several or 'what made the images'}, of {first.method}"
-
-    def _statistics(self, link: Link) -> None:
-        link.sha256 = self.statistics or ""
-        if self.statistics == "":
-            link.state, link.note = "unused", "the method reads none"
-            return
-        if self.statistics is None:
-            raise MissingResourceError("The generator, which names them, was not reached.")
-        record = self.source.recorded("statistics", self.statistics)
-        link.where = self.source.place(record.at("statistics", ""))
-        file = self.source.outputs(record, "statistics", self.scratch) / "file"
-        moments = load_moments(file, self.made.inputs.get("teacher", ""))
-        origin = origin_of_moments(file)
-        self.source.recorded("statistics", self.statistics, origin)
-        given = f", as given in a file with sha256 {origin.inputs['moments']}" if "moments" in origin.inputs else ""
-        link.what = f"{moments.kind} BatchNorm moments of {len(moments.mean)} layers of the teacher{given}"
-
-    def _ood(self, link: Link) -> None:
-        link.sha256 = ", ".join(sorted(self.ood))
-        if missed := self.own.missed or self.source.missed:
-            raise MissingResourceError(missed)
-        link.where, images = ", ".join(dict.fromkeys(self.ood.values())), 0
-        for sha256, where in self.ood.items():
-            if "://" in where:
-                names(open_store(where), "")  # a server that is down is no break
-            found = load_ood(where, read_bundle(self.scratch / "student")[0].spec)
-            if found.digest != sha256:
-                raise StoreError(f"those at {where!r} have sha256 {found.digest}, but what was made with them names {sha256}")
-            images += len(found.images)
-        link.what = f"{images:,} real images of another domain than the teacher's, out-of-distribution (OOD) ones"
-
-    def _teacher(self, link: Link) -> None:
-        link.sha256 = self.made.inputs.get("teacher", "")
-        if self.own.missed:
-            raise MissingResourceError(self.own.missed)
-        link.where = str(self.own.run["parameters"]["teacher_uri"])
-        place = open_store(link.where)
-        files = {name: fetch(place, name) for name in (DOCUMENT, WEIGHTS)}
-        match(files[DOCUMENT], link.sha256, f"{DOCUMENT} in {link.where!r}", "the student names")
-        link.what, _ = check_bundle(keep(self.scratch / "teacher", files), link.where)
-
-    def _of_this_teacher(self, sha256: str) -> None:
-        agree({"teacher": self.made.inputs.get("teacher", "")}, {"teacher": sha256}, "it")
