@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from distillery.data.store import MANIFEST, SetManifest
+from distillery.data.manifest import MANIFEST, SetManifest
 from distillery.errors import CheckpointMismatchError, MissingResourceError, StoreError
 from distillery.ledger.evidence import fetch, keep, match, names
 from distillery.ledger.runs import place_in_store, read_run

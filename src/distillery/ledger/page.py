@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from distillery.data.given import is_of_images, read_facts
+from distillery.data.manifest import synthesizers_in
+from distillery.data.reference import open_reference, read_reference
 from distillery.data.start import open_set
-from distillery.data.store import SyntheticSet, open_reference, read_reference, synthesizers_in
+from distillery.data.store import SyntheticSet
 from distillery.engine.checkpoint import Checkpoints
 from distillery.errors import DistilleryError, MissingResourceError
 from distillery.evaluation.health import FILE as HEALTH

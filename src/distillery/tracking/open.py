@@ -54,7 +54,7 @@ def open_parent(name: str, fallback: Path, params: Mapping[str, Any], tags: Mapp
         The parent's run id, empty where there is none.
     """
     if tracking_uri() and installed("mlflow"):
-        from distillery.tracking.mlflow import MlflowParent
+        from distillery.tracking.observer import MlflowParent
 
         run_id = MlflowParent(tracking_uri()).open(name, params, tags)
         if run_id:
@@ -80,7 +80,7 @@ def check_observer() -> None:
 def close_parent(status: Status) -> None:
     """End the run of the whole pipeline; the register step and the command line call it. Never raises."""
     if tracking_uri() and installed("mlflow") and os.environ.get("KFP_RUN_ID"):
-        from distillery.tracking.mlflow import MlflowParent
+        from distillery.tracking.observer import MlflowParent
 
         MlflowParent(tracking_uri()).close(status)
 
@@ -100,7 +100,7 @@ def _tracker(step: str, fallback: Path, key: str) -> Tracker:
         except ConfigError as error:  # no server is waited for: what is not installed will not answer later either
             log.warning("%s The step goes on and its records go to %s.", error, fallback)
     elif tracking_uri():
-        from distillery.tracking.mlflow import MlflowTracker
+        from distillery.tracking.observer import MlflowTracker
 
         return MlflowTracker(step, fallback, key, tracking_uri())
     from distillery.tracking.null import NullTracker

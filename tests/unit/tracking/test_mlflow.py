@@ -10,7 +10,7 @@ import pytest
 
 from distillery.tracking import mlflow as module
 from distillery.tracking.guard import Guard
-from distillery.tracking.mlflow import MlflowTracker
+from distillery.tracking.observer import MlflowTracker
 from distillery.tracking.open import close_parent, open_parent, open_tracker
 from distillery.tracking.runs import PARENT, artifact_location
 
@@ -314,5 +314,5 @@ def test_artifacts_lie_beside_a_sqlite_file(uri: str, expected: str | None) -> N
 def test_importing_the_package_imports_no_mlflow() -> None:
     import subprocess
 
-    code = "import sys; import distillery.tracking.mlflow, distillery.tracking.null; assert 'mlflow' not in sys.modules, 'imported'"
+    code = "import sys; import distillery.tracking.observer, distillery.tracking.null; assert 'mlflow' not in sys.modules, 'imported'"
     subprocess.run([sys.executable, "-c", code], check=True, env={"PYTHONPATH": str(Path(module.__file__).parents[2])})
