@@ -10,7 +10,7 @@ import torch
 
 from contest import SEED, Scene
 from distillery import distill
-from distillery.data.store import SetHeader
+from distillery.data.manifest import SetHeader
 from distillery.engine.checkpoint import Checkpoints
 from distillery.engine.materialize import Materializer, SetConfig
 from distillery.engine.progress import Progress

@@ -10,7 +10,7 @@ import torch
 from distillery import distill
 from distillery.data.pool import ImagePool
 from distillery.data.real import LabelledImages, load_labelled
-from distillery.data.store import open_reference
+from distillery.data.reference import open_reference
 from distillery.engine.feeds import LabelledFeed
 from distillery.engine.fit import StudentTrainer
 from distillery.evaluation.predict import predict

@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from distillery.data.store import SetHeader
+from distillery.data.manifest import SetHeader
 from distillery.engine.fit import StudentTrainer
 from distillery.engine.online import OnlineConfig, OnlineDistillation
 from distillery.engine.recorded import Ground, RecordedPool

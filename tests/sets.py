@@ -4,9 +4,11 @@ from collections.abc import Sequence
 
 import torch
 
+from distillery.data.manifest import SetHeader
 from distillery.data.publishing import publish_manifest
+from distillery.data.reference import SetReference
 from distillery.data.shards import Shard
-from distillery.data.store import SetHeader, SetReference, SetWriter
+from distillery.data.store import SetWriter
 from distillery.provenance import Provenance
 from distillery.storage import Store
 

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from chains import Chain
 from distillery.data.export import ExportConfig, export_set
-from distillery.data.store import SyntheticSet, open_reference, read_reference
+from distillery.data.reference import open_reference, read_reference
+from distillery.data.store import SyntheticSet
 from distillery.documents import SEAL
 from distillery.engine.checkpoint import Checkpoints
 from distillery.errors import DistilleryError, StoreError

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from distillery.data.ood import load_ood
-from distillery.data.store import open_reference
+from distillery.data.reference import open_reference
 from distillery.methods.catalog import METHODS, Need
 from distillery.models.bundle import save_classifier
 from distillery.provenance import Provenance, code_version, sha256_file

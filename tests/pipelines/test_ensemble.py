@@ -10,7 +10,7 @@ import yaml
 
 from chains import EXPECTS, OVERRIDES, SHARED, TWO_GENERATORS, Chain
 from distillery import distill, materialize
-from distillery.data.store import open_reference
+from distillery.data.reference import open_reference
 from distillery.errors import CheckpointMismatchError, ConfigError
 from distillery.estimate import profiling
 from distillery.estimate.estimate import Counted, estimate, multiply_out

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from chains import EXPECTS, SHARED, Chain, make_teacher
-from distillery.data.store import open_reference
+from distillery.data.reference import open_reference
 from distillery.errors import CheckpointMismatchError, ConfigError
 from distillery.evaluation.report import load_report
 from distillery.ledger.audit import audit

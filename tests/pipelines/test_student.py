@@ -13,7 +13,7 @@ from PIL import Image
 
 from chains import Chain, away, changed, make_teacher
 from distillery.data.given import read_facts
-from distillery.data.store import open_reference, read_reference
+from distillery.data.reference import open_reference, read_reference
 from distillery.engine.fit import StudentTrainer
 from distillery.errors import CheckpointMismatchError, ConfigError, DistilleryError, MissingResourceError, StoreError
 from distillery.estimate.estimate import estimate

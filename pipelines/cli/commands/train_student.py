@@ -133,7 +133,7 @@ def _sized(recipe: "Recipe") -> Any:
 def _open(uri: str, recipe: "Recipe", teacher_uri: str, folder: Path) -> "SetFolder":
     """The reference that a pipeline's step before this one would hand on."""
     from distillery.data.given import write_images_reference
-    from distillery.data.store import SetReference, write_reference
+    from distillery.data.reference import SetReference, write_reference
     from distillery.provenance import Provenance, code_version
     from distillery.recipes.schema import StudentRecipe
     from distillery.step_table import SetFolder

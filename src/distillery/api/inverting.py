@@ -11,7 +11,7 @@ from distillery.api.process import surroundings, visiting
 from distillery.api.progress import silent
 from distillery.api.running import run_step
 from distillery.api.sets import MaterializedSet
-from distillery.data.store import read_reference
+from distillery.data.reference import read_reference
 from distillery.errors import ConfigError
 from distillery.host import Watcher
 from distillery.methods.catalog import METHODS

@@ -12,7 +12,8 @@ from distillery.api.progress import silent
 from distillery.api.running import run_step
 from distillery.api.teachers import bundle_at
 from distillery.config import Config
-from distillery.data.store import SyntheticSet, open_reference, read_reference
+from distillery.data.reference import open_reference, read_reference
+from distillery.data.store import SyntheticSet
 from distillery.engine.materialize import SetConfig
 from distillery.errors import CheckpointMismatchError, MissingResourceError
 from distillery.evaluation.health import HealthConfig

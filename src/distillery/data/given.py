@@ -14,7 +14,7 @@ from torch import Tensor
 from distillery.config import Config
 from distillery.data.ood import read_without_labels
 from distillery.data.real import LabelledImages, load_labelled
-from distillery.data.store import SetReference, refer
+from distillery.data.reference import SetReference, refer
 from distillery.documents import Format
 from distillery.errors import ConfigError
 from distillery.provenance import Provenance

@@ -13,10 +13,12 @@ from distillery.data import arrays, idx
 from distillery.data.decoding import has_picture_ending
 from distillery.data.folders import FoundPictures, read_all_pictures
 from distillery.data.listing import list_files
+from distillery.data.manifest import MANIFEST
 from distillery.data.parts import find_parts
 from distillery.data.pool import NO_LABEL, ImagePool
 from distillery.data.real import find_file, load_labelled, taken
-from distillery.data.store import MANIFEST, REFERENCE, SyntheticSet, open_reference
+from distillery.data.reference import REFERENCE, open_reference
+from distillery.data.store import SyntheticSet
 from distillery.errors import ConfigError
 from distillery.storage import Store, open_store
 from distillery.types import ImageSpec

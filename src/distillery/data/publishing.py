@@ -1,7 +1,8 @@
 """Publication of a set whose step's result is decided: again and again the same one, whoever gets to it."""
 
+from distillery.data.manifest import MANIFEST, SetManifest
+from distillery.data.reference import SetReference
 from distillery.data.shards import check_whole
-from distillery.data.store import MANIFEST, SetManifest, SetReference
 from distillery.errors import StoreError
 from distillery.provenance import sha256_bytes
 from distillery.storage import Store

@@ -4,8 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+from distillery.data.reference import REFERENCE, open_reference
 from distillery.data.shards import Shard, read_shard
-from distillery.data.store import REFERENCE, SetWriter, SyntheticSet, open_reference
+from distillery.data.store import SetWriter, SyntheticSet
 from distillery.errors import CheckpointMismatchError, ConfigError
 from distillery.types import ImageSpec
 

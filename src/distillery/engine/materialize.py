@@ -14,9 +14,10 @@ from pydantic import Field
 from torch import Tensor
 
 from distillery.config import Config
+from distillery.data.manifest import SetHeader
 from distillery.data.pool import NO_LABEL, quantize
 from distillery.data.shards import Role, Shard, ShardEntry
-from distillery.data.store import SetHeader, SetWriter
+from distillery.data.store import SetWriter
 from distillery.engine.labelling import labeller_of
 from distillery.engine.session import Review, Session, accept
 from distillery.engine.terms import TurnWatch

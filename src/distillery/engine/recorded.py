@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from distillery.config import Config
+from distillery.data.manifest import SetHeader
 from distillery.data.pool import NO_LABEL, ImagePool, quantize
 from distillery.data.shards import Role, Shard, ShardEntry, read_shard
 from distillery.data.start import StartSet
-from distillery.data.store import SetHeader, SetWriter, split_holdout
+from distillery.data.store import SetWriter, split_holdout
 from distillery.engine.labelling import labeller_of
 from distillery.engine.session import Review
 from distillery.engine.stopwatch import Stopwatch

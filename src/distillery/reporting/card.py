@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from distillery.data.store import SetManifest
+from distillery.data.manifest import SetManifest
 from distillery.errors import CheckpointMismatchError
 from distillery.evaluation.health import HealthReport, load_health
 from distillery.evaluation.report import EvaluationReport, ModelReport, SnapshotScore, load_report

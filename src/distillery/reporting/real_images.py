@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from distillery.config import Config
-from distillery.data.store import synthesizers_in
+from distillery.data.manifest import synthesizers_in
 from distillery.methods.catalog import METHODS
 from distillery.provenance import Provenance
 

@@ -13,9 +13,11 @@ from rich.console import Console
 from torch import Tensor
 
 from distillery.data.given import is_of_images, load_given, read_facts
+from distillery.data.manifest import MANIFEST
 from distillery.data.real import load_labelled
+from distillery.data.reference import open_reference, read_reference
 from distillery.data.shards import sample_shards
-from distillery.data.store import MANIFEST, SyntheticSet, open_reference, read_reference
+from distillery.data.store import SyntheticSet
 from distillery.errors import ConfigError, DistilleryError
 from distillery.evaluation.accuracy import whole_matrix
 from distillery.evaluation.report import (

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from distillery.data.given import write_facts, write_images_reference
-from distillery.data.store import MANIFEST, SetReference, write_reference
+from distillery.data.manifest import MANIFEST
+from distillery.data.reference import SetReference, write_reference
 from distillery.errors import CheckpointMismatchError
 from distillery.models.bundle import BundleInfo, fetch_bundle, read_bundle
 from distillery.recipes.sections import SourceSection

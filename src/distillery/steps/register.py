@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from distillery.data.store import MANIFEST, SetManifest
+from distillery.data.manifest import MANIFEST, SetManifest
 from distillery.documents import Format
 from distillery.errors import CheckpointMismatchError, ConfigError
 from distillery.evaluation.report import EvaluationReport, flat_metrics, load_report

@@ -2,9 +2,10 @@
 
 from pathlib import Path
 
+from distillery.data.manifest import MANIFEST, SetHeader, SetManifest
 from distillery.data.publishing import publish_manifest
+from distillery.data.reference import SetReference, write_reference
 from distillery.data.shards import read_shard
-from distillery.data.store import MANIFEST, SetHeader, SetManifest, SetReference, write_reference
 from distillery.reporting.grid import image_grid
 from distillery.storage import FolderStore, Store, join_uri
 from distillery.workbench.assembly import Teacher

@@ -9,7 +9,8 @@ from distillery.data.given import GivenImages, is_of_images, load_given, read_fa
 from distillery.data.ood import OodImages, load_ood
 from distillery.data.pool import ImagePool
 from distillery.data.real import load_labelled
-from distillery.data.store import SetReference, SyntheticSet, open_reference, read_reference
+from distillery.data.reference import SetReference, open_reference, read_reference
+from distillery.data.store import SyntheticSet
 from distillery.engine.feeds import Feed, FreshFeed, LabelledFeed, PoolFeed
 from distillery.engine.selection import Judge
 from distillery.errors import CheckpointMismatchError, ConfigError

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from distillery.data.store import SYNTHESIZER
+from distillery.data.manifest import SYNTHESIZER
 from distillery.errors import CheckpointMismatchError, ConfigError
 from distillery.synthesis.bundle import SynthesizerState, load_synthesizer, read_synthesizer
 from distillery.workbench.assembly import PlannedMethod, Teacher

@@ -4,7 +4,9 @@ from typing import Any
 
 import pytest
 
-from distillery.data.store import MANIFEST, SetReference, SyntheticSet, open_reference, write_reference
+from distillery.data.manifest import MANIFEST
+from distillery.data.reference import SetReference, open_reference, write_reference
+from distillery.data.store import SyntheticSet
 from distillery.errors import MissingResourceError, StoreError
 from distillery.models.bundle import fetch_bundle
 from distillery.storage import Store, open_store

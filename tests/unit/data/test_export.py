@@ -15,9 +15,10 @@ from torchvision.transforms.functional import pil_to_tensor
 
 from distillery.data import export
 from distillery.data.export import ExportConfig, export_set, folder_names
+from distillery.data.manifest import SetHeader
 from distillery.data.real import load_labelled
 from distillery.data.shards import Shard, sample_shards
-from distillery.data.store import SetHeader, SetWriter, SyntheticSet
+from distillery.data.store import SetWriter, SyntheticSet
 from distillery.errors import ConfigError, StoreError
 from distillery.provenance import Provenance
 from distillery.seeding import stream

@@ -8,9 +8,10 @@ import pytest
 import torch
 from PIL import Image
 
+from distillery.data.manifest import SetHeader
 from distillery.data.ood import load_ood
 from distillery.data.publishing import publish_manifest
-from distillery.data.store import SetHeader, SetWriter
+from distillery.data.store import SetWriter
 from distillery.errors import ConfigError, MissingResourceError, StoreError
 from distillery.provenance import Provenance
 from distillery.storage import FolderStore

@@ -2,8 +2,9 @@
 
 import pytest
 
+from distillery.data.manifest import MANIFEST, SetManifest
 from distillery.data.publishing import publish_manifest
-from distillery.data.store import MANIFEST, SetManifest, SyntheticSet
+from distillery.data.store import SyntheticSet
 from distillery.errors import StoreError
 from distillery.provenance import sha256_bytes
 from distillery.storage import MemoryStore

@@ -7,9 +7,11 @@ from typing import Any
 import pytest
 import torch
 
+from distillery.data.manifest import SetHeader
 from distillery.data.publishing import publish_manifest
+from distillery.data.reference import write_reference
 from distillery.data.start import StartSet
-from distillery.data.store import SetHeader, SetWriter, SyntheticSet, write_reference
+from distillery.data.store import SetWriter, SyntheticSet
 from distillery.errors import CheckpointMismatchError, ConfigError, MissingResourceError, StoreError
 from distillery.provenance import Provenance
 from distillery.storage import FolderStore, MemoryStore, Store

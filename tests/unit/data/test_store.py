@@ -14,23 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import distillery
+from distillery.data.manifest import MANIFEST, SetHeader, SetManifest
 from distillery.data.shards import Role, Shard, ShardEntry, add_up
-from distillery.data.store import (
-    MANIFEST,
-    REFERENCE,
-    SetHeader,
-    SetManifest,
-    SetReference,
-    SetWriter,
-    SyntheticSet,
-    open_reference,
-    read_reference,
-    split_holdout,
-    write_reference,
-)
+from distillery.data.store import SetWriter, SyntheticSet, split_holdout
 from distillery.documents import seal
 from distillery.errors import CheckpointMismatchError, ConfigError, MissingResourceError, StoreError
-from distillery.provenance import Provenance, dump_json, stamp
+from distillery.provenance import Provenance
 from distillery.seeding import stream
 from distillery.storage import FolderStore, MemoryStore, Store
 from sets import publish_set
@@ -321,52 +310,6 @@ def test_the_digest_is_equal_in_another_process(tmp_path: Path) -> None:
     command = [sys.executable, "-c", ELSEWHERE, str(tmp_path / "other"), str(Path(__file__).parent), str(Path(__file__).parents[2])]
     other = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
     assert other.stdout.strip() == publish_set(write(FolderStore(tmp_path / "here"))).sha256
-
-
-def test_a_reference_leads_to_its_set(store: FolderStore, tmp_path: Path) -> None:
-    reference = publish_set(write(store))
-    write_reference(tmp_path / "artifact", reference)
-    assert read_reference(tmp_path / "artifact") == reference
-    assert open_reference(tmp_path / "artifact", HEADER.teacher_sha256).digest == reference.sha256
-    assert (tmp_path / "artifact" / MANIFEST).read_bytes() == store.read(MANIFEST)
-    document = json.loads((tmp_path / "artifact" / REFERENCE).read_bytes())
-    assert (document["uri"], document["sha256"]) == (reference.uri, reference.sha256)
-    with pytest.raises(CheckpointMismatchError):
-        open_reference(tmp_path / "artifact", "123")
-
-
-def test_a_reference_notices_another_or_a_lost_set(store: FolderStore, tmp_path: Path) -> None:
-    folder = tmp_path / "artifact"
-    write_reference(folder, publish_set(write(store)))
-    store.delete(MANIFEST)
-    with pytest.raises(MissingResourceError, match="No synthetic set is published"):
-        open_reference(folder)
-    publish_set(write(store, PLAN[:1]))
-    with pytest.raises(StoreError, match="as referred to"):
-        open_reference(folder)
-    with pytest.raises(StoreError, match="as referred to"):
-        write_reference(tmp_path / "new", SetReference(uri=store.uri, sha256="0"))
-
-
-@pytest.mark.parametrize(
-    ("data", "kind", "words"),
-    [
-        (b"{", StoreError, "is not a JSON object"),
-        (b"{}", CheckpointMismatchError, "names no format"),
-        (b'{"format": "distillery-set-reference", "version": 3}', CheckpointMismatchError, "upgrade Distillery"),
-        (
-            dump_json(stamp("distillery-set-reference", 1, Provenance(code_version="c"), {"uri": "x"})),
-            StoreError,
-            "its field 'sha256' is missing or wrong",
-        ),
-    ],
-)
-def test_a_damaged_reference_is_refused(tmp_path: Path, data: bytes, kind: type[Exception], words: str) -> None:
-    with pytest.raises(MissingResourceError, match=REFERENCE):
-        read_reference(tmp_path)
-    (tmp_path / REFERENCE).write_bytes(data)
-    with pytest.raises(kind, match=words):
-        read_reference(tmp_path)
 
 
 @given(n=st.integers(0, 300), share=st.floats(0, 0.99), seed=st.integers(0, 50))

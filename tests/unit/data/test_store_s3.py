@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from distillery.data.store import SetReference, SetWriter, SyntheticSet, open_reference, write_reference
+from distillery.data.reference import SetReference, open_reference, write_reference
+from distillery.data.store import SetWriter, SyntheticSet
 from distillery.engine.checkpoint import Checkpoints
 from distillery.errors import MissingResourceError, StoreError
 from distillery.models.bundle import fetch_bundle, load_classifier, save_classifier

@@ -3,9 +3,10 @@
 import pytest
 import torch
 
+from distillery.data.manifest import SetHeader
 from distillery.data.publishing import publish_manifest
 from distillery.data.shards import classes_in
-from distillery.data.store import SetHeader, SyntheticSet
+from distillery.data.store import SyntheticSet
 from distillery.engine import labelling
 from distillery.engine.labelling import labeller_of, teacher_logits
 from distillery.engine.materialize import Materializer, SetConfig

@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from distillery.data.manifest import SetHeader
 from distillery.data.publishing import publish_manifest
-from distillery.data.store import SetHeader, SyntheticSet
+from distillery.data.store import SyntheticSet
 from distillery.engine.materialize import Materializer, SetConfig, check_size, is_withheld, quotas
 from distillery.engine.session import Session
 from distillery.errors import ConfigError

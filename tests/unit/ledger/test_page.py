@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from distillery import Distilled, distill
-from distillery.data.store import open_reference
+from distillery.data.reference import open_reference
 from distillery.documents import seal
 from distillery.evaluation.report import load_report
 from distillery.ledger.page import PageCollector

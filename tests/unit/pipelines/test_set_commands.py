@@ -10,7 +10,9 @@ import pytest
 import torch
 from PIL import Image
 
-from distillery.data.store import SetHeader, SetWriter, SyntheticSet, write_reference
+from distillery.data.manifest import SetHeader
+from distillery.data.reference import write_reference
+from distillery.data.store import SetWriter, SyntheticSet
 from distillery.documents import seal
 from distillery.models.bundle import save_classifier
 from distillery.provenance import Provenance

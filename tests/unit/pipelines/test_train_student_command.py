@@ -12,8 +12,9 @@ import torch
 from typer.testing import CliRunner
 
 from distillery import ProgressEvent, evaluate
+from distillery.data.manifest import SetHeader
 from distillery.data.ood import load_ood
-from distillery.data.store import SetHeader, SetWriter
+from distillery.data.store import SetWriter
 from distillery.errors import ConfigError
 from distillery.methods.catalog import find_method
 from distillery.models.bundle import load_classifier, save_classifier

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from distillery.data.store import SetHeader, SetManifest, SetWriter, SyntheticSet
+from distillery.data.manifest import SetHeader, SetManifest
+from distillery.data.store import SetWriter, SyntheticSet
 from distillery.errors import CheckpointMismatchError, MissingResourceError
 from distillery.evaluation.accuracy import ClassAccuracy
 from distillery.evaluation.features import Features

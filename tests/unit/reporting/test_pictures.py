@@ -5,8 +5,9 @@ import numpy as np
 import torch
 from PIL import Image
 
+from distillery.data.manifest import SetHeader
 from distillery.data.shards import Shard
-from distillery.data.store import SetHeader, SetWriter, SyntheticSet
+from distillery.data.store import SetWriter, SyntheticSet
 from distillery.provenance import Provenance
 from distillery.reporting.pictures import BUDGET, MAX_CLASSES, heat_map, sample_classes, strip
 from distillery.storage import open_store

@@ -8,7 +8,9 @@ import torch
 from typer.testing import CliRunner
 
 import distillery
-from distillery.data.store import SetHeader, SetWriter, read_reference, write_reference
+from distillery.data.manifest import SetHeader
+from distillery.data.reference import read_reference, write_reference
+from distillery.data.store import SetWriter
 from distillery.documents import seal
 from distillery.errors import CheckpointMismatchError, ConfigError, StoreError
 from distillery.evaluation.report import load_report

@@ -16,7 +16,7 @@ import distillery
 from chains import SHARED, Chain
 from distillery.api.running import run_step
 from distillery.data.ood import load_ood
-from distillery.data.store import open_reference
+from distillery.data.reference import open_reference
 from distillery.errors import CheckpointMismatchError, ConfigError, StoreError
 from distillery.ledger.audit import audit
 from distillery.ledger.runs import find_run

@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 import torch
 
+from distillery.data.manifest import SetHeader
 from distillery.data.publishing import publish_manifest
-from distillery.data.store import SetHeader, SetWriter
+from distillery.data.store import SetWriter
 from distillery.errors import ConfigError, MissingResourceError
 from distillery.models.bundle import save_classifier
 from distillery.models.catalog import Architecture, build_network

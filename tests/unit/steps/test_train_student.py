@@ -11,7 +11,9 @@ import pytest
 import torch
 
 from distillery.data.given import write_images_reference
-from distillery.data.store import SetHeader, SetWriter, write_reference
+from distillery.data.manifest import SetHeader
+from distillery.data.reference import write_reference
+from distillery.data.store import SetWriter
 from distillery.engine.feeds import FreshFeed, LabelledFeed, PoolFeed
 from distillery.engine.fit import StudentTrainer
 from distillery.errors import CheckpointMismatchError, ConfigError

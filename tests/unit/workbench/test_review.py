@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from distillery.data.store import SyntheticSet, open_reference
+from distillery.data.reference import open_reference
+from distillery.data.store import SyntheticSet
 from distillery.errors import ConfigError
 from distillery.evaluation.health import load_health
 from distillery.methods.catalog import find_method

@@ -12,7 +12,8 @@ import pytest
 from typer.testing import CliRunner
 
 from chains import Chain, away, changed, flip
-from distillery.data.store import SyntheticSet, open_reference, read_reference
+from distillery.data.reference import open_reference, read_reference
+from distillery.data.store import SyntheticSet
 from distillery.errors import StoreError
 from distillery.ledger.audit import audit
 from distillery.ledger.runs import LOCK, RunState, amend_run, find_run, list_runs, place_in_store, read_run, write_run
