@@ -23,7 +23,7 @@ def open_set(where: str, teacher_sha256: str = "") -> "SyntheticSet":
         CheckpointMismatchError: the set is of another teacher.
         StoreError: a damaged manifest, or another set than the one referred to.
     """
-    from distillery.data.start import open_set
+    from distillery.data.reference import open_set
 
     return open_set(where if "://" in where else str(Path(where).expanduser()), teacher_sha256)
 

@@ -66,6 +66,21 @@ def sha256_file(path: Path) -> str:
     return digest.hexdigest()
 
 
+def check_pinned(what: str, found: str, pinned: str) -> None:
+    """Refuse bytes that are no longer those that a run was planned on.
+
+    Args:
+        what: a noun phrase that names them and where they lie, in the singular.
+        found: their sha256 now.
+        pinned: their sha256 as the plan saw it.
+
+    Raises:
+        CheckpointMismatchError: names both.
+    """
+    if found != pinned:
+        raise CheckpointMismatchError(f"{what} is {found[:12]} and was {pinned[:12]} when the run was planned: plan it again.")
+
+
 @cache
 def code_version() -> str:
     """sha256 over the sources of the installed package, taken once a process; it says who wrote a file, and names no work."""

@@ -2,7 +2,6 @@
 
 import hashlib
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -13,12 +12,10 @@ from distillery.data import arrays, idx
 from distillery.data.decoding import has_picture_ending
 from distillery.data.folders import FoundPictures, read_all_pictures
 from distillery.data.listing import list_files
-from distillery.data.manifest import MANIFEST
 from distillery.data.parts import find_parts
 from distillery.data.pool import NO_LABEL, ImagePool
 from distillery.data.real import find_file, load_labelled, taken
-from distillery.data.reference import REFERENCE, open_reference
-from distillery.data.store import SyntheticSet
+from distillery.data.reference import find_set
 from distillery.errors import ConfigError
 from distillery.storage import Store, open_store
 from distillery.types import ImageSpec
@@ -69,22 +66,6 @@ def load_ood(uri: str, spec: ImageSpec) -> OodImages:
     if not len(images):
         raise ConfigError(f"There are no images of another domain at {uri!r}: give a set or a folder that has some.")
     return OodImages(images, digest)
-
-
-def find_set(uri: str) -> SyntheticSet | None:
-    """The set that is published at a URI, or the one that a step's reference there names; None where there is neither.
-
-    Args:
-        uri: of a set, of its manifest, or of the folder in which a step left its reference.
-
-    Raises:
-        CheckpointMismatchError: a set of a newer version.
-        StoreError: a damaged manifest, or another set than the one referred to.
-    """
-    uri = uri.removesuffix(f"/{MANIFEST}").removesuffix(f"/{REFERENCE}")
-    if "://" not in uri and (Path(uri) / REFERENCE).is_file():
-        return open_reference(Path(uri))
-    return SyntheticSet.open(uri) if open_store(uri).exists(MANIFEST) else None
 
 
 def read_without_labels(uri: str, spec: ImageSpec) -> Tensor:

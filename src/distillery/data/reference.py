@@ -8,7 +8,7 @@ from distillery.data.store import SyntheticSet
 from distillery.documents import Format
 from distillery.errors import StoreError
 from distillery.provenance import Provenance
-from distillery.storage import FolderStore
+from distillery.storage import FolderStore, open_store
 
 REFERENCE_FORMAT = Format("distillery-set-reference", 2, "run the step that made the set again")
 REFERENCE = "reference.json"
@@ -63,6 +63,42 @@ def open_reference(folder: Path, teacher_sha256: str = "") -> SyntheticSet:
         StoreError: the set at its URI is no longer the one that was referred to.
     """
     return _open_exactly(_nearest(folder, read_reference(folder)), teacher_sha256)
+
+
+def open_set(uri: str, teacher_sha256: str = "") -> SyntheticSet:
+    """The set that is published at a URI, or the one that a step's reference there names.
+
+    Args:
+        uri: of a set, of its manifest, or of the folder in which a step left its reference.
+        teacher_sha256: the teacher it must be of; "" accepts any.
+
+    Raises:
+        MissingResourceError: no set is published there.
+        CheckpointMismatchError: it is of another teacher or of a newer version.
+        StoreError: a damaged manifest, or another set than the one referred to.
+    """
+    place = _place(uri)
+    return open_reference(Path(place), teacher_sha256) if _refers(place) else SyntheticSet.open(place, teacher_sha256)
+
+
+def find_set(uri: str) -> SyntheticSet | None:
+    """As `open_set`, of whatever teacher; None where there is neither a set nor a reference.
+
+    Raises:
+        MissingResourceError: a reference to a set that is gone.
+        CheckpointMismatchError: a set of a newer version.
+        StoreError: a damaged manifest, or another set than the one referred to.
+    """
+    place = _place(uri)
+    return open_set(place) if _refers(place) or open_store(place).exists(MANIFEST) else None
+
+
+def _place(uri: str) -> str:
+    return uri.removesuffix(f"/{MANIFEST}").removesuffix(f"/{REFERENCE}")
+
+
+def _refers(place: str) -> bool:
+    return "://" not in place and (Path(place) / REFERENCE).is_file()
 
 
 def _nearest(folder: Path, reference: SetReference) -> SetReference:

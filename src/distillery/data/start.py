@@ -1,26 +1,13 @@
 """A set that another one begins with: images made before, such as pre-inverted ones, of the same teacher."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Self
 
-from distillery.data.reference import REFERENCE, open_reference
+from distillery.data.reference import open_set
 from distillery.data.shards import Shard, read_shard
 from distillery.data.store import SetWriter, SyntheticSet
-from distillery.errors import CheckpointMismatchError, ConfigError
+from distillery.provenance import check_pinned
 from distillery.types import ImageSpec
-
-
-def open_set(uri: str, teacher_sha256: str) -> SyntheticSet:
-    """The set at a URI, or the one that a folder has a step's reference to.
-
-    Raises:
-        MissingResourceError: no set is published there.
-        CheckpointMismatchError: it is of another teacher, or another set than the reference says.
-        StoreError: its manifest is damaged.
-    """
-    referred = "://" not in uri and (Path(uri) / REFERENCE).is_file()
-    return open_reference(Path(uri), teacher_sha256) if referred else SyntheticSet.open(uri, teacher_sha256)
 
 
 @dataclass(frozen=True)
@@ -50,17 +37,9 @@ class StartSet:
             StoreError: its manifest is damaged.
         """
         found = open_set(uri, teacher_sha256)
-        if pinned and found.digest != pinned:
-            raise CheckpointMismatchError(
-                f"The set to begin with, {uri!r}, is {found.digest[:12]} and was {pinned[:12]} when the run was planned: plan it again."
-            )
-        if found.manifest.shape != spec.shape:
-            raise ConfigError(
-                f"The set to begin with, {uri!r}, has images of shape {list(found.manifest.shape)}, but the teacher takes "
-                f"{list(spec.shape)}: give a set of its images."
-            )
-        if not found.manifest.images:
-            raise ConfigError(f"The set to begin with, {uri!r}, has no images to train on: give a larger one, or none.")
+        if pinned:
+            check_pinned(f"The set to begin with, {uri!r},", found.digest, pinned)
+        found.check(spec)
         return cls(found)
 
     @property

@@ -20,6 +20,7 @@ from distillery.data.shards import (
 from distillery.errors import CheckpointMismatchError, ConfigError, MissingResourceError, StoreError
 from distillery.provenance import sha256_bytes
 from distillery.storage import Store, open_store
+from distillery.types import ImageSpec
 
 
 class SetWriter:
@@ -158,6 +159,23 @@ class SyntheticSet:
             torch.empty(0, dtype=torch.int64),
             torch.empty((0, self.manifest.num_classes)),
         )
+
+    def check(self, spec: ImageSpec) -> None:
+        """Refuse a set that nothing can be trained on beside a teacher.
+
+        Args:
+            spec: of the teacher's images.
+
+        Raises:
+            ConfigError: images of another shape, or none to train on.
+        """
+        if self.manifest.shape != spec.shape:
+            raise ConfigError(
+                f"The set {self.store.uri!r} has images of shape {list(self.manifest.shape)}, but the teacher takes {list(spec.shape)}: "
+                "give a set of its images."
+            )
+        if not self.manifest.images:
+            raise ConfigError(f"The set {self.store.uri!r} has no images to train on: materialize a larger one.")
 
     def verify(self) -> None:
         """Read every shard from the store, past any cache, and compare what it holds with the manifest.

@@ -9,8 +9,7 @@ from typing import Any, TypeVar
 
 from distillery.data.given import is_of_images, read_facts
 from distillery.data.manifest import synthesizers_in
-from distillery.data.reference import open_reference, read_reference
-from distillery.data.start import open_set
+from distillery.data.reference import open_reference, open_set, read_reference
 from distillery.data.store import SyntheticSet
 from distillery.engine.checkpoint import Checkpoints
 from distillery.errors import DistilleryError, MissingResourceError

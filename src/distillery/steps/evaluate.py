@@ -43,7 +43,7 @@ from distillery.storage import join_uri, open_store
 from distillery.types import Classifier
 from distillery.workbench.accelerators import check_promise
 from distillery.workbench.bench import Workbench, reporting, workbench, workspace
-from distillery.workbench.given import GivenSource, check_pinned
+from distillery.workbench.given import GivenSource
 from distillery.workbench.keys import key_of
 from distillery.workbench.lineage import evaluation_of, page_of, run_identity
 from distillery.workbench.students import read_choice
@@ -239,7 +239,7 @@ def _some_given_images(teacher: Classifier, set_path: Path) -> tuple[EvaluationI
     reference = read_reference(set_path)
     facts = read_facts(set_path)
     given = load_given(reference.uri, teacher.spec, facts.classes or teacher.class_names, facts.labels)
-    check_pinned(GivenSource(real=given), reference.sha256)
+    GivenSource(real=given).check_pinned(reference.sha256)
     chosen = torch.randperm(len(given.images), generator=stream(0, "evaluation"))[:MAX_TRAINING_IMAGES]
     return EvaluationImages(given.images[chosen], None, "training images"), reference.sha256
 

@@ -5,9 +5,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from distillery.errors import CheckpointMismatchError, ConfigError
+from distillery.errors import ConfigError
 from distillery.host import spoken
 from distillery.methods.catalog import Supply, methods_fitting
+from distillery.provenance import check_pinned
 from distillery.recipes.sections import StatisticsSection
 from distillery.statistics.extract import class_moments, global_moments
 from distillery.statistics.layers import find_layers
@@ -91,11 +92,7 @@ def _take(section: StatisticsSection, inputs: Inputs, outputs: Outputs) -> dict[
     """Leave the moments of a given file, with the step as where they come from: the file's own hash is one of its inputs."""
     teacher = open_teacher(section, inputs.teacher_uri)
     given = open_moments(inputs.synth_statistics_uri, teacher.sha256, teacher.classifier.class_names)
-    if given.digest != section.given_sha256:
-        raise CheckpointMismatchError(
-            f"The moments at {given.uri!r} are {given.digest[:12]} and were {section.given_sha256[:12]} when the run was planned: plan it "
-            "again."
-        )
+    check_pinned(f"The file of moments {given.uri!r}", given.digest, section.given_sha256)
     counts = given.moments.counts
     counted = {} if counts is None else {"images": float(counts.sum())}
     with workbench(STEP, section, {"teacher": teacher.sha256, "moments": given.digest}) as bench:

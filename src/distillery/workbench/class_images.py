@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from distillery.data.start import open_set
+from distillery.data.reference import open_set
 from distillery.errors import ConfigError
 from distillery.storage import join_uri
 from distillery.workbench.assembly import Teacher
@@ -77,12 +77,8 @@ def open_class_images(data_uri: str, set_uri: str, teacher: Teacher) -> ClassIma
         assert real.given.labels is not None, "they are opened with their labels"
         return ClassImages(real.given.images, real.given.labels, real.inputs, data_uri)
     found = open_set(set_uri, teacher.sha256)
-    shard, spec = found.load("train"), teacher.classifier.spec
-    if not len(shard.images) or shard.images.shape[1:] != spec.shape:
-        raise ConfigError(
-            f"The set at {set_uri!r} has {len(shard.images)} images of shape {tuple(found.manifest.shape)}, and the teacher sees "
-            f"{spec.shape}: invert images of every class from this teacher first."
-        )
+    found.check(teacher.classifier.spec)
+    shard = found.load("train")
     if shard.teacher_logits.ndim != 2:
         raise ConfigError(f"The images of the set at {set_uri!r} have no class each: moments of classes are those of a classifier.")
     return ClassImages(shard.images, shard.teacher_logits.argmax(dim=1), {"set": found.digest}, join_uri(found.store.uri, "manifest.json"))

@@ -5,11 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from distillery.data.given import GivenImages, ImagesFacts, load_given
-from distillery.data.ood import find_set
+from distillery.data.reference import find_set
 from distillery.data.store import SyntheticSet
 from distillery.errors import CheckpointMismatchError, ConfigError
 from distillery.host import spoken
 from distillery.models.bundle import BundleInfo
+from distillery.provenance import check_pinned
 from distillery.recipes.sections import SourceSection
 from distillery.students.catalog import find_objective
 from distillery.students.plan import StudentConfig, parse_objective
@@ -65,6 +66,14 @@ class GivenSource:
         """The digest under the name by which provenance tells sets, labelled and unlabelled images apart."""
         return {"set" if self.synthetic else "data" if self.labelled else "images": self.sha256}
 
+    def check_pinned(self, sha256: str) -> None:
+        """Refuse what is not what the plan saw.
+
+        Raises:
+            CheckpointMismatchError: names both.
+        """
+        check_pinned(f"What lies at {self.uri!r}", self.sha256, sha256)
+
     def section(self, info: BundleInfo) -> dict[str, object]:
         """What the step that opens them again is to find."""
         return {"sha256": self.sha256, "is_set": self.synthetic is not None, "labels": self.labelled, "classes": self.others(info)}
@@ -109,13 +118,7 @@ def open_source(uri: str, info: BundleInfo, teacher_sha256: str, classes: Sequen
             "whose answers its held-out images and quotas are: use that teacher, or write its images with `distillery export` and give "
             "that folder, which this teacher then answers for."
         )
-    if found.manifest.shape != info.spec.shape:
-        raise ConfigError(
-            f"The set {found.store.uri!r} has images of shape {list(found.manifest.shape)}, but the teacher takes {list(info.spec.shape)}: "
-            "give a set of its images."
-        )
-    if not found.manifest.images:
-        raise ConfigError(f"The set {found.store.uri!r} has no images to train on: materialize a larger one.")
+    found.check(info.spec)
     return GivenSource(synthetic=found)
 
 
@@ -126,20 +129,8 @@ def open_planned(section: SourceSection, uri: str, info: BundleInfo) -> GivenSou
         CheckpointMismatchError: other images or another set than then.
     """
     found = open_source(uri, info, section.teacher_sha256, section.classes or info.class_names, section.labels)
-    check_pinned(found, section.sha256)
+    found.check_pinned(section.sha256)
     return found
-
-
-def check_pinned(found: GivenSource, sha256: str) -> None:
-    """Refuse what is not what the plan saw.
-
-    Raises:
-        CheckpointMismatchError: names both.
-    """
-    if found.sha256 != sha256:
-        raise CheckpointMismatchError(
-            f"What lies at {found.uri!r} is {found.sha256[:12]} and was {sha256[:12]} when the run was planned: plan it again."
-        )
 
 
 def wants_labels(student: StudentConfig, choice: str) -> bool:

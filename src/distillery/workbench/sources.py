@@ -13,15 +13,16 @@ from distillery.data.reference import SetReference, open_reference, read_referen
 from distillery.data.store import SyntheticSet
 from distillery.engine.feeds import Feed, FreshFeed, LabelledFeed, PoolFeed
 from distillery.engine.selection import Judge
-from distillery.errors import CheckpointMismatchError, ConfigError
+from distillery.errors import ConfigError
 from distillery.host import spoken
+from distillery.provenance import check_pinned
 from distillery.recipes.sections import OodSection
 from distillery.synthesis.bundle import list_synthesizers, load_synthesizer
 from distillery.synthesis.protocol import Synthesizer
 from distillery.types import Classifier
 from distillery.workbench.assembly import PlannedMethod, Teacher, judging
 from distillery.workbench.bench import Workbench
-from distillery.workbench.given import GivenSource, check_pinned
+from distillery.workbench.given import GivenSource
 from distillery.workbench.sets import show_set
 from distillery.workbench.synthesizers import Synthesizers, check_planned
 
@@ -91,12 +92,11 @@ class SetSource:
         """Load the set, every shard verified.
 
         Raises:
-            ConfigError: it has no images.
+            ConfigError: it has no images, or they are of another shape than the teacher's.
             StoreError: a damaged shard.
         """
+        self.synthetic.check(teacher.classifier.spec)
         images = self.synthetic.load("train").images
-        if not len(images):
-            raise ConfigError(f"The set {self.synthetic.store.uri!r} has no images to train on: materialize a larger one.")
         pool = ImagePool(teacher.classifier.spec, bench.runtime.device, capacity=len(images))
         pool.append(images)
         return OpenedSource(PoolFeed(pool), len(images), judge=self._judge())
@@ -191,7 +191,7 @@ def open_reference_to(path: Path, teacher: Teacher) -> SetSource | RealSource:
     facts, classifier = read_facts(path), teacher.classifier
     names = facts.classes or classifier.class_names
     found = GivenSource(real=load_given(reference.uri, classifier.spec, names, facts.labels))
-    check_pinned(found, reference.sha256)
+    found.check_pinned(reference.sha256)
     return RealSource(found.images, found.inputs)
 
 
@@ -253,11 +253,7 @@ def open_planned_ood(section: OodSection, uri: str, teacher: Teacher) -> OodImag
             "given."
         )
     found = load_ood(uri, teacher.classifier.spec)
-    if found.digest != section.ood_sha256:
-        raise CheckpointMismatchError(
-            f"The images of another domain at {uri!r} are {found.digest[:12]} and were {section.ood_sha256[:12]} when the run was planned: "
-            "plan it again."
-        )
+    check_pinned(f"What lies at {uri!r}, images of another domain,", found.digest, section.ood_sha256)
     return found
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from distillery.data.manifest import MANIFEST
-from distillery.data.reference import REFERENCE, SetReference, open_reference, read_reference, write_reference
+from distillery.data.reference import REFERENCE, SetReference, find_set, open_reference, open_set, read_reference, write_reference
 from distillery.errors import CheckpointMismatchError, MissingResourceError, StoreError
 from distillery.provenance import Provenance, dump_json, stamp
 from distillery.storage import FolderStore
@@ -62,3 +62,18 @@ def test_a_damaged_reference_is_refused(tmp_path: Path, data: bytes, kind: type[
     (tmp_path / REFERENCE).write_bytes(data)
     with pytest.raises(kind, match=words):
         read_reference(tmp_path)
+
+
+def test_a_set_is_opened_by_its_folder_its_manifest_or_a_reference(store: FolderStore, tmp_path: Path) -> None:
+    folder = tmp_path / "artifact"
+    with pytest.raises(MissingResourceError, match="No synthetic set is published"):
+        open_set(store.uri)
+    assert find_set(store.uri) is None
+    reference = publish(store, 1)
+    write_reference(folder, reference)
+    for uri in (store.uri, f"{store.uri}/{MANIFEST}", str(folder), str(folder / REFERENCE)):
+        found = find_set(uri)
+        assert found is not None
+        assert open_set(uri).digest == found.digest == reference.sha256
+        with pytest.raises(CheckpointMismatchError, match="was made with the teacher"):
+            open_set(uri, "123")

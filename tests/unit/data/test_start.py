@@ -103,7 +103,7 @@ def test_a_set_that_does_not_fit_is_refused_in_one_sentence(
 
 def test_one_without_images_to_train_on_is_refused(tmp_path: Path) -> None:
     made_at(FolderStore(tmp_path / "old"), train=())
-    with pytest.raises(ConfigError, match="has no images to train on: give a larger one, or none"):
+    with pytest.raises(ConfigError, match="has no images to train on: materialize a larger one"):
         StartSet.open(str(tmp_path / "old"), TEACHER, SPEC)
 
 

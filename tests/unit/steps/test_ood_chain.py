@@ -105,7 +105,7 @@ def test_others_than_the_plan_saw_are_refused_and_the_audit_finds_them(chain: Ch
         train_student.run(section, train_student.Inputs(**given), outputs)
     write_others(chain.folder / "others", 100)
     try:
-        with chain.environment(), pytest.raises(CheckpointMismatchError, match=r"and were .* when the run was planned: plan it again"):
+        with chain.environment(), pytest.raises(CheckpointMismatchError, match=r"and was .* when the run was planned: plan it again"):
             train_student.run(section, train_student.Inputs(**given, synth_ood_uri=str(chain.folder / "others")), outputs)
         with pytest.raises(StoreError, match=r"broken at the images of another domain: those at .* have sha256 .* names"):
             audit(f"{chain.store}/{chain.key}")

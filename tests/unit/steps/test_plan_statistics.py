@@ -94,7 +94,7 @@ def test_another_file_than_the_plan_saw_is_refused(tmp_path: Path) -> None:
     save(tmp_path / "moments.safetensors", replace(moments, mean={name: value + 1 for name, value in moments.mean.items()}))
     outputs = Outputs(statistics=StatisticsFile(tmp_path / "out" / "s"))
     inputs = Inputs(teacher_uri=str(tmp_path / "teacher"), synth_statistics_uri=str(tmp_path / "moments.safetensors"))
-    with pytest.raises(CheckpointMismatchError, match=r"were [0-9a-f]{12} when the run was planned: plan it again\.$"):
+    with pytest.raises(CheckpointMismatchError, match=r"was [0-9a-f]{12} when the run was planned: plan it again\.$"):
         extract(section, inputs, outputs)
     with pytest.raises(ConfigError, match=r"^--statistics = '', but the run was planned with a file of moments"):
         extract(section, replace(inputs, synth_statistics_uri=""), outputs)
