@@ -58,7 +58,15 @@ class LabelledFeed:
 
 
 def ood_images(batch: int, share: float) -> int:
-    """How many images of a batch come from another domain: the share, above 0 and below 1, rounded; each part has at least one image."""
+    """How many images of a batch come from another domain.
+
+    Args:
+        batch: images of the whole batch, 2 or more.
+        share: above 0 and below 1.
+
+    Returns:
+        The share, rounded; each part has at least one image.
+    """
     return min(max(round(share * batch), 1), batch - 1)
 
 
@@ -85,6 +93,7 @@ class MixedFeed:
 
     def batches(self, batch: int, steps: int, draws: torch.Generator) -> Iterator[Batch]:
         """Batches whose last images are those of the other domain; where the rest is labelled, these have no label (-1)."""
+        # drawn from a stream of their own: how many are taken changes nothing in the order of the rest
         others = ood_images(batch, self.share)
         rest = self.feed.batches(batch - others, steps, draws)
         for known, other in zip(rest, self.ood.draw(others, steps, self.draws), strict=True):

@@ -121,6 +121,7 @@ class StudentTrainer:
         while steps > 0:
             stage = self.position.stage
             if stage != self._stage:
+                # the terms of the next stage have other names; what went bad in this one is told first
                 self._watch.read()
                 self._enter(stage)
             piece = min(steps, self.steps_left)
@@ -162,6 +163,7 @@ class StudentTrainer:
         self.student.load_state_dict(state["student"])
         self.steps = int(state["steps"])
         self._enter(int(state["stage"]))
+        # after `_enter`, which makes this stage's modules and an optimizer of their parameters
         self._modules.load_state_dict(state["modules"])
         self._optimizer.load_state_dict(state["optimizer"])
         restore_strides(self._optimizer)
@@ -188,6 +190,7 @@ class StudentTrainer:
         select_trained(self.student, stage.trains)
         # drawn by name and step, dropout needs no state of its own in a checkpoint
         with seeded(self._seed, "student", "dropout", self.steps):
+            # `seeded` is of the CPU's generator; dropout on CUDA draws from the device's
             if self.runtime.device.type == "cuda":
                 torch.cuda.manual_seed(derive_seed(self._seed, "student", "dropout", self.steps))
             for batch in self._mixed(feed, stage).batches(stage.batch, steps, self._order):
@@ -210,6 +213,7 @@ class StudentTrainer:
     def _step(self, batch: Batch, stage: StageConfig) -> tuple[tuple[str, ...], Tensor]:
         for group in self._optimizer.param_groups:
             group["lr"] = rate_at(stage.schedule, stage.optimizer.rate, self._progress())
+        # the teacher answers the very view that the student gets: its answer to another crop would teach a difference that is not there
         images = augment(batch.images.to(self.runtime.device), stage.augment, self._augment)
         images = self.student.arrange(images)
         with self.runtime.autocast():
@@ -217,9 +221,11 @@ class StudentTrainer:
         terms = self._objectives.terms(seen)  # not under autocast: products of features lose what they compare in bfloat16
         values = torch.stack([full_precision(term) for term in terms.values()])
         values.sum().backward()
+        # after all objectives are added up: clipped each by itself, their weights would mean nothing
         if stage.clip:
             nn.utils.clip_grad_norm_(self._trained, stage.clip)
         self._optimizer.step()
+        # to none: between two steps nothing is left on the student for a synthesizer to find
         self._optimizer.zero_grad(set_to_none=True)
         return tuple(terms), values.detach()
 
@@ -234,6 +240,7 @@ class StudentTrainer:
         """The last step's damage shows in no term: look at the weights and buffers themselves."""
         weights = (*self.student.state_dict().values(), *self._modules.state_dict().values())
         values = [value for value in weights if value.is_floating_point()]
+        # the largest entry of each, NaN where one is: an L2 norm would call many small weights too large
         largest = torch.stack(torch._foreach_norm(values, float("inf")))
         if bool(is_bad(largest.float()).any()):
             raise bad_term("the student", "weights", f"at step {self.steps - 1}")

@@ -48,7 +48,15 @@ class Labeller(ABC):
         return classes_in(stored)
 
     def agrees(self, stored: Tensor, asked: Tensor) -> Tensor:
-        """(N,) bool: which images count for the class (N,) that they were asked for."""
+        """Which images count for the class that they were asked for.
+
+        Args:
+            stored: of the teacher's answers to N images.
+            asked: (N,) int64, on the CPU.
+
+        Returns:
+            (N,) bool.
+        """
         images, found = self.classes(stored)
         agreed = torch.zeros(len(asked), dtype=torch.bool)
         agreed[images[found == asked[images]]] = True
@@ -72,6 +80,7 @@ class ClassificationLabeller(Labeller):
         """Images of one argmax, and the sum of KL(T || S) over all of them."""
         total = len(stored)
         agreed = int((stored.argmax(1) == answers.argmax(1)).sum())
+        # of equal answers rounding may leave the mean below 0, even in float64
         return Score(total, agreed, max(float(exact_kl(stored, answers).mean()), 0.0) * total)
 
 

@@ -176,10 +176,12 @@ class Materializer:
 
     def _keep(self, batch: Batch) -> None:
         """Keep those raw images whose class is open, in the order they came."""
+        # first to what is stored: the argmax of a close call may be another at 256 levels
         images = quantize(batch.images).cpu()
         answers = self._labeller.label(self._teacher, images).cpu()
         asked = torch.full((len(images),), NO_LABEL) if batch.labels is None else batch.labels.cpu()
         obtained = self._labeller.classes(answers)[1]
+        # as if they came one by one: the first of a class fill its quota, whatever the size of a batch
         number = self._kept[obtained] + _ranks(obtained)
         keep = number <= self._quota[obtained]
         withheld = is_withheld(number, obtained, self.config.holdout)
@@ -270,6 +272,7 @@ def is_withheld(number: Tensor, classes: Tensor, share: float) -> Tensor:
     Returns:
         (N,) bool.
     """
+    # multiples of the golden ratio spread evenly over [0, 1) however many classes there are, and no draw has to be remembered
     phase = (classes.double() * _GOLDEN) % 1
     last = number.double() * share + phase
     return last.floor() > (last - share).floor()
@@ -277,6 +280,10 @@ def is_withheld(number: Tensor, classes: Tensor, share: float) -> Tensor:
 
 def check_size(config: SetConfig, spec: ImageSpec) -> None:
     """Refuse a set that is larger than allowed.
+
+    Args:
+        config: its size and the bound.
+        spec: of its images, a byte a value.
 
     Raises:
         ConfigError: names the bytes and the bound.

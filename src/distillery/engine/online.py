@@ -110,6 +110,7 @@ class OnlineDistillation:
             if self.pool.replaces:
                 self.selection.forget_scores()
             self.selection.conclude(self.trainer.epochs, self.trainer.student)
+        # closing rounds have no synthesizer, and would leave its numbers out
         made = self.session.history[self.config.rounds - 1]
         return {name: value for name, value in made.items() if name.startswith("synthesis/")} | self.session.history[-1]
 
@@ -137,6 +138,7 @@ class OnlineDistillation:
     def _learn(self, watch: TurnWatch) -> bool:
         """The synthesizer's part of a turn, its images added to the pool; whether the student may train."""
         with self.session.clock.part("synthesis"):
+            # before the student's steps: these images were made against the student as it still is
             learned = self.synthesizer.advance(self.trainer.student)
             watch.add(learned)
             self._collect(learned)
@@ -149,6 +151,7 @@ class OnlineDistillation:
             stage = self.trainer.stages[self.trainer.position.stage]
             batch = self.synthesizer.synthesize(stage.batch, student=self.trainer.student)
         if batch is not None and len(batch):
+            # `fresh` shows images that are made step by step; those that a method made on its way are only held out
             self.pool.add(batch, {"pool": True, "round": learned.ready, "fresh": False}[self.config.feed])
 
     def _train(self) -> None:

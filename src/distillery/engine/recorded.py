@@ -183,6 +183,7 @@ class RecordedPool:
         self.last_turn = ImagePool(self.train.spec, self.train.device, capacity=len(shown))
         self.last_turn.append(shown)
         if len(images):
+            # answered turn by turn, in batches that a resumed run has too; read from the device once a round
             self._turns.append(_Turn(images, asked, withheld, self._labeller.label(self._teacher, images)))
 
     def _remember(self, role: Role, shard: Shard) -> None:
@@ -197,5 +198,10 @@ class RecordedPool:
 
 
 def rows(values: Tensor, chosen: Tensor) -> Tensor:
-    """The rows that a mask on the CPU chooses; by their numbers, because a mask would make the device wait."""
+    """The rows that a mask on the CPU chooses; by their numbers, because a mask would make the device wait.
+
+    Args:
+        values: (N, ...), on any device.
+        chosen: (N,) bool, on the CPU.
+    """
     return values[chosen.nonzero().flatten().to(values.device)]

@@ -65,6 +65,7 @@ class Reservoir:
         first, self.seen = self.seen + free, self.seen + len(images)
         if free == len(images):
             return
+        # float64: a draw of float32 has 24 bits, so of more than 16 million images some could never be drawn
         numbers = torch.arange(first + 1, self.seen + 1, dtype=torch.float64)
         drawn = (torch.rand(len(numbers), generator=self.draws, dtype=torch.float64) * numbers).long().tolist()
         # of two that are drawn for one place the later one is there in the end

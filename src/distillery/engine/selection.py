@@ -208,6 +208,7 @@ class Selection:
     def _consider(self, epoch: int, score: Score, student: Classifier) -> None:
         """Judge the candidates on the images that are new, and take the student in where it is not the worst of too many."""
         self.candidates = _ranked(self._brought_up(kept, student, score.images) for kept in self.candidates)
+        # asked first: the file of one that goes at once is never written
         if len(self.candidates) == CANDIDATES and Kept(epoch, "", score).rank < self.candidates[-1].rank:
             return
         weights = weights_of(student)

@@ -67,6 +67,7 @@ class Session:
         known = self._known_rounds(done)
         known = [*known, *(Entry() for _ in range(done - len(known)))]
         self.history, self.seconds = [dict(entry.numbers) for entry in known], [dict(entry.seconds) for entry in known]
+        # the history keeps finite numbers alone and may be lost; the checkpoint has the last round's as they were
         self.history[-1] = state["last"]
         self.catch_up(self.history)
         return state

@@ -46,6 +46,7 @@ class TermWatch:
             self._first_bad = torch.full_like(values, -1)
         assert names == self._names, "the terms changed between two steps of one stage"
         self._totals += values
+        # judged on the device: the first bad step is known without a wait at each
         fresh = is_bad(values) & (self._first_bad < 0)
         self._first_bad = torch.where(fresh, self._first_step + self._steps, self._first_bad)
         self._steps += 1
@@ -114,6 +115,7 @@ class TurnWatch:
         """
         terms, bad = _read(self._terms)
         if bad:
+            # of one turn a step that is known comes first: it is where the trouble began
             turn, step, name = min((turn, step or math.inf, name) for name, (turn, step) in bad.items())
             place = f"in round {self._round}" if self._of == 1 else f"in turn {turn} of round {self._round}"
             raise bad_term("the synthesizer", name, place if step == math.inf else f"{place}, step {step:.0f} of it")

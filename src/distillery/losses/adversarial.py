@@ -28,6 +28,7 @@ def decision_adversarial(student_logits: Tensor, teacher_logits: Tensor) -> Tens
 
     Source: CMI, arXiv:2105.08584, equation 5; used unchanged by FastDFKD, arXiv:2112.07327.
     """
+    # argmax has no gradient, so the mask is a constant; the answers are not detached: images move through both networks
     agree = student_logits.argmax(dim=1) == teacher_logits.argmax(dim=1)
     return -(kl_per_sample(student_logits, teacher_logits) * agree).mean()
 
@@ -49,6 +50,7 @@ def jensen_shannon(student_logits: Tensor, teacher_logits: Tensor, temperature: 
     """
     student, teacher = (full_precision(logits) / temperature for logits in (student_logits, teacher_logits))
     log_p, log_q = student.log_softmax(dim=1), teacher.log_softmax(dim=1)
+    # all in logarithms: a probability that underflows is then 0 times a finite number, where log(p) would make it NaN
     log_m = torch.logaddexp(log_p, log_q) - math.log(2)
     apart = log_p.exp() * (log_p - log_m) + log_q.exp() * (log_q - log_m)
     return apart.sum(dim=1).mean() / 2
@@ -73,6 +75,7 @@ def clamped_divergence(student_logits: Tensor, teacher_logits: Tensor, temperatu
     """
     student, teacher = (full_precision(logits) / temperature for logits in (student_logits, teacher_logits))
     p, q = student.softmax(dim=1), teacher.softmax(dim=1)
+    # M is that of the answers as they were, clamped by itself as there; no logarithm is of 0 behind a clamp, so no epsilon
     p, q, m = (part.clamp(_LEAST, _MOST) for part in (p, q, (p + q) / 2))
     apart = m * (2 * m.log() - p.log() - q.log())
     return apart.sum(dim=1).mean() / 2

@@ -29,6 +29,7 @@ class _ChannelMoments(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, features: Tensor, groups: int) -> tuple[Tensor, Tensor]:
         mean, variance = _group_statistics(features, groups)
+        # autograd cannot go back through the pass that BatchNorm makes, and through `var_mean` it takes several over every layer
         ctx.save_for_backward(features, mean)
         ctx.groups = groups
         return mean, variance
@@ -38,9 +39,11 @@ class _ChannelMoments(torch.autograd.Function):
         features, mean = ctx.saved_tensors
         grad_mean, grad_variance = gradients
         count = features.numel() // mean.numel()
+        # d var / dx = 2 (x - mean) / n: what the mean contributes to it is 0, since deviations add up to 0
         slope = 2 * grad_variance / count
         offset = grad_mean / count - slope * mean
         shape = (ctx.groups, 1, -1, 1, 1)
+        # computed in full precision and rounded once, to what autocast left the features in
         offset, slope = (value.view(shape).to(features.dtype) for value in (offset, slope))
         return torch.addcmul(offset, features.unflatten(0, (ctx.groups, -1)), slope).flatten(0, 1), None
 
@@ -114,6 +117,7 @@ def moment_distance(batch: Sequence[LayerMoments], target: Sequence[LayerMoments
 
 def _norms(difference: Tensor) -> Tensor:
     """The L2 norm over the channels of each group, summed over groups."""
+    # no epsilon: where a distance is 0, torch gives the gradient 0 and not the NaN of a root
     norms: Tensor = torch.linalg.vector_norm(difference, dim=-1)
     return norms.sum()
 
@@ -128,6 +132,9 @@ def blend(batch: LayerMoments, past: LayerMoments, momentum: float) -> LayerMome
         batch: this batch's statistics.
         past: the running average so far, detached.
         momentum: m in [0, 1).
+
+    Returns:
+        Mean and variance of the shapes of the two.
 
     Source: FastDFKD, arXiv:2112.07327, section 3.3.
     """

@@ -56,6 +56,9 @@ def squared_norm(images: Tensor, groups: int = 1) -> Tensor:
         images: (G*B, C, H, W).
         groups: G, which divides the batch.
 
+    Returns:
+        A scalar, at least 0, whatever B is; it grows in a straight line with G and with the pixels of an image.
+
     Source: LS-GDFD, arXiv:2012.05578, equation 2.
     """
     _check_groups(images, groups)
@@ -70,6 +73,9 @@ def mean_norm(images: Tensor, groups: int = 1) -> Tensor:
         images: (G*B, C, H, W).
         groups: G, which divides the batch.
 
+    Returns:
+        A scalar, at least 0, whatever B is; it grows in a straight line with G.
+
     Source: DeepInversion, arXiv:1912.08795, section 3.1; not squared, as its code has it.
     """
     _check_groups(images, groups)
@@ -80,6 +86,7 @@ def mean_norm(images: Tensor, groups: int = 1) -> Tensor:
 def _group_norms(values: Tensor, groups: int) -> Tensor:
     """The L2 norm of each group's values, summed over groups."""
     _check_groups(values, groups)
+    # one norm over all images of a group, as published; no epsilon, for torch gives a flat batch the gradient 0
     if groups == 1:
         norms: Tensor = torch.linalg.vector_norm(values)
     else:

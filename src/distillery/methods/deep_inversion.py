@@ -71,6 +71,7 @@ class DeepInversionConfig(InversionConfig):
     def rate_at(self, step: int, steps: int) -> float:
         """Adam's rate: up in a straight line, then as the schedule says."""
         if step < self.warmup_steps:
+            # from step + 1: at a rate of 0 the first step would move Adam's moments and nothing else
             return self.rate * (step + 1) / self.warmup_steps
         progress = ScheduleProgress(step - self.warmup_steps, steps - self.warmup_steps)
         return rate_at(ScheduleConfig(name=self.schedule), self.rate, progress)
@@ -111,11 +112,13 @@ class DeepInversion(InversionSynthesizer[DeepInversionConfig]):
     def terms(self, view: View, student: Classifier | None) -> dict[str, Tensor]:
         """The weighted terms whose weight is above 0, of one pass of each network."""
         config, pixels = self.config, view.pixels
+        # the pass alone: losses and priors are differences of like numbers, which bfloat16 would round away
         with self.runtime.autocast():
             logits, moments = self._matcher.observe(view.images)
         terms = {}
         if config.label_weight:
             terms["label"] = config.label_weight * functional.cross_entropy(full_precision(logits), view.labels)
+        # priors are of the view, as published: what a roll brings together at the seam is smoothed for this one step
         if config.total_variation_weight:
             terms["total_variation"] = config.total_variation_weight * total_variation_l2(pixels)
         if config.total_variation_l1_weight:
@@ -156,5 +159,7 @@ class AdaptiveDeepInversion(DeepInversion):
             self._checked = True
         with self.runtime.autocast():
             answers = student(view.images)
+        # outside of the clamp there is no gradient: answers far enough apart are let be. The Jensen-Shannon divergence, at most ln 2,
+        # never gets there; the clamped form may
         divergence = _DIVERGENCES[config.competition](answers, logits, config.temperature)
         return {"competition": config.competition_weight * (1 - divergence.clamp(0, 1))}

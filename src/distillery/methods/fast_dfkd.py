@@ -140,6 +140,7 @@ class FastDFKD:
         self._runtime = ingredients.runtime
         self._seed = ingredients.seed
         self._meta = self._new_generator("init")
+        # memory for the copies: every adaptation writes the meta-generator's parameters over it
         self._adapted = self._new_generator("init")
         rate = config.meta_rate or config.generator_rate * config.steps
         self._meta_optimizer = torch.optim.Adam(self._meta.parameters(), lr=rate, betas=BETAS, fused=self._fused)
@@ -159,18 +160,26 @@ class FastDFKD:
         Args:
             student: the opponent of the adversarial term; None leaves the term out.
             labels: (batch,) int64 classes to make instead of drawn ones.
+
+        Returns:
+            The terms of the last step and the images (batch, C, H, W) of the best one; not ready before warm-up is over.
+
+        Raises:
+            ConfigError: without a student, or before the last round of warm-up, nothing is left to minimise.
         """
         config = self._config
         self._rounds += 1
         if config.reset != "off" and self._rounds == config.warmup + config.reset_after:
             self._meta.reset_first_layers(config.reset, self._learning)
         if config.reuse == "none":
+            # named by the round, so that a resumed run draws the same
             self._meta.load_state_dict(self._new_generator("init", self._rounds).state_dict())
         if labels is None:
             labels = draw_labels(config.batch, self._teacher.num_classes, config.labels, self._learning)
         recorder = TermRecorder(self._diagnose and is_diagnosed(self._rounds))
         with only_looked_at(student):
             result = self._adapt(labels, student, self._learning, recorder)
+        # once a round and with the last step's statistics, as the reference code does: k steps of one batch count as one look
         self._matcher.remember(result.moments)
         self._learn(result.meta_gradient)
         return recorder.turn(recorder.last(), Batch(result.images, result.labels), ready=self._rounds > config.warmup)
@@ -182,6 +191,9 @@ class FastDFKD:
             n: how many images.
             labels: (n,) int64 classes to ask for; shuffled over the batches, since batch statistics must not see one class alone.
             student: takes part through the adversarial term once warm-up is over.
+
+        Raises:
+            ConfigError: labels that do not fit, or nothing is left to minimise without a student.
         """
         num_classes = self._teacher.num_classes
         if labels is None:
@@ -232,6 +244,7 @@ class FastDFKD:
         copy_parameters(self._meta, self._adapted)
         parameters = list(self._adapted.parameters())
         latent = torch.randn(len(labels), config.generator.latent, generator=draws).to(device).requires_grad_()
+        # new for each batch: one task knows nothing of the momenta of another
         optimizer = torch.optim.Adam(
             [{"params": parameters, "lr": config.generator_rate}, {"params": [latent], "lr": config.latent_rate}],
             betas=BETAS,
@@ -245,9 +258,12 @@ class FastDFKD:
             if not terms:
                 raise ConfigError(_LONELY)
             loss = recorder.add(terms, images)
+            # before the update that this loss leads to; where the first loss is NaN, which is below nothing, its images stay and the
+            # recorder tells
             better = loss.detach() < best_loss
             best_images = torch.where(better, images.detach(), best_images) if step else images.detach()
             best_loss = torch.where(better, loss.detach(), best_loss)
+            # grad and not backward: the meta-gradient sums these very tensors, and nothing is added to what stands in a .grad
             gradients = torch.autograd.grad(loss, [*parameters, latent])
             self._collect(meta_gradient, gradients[:-1], last=step == config.steps - 1)
             for parameter, gradient in zip([*parameters, latent], gradients, strict=True):
@@ -265,6 +281,8 @@ class FastDFKD:
                 terms["moments"] = config.moments_weight * self._matcher.distance(moments)
             if config.label_weight:
                 terms["label"] = config.label_weight * functional.cross_entropy(full_precision(logits), labels)
+            # with the last round of warm-up, one before the student's first step: the reference code counts
+            # calls from 1 and epochs from 0
             if student is not None and config.adversarial_weight and self._rounds >= config.warmup:
                 terms["adversarial"] = config.adversarial_weight * decision_adversarial(student(view), logits)
         return terms, moments
@@ -291,6 +309,11 @@ class FastDFKD:
 
 @torch.no_grad()
 def copy_parameters(source: nn.Module, target: nn.Module) -> None:
-    """Copy parameters, not buffers: in train mode BatchNorm never reads its running statistics."""
+    """Copy parameters, not buffers: in train mode BatchNorm never reads its running statistics.
+
+    Args:
+        source: that they are read from.
+        target: of the same architecture, written in place.
+    """
     for ours, theirs in zip(target.parameters(), source.parameters(), strict=True):
         ours.copy_(theirs)

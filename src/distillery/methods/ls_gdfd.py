@@ -62,6 +62,7 @@ class LSGDFDConfig(ConditionalConfig):
         if self.targets == "global":
             return 1
         most = max(min(self.batch // self.images_per_class, fewest), 1)
+        # parts of one size alone can be told apart again, see `losses.moments`
         return next(count for count in range(most, 0, -1) if self.batch % count == 0)
 
     @model_validator(mode="after")
@@ -93,6 +94,7 @@ class LSGDFD(ConditionalSynthesizer[LSGDFDConfig]):
     def terms(self, made: Generated, student: Classifier | None) -> dict[str, Tensor]:
         """The weighted terms whose weight is above 0; the teacher sees the jittered images, the priors the images themselves."""
         config, images, groups = self.config, made.images, made.groups
+        # rolled for the teacher alone: a prior on neighbours would smooth the seam where a roll joins opposite edges
         with self.runtime.autocast():
             logits, moments = self._matcher.observe(self._jittered(made), groups * self._classes)
         terms = {}
@@ -104,6 +106,8 @@ class LSGDFD(ConditionalSynthesizer[LSGDFDConfig]):
         if config.l2_weight:
             terms["l2"] = config.l2_weight * squared_norm(images, groups)
         if config.moments_weight:
+            # each part of a batch is of one class, which its first label names; a mean over the parts of a generator, so that its weight
+            # means the same however many classes share a batch
             shown = made.labels.unflatten(0, (groups * self._classes, -1))[:, 0]
             terms["moments"] = config.moments_weight * self._matcher.distance(moments, shown) / self._classes
         return terms

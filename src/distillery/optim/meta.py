@@ -15,6 +15,7 @@ def add_gradients(total: Sequence[Tensor], step: Sequence[Tensor]) -> None:
 
     Source: FastDFKD's code; the paper (arXiv:2112.07327, equation 7) uses the last step's gradient alone.
     """
+    # on CUDA one kernel for all parameters, where one each would take longer to launch than to run
     torch._foreach_add_(list(total), list(step))
 
 
@@ -26,6 +27,10 @@ def reptile_gradient(start: Sequence[Tensor], adapted: Sequence[Tensor], scale: 
         adapted: theta_k, after it.
         scale: the reference code multiplies by 67; Adam makes the scale nearly irrelevant.
 
+    Returns:
+        One tensor a parameter, of its shape.
+
     Source: Reptile, arXiv:1803.02999; FastDFKD, arXiv:2112.07327, equation 8.
     """
+    # first order: nothing goes back through the k steps between the two
     return [(before.detach() - after.detach()) * scale for before, after in zip(start, adapted, strict=True)]

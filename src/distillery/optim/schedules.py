@@ -76,5 +76,6 @@ def rate_at(schedule: ScheduleConfig, base: float, progress: ScheduleProgress) -
         passed = sum(milestone <= progress.done for milestone in schedule.milestones)
         return float(base * schedule.factor**passed)
     length = schedule.length or progress.total
+    # `done` is what is over, so the last epoch still has a rate above `minimum`, as in the papers' own runs
     share = min(progress.done / max(length, 1), 1.0)
     return schedule.minimum + (base - schedule.minimum) * 0.5 * (1 + math.cos(math.pi * share))

@@ -45,9 +45,11 @@ class RunningMoments:
         image_mean = flat.mean(2)
         image_squares = (flat - image_mean[:, :, None]).square().sum(2)
         present, place = groups.unique(return_inverse=True)  # of many groups a batch holds few
+        # a product, not `index_add_`: that adds in an order of its own on CUDA, and equal images are to give equal bytes
         member = torch.nn.functional.one_hot(place, len(present)).to(flat).T
         images = member.sum(1, keepdim=True)
         mean = member @ image_mean / images
+        # a group's sum of squares: that within its images, and that of the images' means around the group's
         squares = member @ (image_squares + pixels * (image_mean - mean[place]).square())
         self._merge(present, images * pixels, mean, squares)
 
@@ -66,6 +68,7 @@ class RunningMoments:
     def _merge(self, groups: Tensor, count: Tensor, mean: Tensor, squares: Tensor) -> None:
         """Add to some groups, each named once."""
         before = self.count[groups]
+        # of two empty parts 0 / 1 and not 0 / 0
         total = (before + count).clamp(min=1)
         delta = mean - self.mean[groups]
         self.squares[groups] += squares + delta.square() * before * count / total
@@ -118,6 +121,8 @@ def class_moments(classifier: Classifier, images: Tensor, labels: Tensor, teache
     device = classifier.mean.device
     running = {key: RunningMoments(len(counts), len(mean), device) for key, (mean, _) in found.items()}
     visited = list(dict.fromkeys(map(visited_path, found)))
+    # in eval mode a layer's input depends on its own image alone; in train mode it would be normalised by the others of the batch, and
+    # the buffers that are read as global moments would move
     with eval_mode(classifier), exact(device), tap_inputs(classifier, visited) as inputs:
         for start in range(0, len(images), batch):
             groups = labels[start : start + batch].to(device)
@@ -127,6 +132,7 @@ def class_moments(classifier: Classifier, images: Tensor, labels: Tensor, teache
                     maps = f"{len(inputs[key])} maps of {len(groups)} images"
                     raise ConfigError(f"The layer {key!r} sees {maps}, so none is of one image's class: take global moments.")
                 running[key].update(inputs[key], groups)
+    # rounded once, after all sums
     mean = {key: value.mean.to(found[key][0].dtype) for key, value in running.items()}
     variance = {key: value.variance().to(found[key][1].dtype) for key, value in running.items()}
     if any(value.isnan().any() for value in variance.values()):

@@ -72,6 +72,7 @@ def _look(classifier: Classifier, declared: Mapping[str, nn.Module], gradients: 
                     left_out[path] = next(filter(None, reasons))
                 else:
                     visits += taps.visits(path)
+        # buffers that a called layer has too are seen there
         shared = {_running_mean(module).data_ptr() for path, module in declared.items() if path not in idle}
         for path, module in idle.items():
             if _running_mean(module).data_ptr() not in shared and _matters(classifier, module, images, logits):
@@ -80,7 +81,14 @@ def _look(classifier: Classifier, declared: Mapping[str, nn.Module], gradients: 
 
 
 def statistics_of(module: nn.Module) -> tuple[Tensor, Tensor] | None:
-    """The running mean and variance (C,) of a module that has them as buffers, else None."""
+    """The running mean and variance (C,) of a module that has them as buffers, else None.
+
+    Args:
+        module: any; what its children have does not count.
+
+    Returns:
+        The buffers themselves, no copies.
+    """
     buffers = dict(module.named_buffers(recurse=False))
     mean, variance = buffers.get("running_mean"), buffers.get("running_var")
     if mean is None or variance is None or mean.dim() != 1 or mean.shape != variance.shape:
@@ -105,6 +113,7 @@ def _matters(classifier: Classifier, module: nn.Module, images: Tensor, logits: 
     before = mean.clone()
     try:
         mean.fill_(torch.nan)
+        # compared with what is NaN anyway: a network may have such answers by itself
         return not torch.equal(_answer(classifier, images).isnan(), logits.isnan())
     except ConfigError:
         return True

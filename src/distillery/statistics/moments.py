@@ -117,6 +117,10 @@ def parse_moments(data: bytes, path: str, teacher_sha256: str) -> tuple[Moments,
         data: its bytes.
         path: where they were, for messages.
         teacher_sha256: the teacher in use.
+
+    Raises:
+        StoreError: bytes that are no safetensors file or fail their hash.
+        CheckpointMismatchError: another format, a newer version, or another teacher's moments.
     """
     document, tensors = read_tensors(FORMAT, data, path)
     header = document.parse(_Header)

@@ -14,12 +14,17 @@ from distillery.types import Classifier
 
 @contextmanager
 def only_looked_at(student: Classifier | None) -> Iterator[None]:
-    """Run a student in eval mode without gradients to its weights, and leave it bit-identical: mode and flags of every part."""
+    """Run a student in eval mode without gradients to its weights, and leave it bit-identical: mode and flags of every part.
+
+    Args:
+        student: the opponent; None where there is none.
+    """
     if student is None:
         yield
         return
     modes = {module: module.training for module in student.modules()}
     flags = [(parameter, parameter.requires_grad) for parameter in student.parameters()]
+    # gradients to the images still pass through it; nobody takes those to its weights
     student.eval().requires_grad_(False)
     try:
         yield
@@ -60,6 +65,7 @@ def draw_labels(count: int, num_classes: int, how: str, generator: torch.Generat
         order = torch.randperm(count, generator=generator, device=generator.device)
         over = count % num_classes
         if over:
+            # the last `over` numbers, wherever they stand by now, would always be the first classes
             order[order >= count - over] = torch.randperm(num_classes, generator=generator, device=generator.device)[:over]
         return order % num_classes
     return torch.randint(num_classes, (count,), generator=generator, device=generator.device)
@@ -67,6 +73,11 @@ def draw_labels(count: int, num_classes: int, how: str, generator: torch.Generat
 
 def check_labels(labels: Tensor, n: int, num_classes: int) -> None:
     """Refuse labels of another length or range.
+
+    Args:
+        labels: (n,) int64 in [0, K).
+        n: images asked for.
+        num_classes: K.
 
     Raises:
         ConfigError: naming the value and what is allowed.
@@ -91,6 +102,7 @@ def in_full_batches(labels: Tensor, surplus: Tensor, batch: int, draws: torch.Ge
         (n, C, H, W) in the order of `labels`.
     """
     asked = torch.cat([labels.cpu(), surplus])
+    # shuffled together with the surplus: labels that come sorted would fill batches with one class each
     order = torch.randperm(len(asked), generator=draws)
     made = torch.cat([make(part) for part in asked[order].split(batch)])
     return made[order.argsort().to(made.device)[: len(labels)]]

@@ -173,6 +173,12 @@ class InversionSynthesizer(ABC, Generic[Settings]):
         Args:
             student: the opponent, for a method that plays against one.
             labels: (n,) int64, the classes to make, any number of them; None draws a batch of them in which each class has its share.
+
+        Returns:
+            The terms of the last step, and the images (n, C, H, W) of the best one.
+
+        Raises:
+            ConfigError: nothing is left to minimise without a student.
         """
         self._turns += 1
         if labels is None:
@@ -189,6 +195,9 @@ class InversionSynthesizer(ABC, Generic[Settings]):
             n: how many images.
             labels: (n,) int64 classes to ask for; shuffled over the batches, since batch statistics must not see one class alone.
             student: as in `advance`.
+
+        Raises:
+            ConfigError: labels that do not fit, or nothing is left to minimise without a student.
         """
         device = self.runtime.device
         if labels is None:
@@ -219,17 +228,20 @@ class InversionSynthesizer(ABC, Generic[Settings]):
     def _invert(self, labels: Tensor, student: Classifier | None, draws: torch.Generator, recorder: TermRecorder) -> Tensor:
         """Images (N, C, H, W) in [0, 1], detached, of the best step of the last pass."""
         config, device = self.config, self.runtime.device
+        # on the CPU: a seed gives the same noise on every device
         start = torch.randn(len(labels), *self.teacher.spec.shape, generator=draws)
         pixels = self.teacher.arrange(start.to(device)).requires_grad_()
         best = pixels.detach().clone()
         # who asks for images may have switched gradients off
         with torch.enable_grad(), only_looked_at(student):
             for part in config.passes:
+                # new for each pass: gradients of pooled views are of another size, and Adam's second moments would remember them
                 optimizer = torch.optim.Adam([pixels], lr=config.rate, betas=config.betas, fused=device.type == "cuda")
                 lowest = torch.full((), torch.inf, device=device)
                 for step in range(part.steps):
                     optimizer.param_groups[0]["lr"] = config.rate_at(step, part.steps)
                     loss = recorder.add(self.terms(self._view(pixels, labels, part, draws), student), pixels)
+                    # the loss is of the pixels before this step's update
                     better = loss.detach() < lowest
                     # torch.where copies; the pixels themselves change in place with every step
                     best = torch.where(better, pixels.detach(), best)
@@ -246,6 +258,7 @@ class InversionSynthesizer(ABC, Generic[Settings]):
         seen = functional.avg_pool2d(pixels, part.pooling) if part.pooling > 1 else pixels
         if reach := config.jitter // part.pooling:
             down, right = torch.randint(-reach, reach + 1, (2,), generator=draws).tolist()
+            # one offset for the batch, as published: images move against the teacher's grid, not against each other
             seen = torch.roll(seen, (down, right), dims=(2, 3))
         if config.flip and int(torch.randint(2, (), generator=draws)):
             seen = seen.flip(3)

@@ -74,6 +74,7 @@ class Learner:
         """B images of each generator; its labels, then its latents, are drawn from its own stream."""
         labels, latents = [], []
         for classes, draws in zip(self.classes, self.draws, strict=True):
+            # a generator's draws in this order whatever learns beside it: a stack makes the images that each would make alone
             labels.append(draw_labels(classes, draws))
             latents.append(torch.randn(batch, self._latent, generator=draws))
         device = self._runtime.device
@@ -140,6 +141,7 @@ class Lone:
 
     def sample(self, labels: Tensor) -> Tensor:
         """Images (N, C, H, W) of labels (N,) by a forward pass in eval mode."""
+        # by running statistics: batches of one class that are normalised by themselves collapse
         self._generator.eval()
         images = sample_images(self._generator, labels, self._config, self.sampling[0], self._runtime)
         self._generator.train()

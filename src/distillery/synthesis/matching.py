@@ -101,6 +101,9 @@ class MomentMatcher:
                 do not look at it.
             first: factor on the share of the layer that is visited first.
 
+        Returns:
+            A scalar, at least 0.
+
         Raises:
             ConfigError: the targets are of classes and nobody said which.
         """
@@ -117,13 +120,19 @@ class MomentMatcher:
                     "teacher's statistics without labelled images."
                 )
             assert all(layer.mean.numel() == len(labels) * layer.mean.shape[-1] for layer in batch), "one class a group"
+            # labels are drawn on the CPU: the copy does not make it wait for the device
             wanted = wanted.select(labels.to(self._teacher.mean.device, non_blocking=True))
         return [LayerMoments(wanted.mean[key], wanted.variance[key]) for key in self._keys]
 
     def remember(self, batch: list[LayerMoments]) -> None:
-        """Move the running average once; the first call starts it from the batch itself."""
+        """Move the running average once; the first call starts it from the batch itself.
+
+        Args:
+            batch: what `observe` gave; its graph is let go.
+        """
         if self._momentum == 0:
             return
+        # detached, or each round would hold the graphs of all before it
         now = [LayerMoments(layer.mean.detach(), layer.variance.detach()) for layer in batch]
         self._past = [blend(layer, past, self._momentum) for layer, past in zip(now, self._past, strict=True)] if self._past else now
 

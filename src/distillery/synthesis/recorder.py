@@ -55,6 +55,7 @@ class TermRecorder:
         """
         if self._diagnose and not self._at:
             self._pulls.append((_gradient_norms(terms, images), groups))
+        # kept on the device: a number read here would make every step wait
         values = torch.stack(list(terms.values()))
         self._names = tuple(terms)
         if self._at == len(self._sums):

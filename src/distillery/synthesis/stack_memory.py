@@ -12,7 +12,7 @@ from distillery.synthesis.config import ConditionalConfig
 from distillery.synthesis.stacked import at_once
 from distillery.types import Classifier
 
-_IMAGES = 2
+_IMAGES = 2  # of one, BatchNorm in train mode refuses maps of one value a channel
 
 
 @dataclass(frozen=True)

@@ -65,6 +65,7 @@ class Stack:
             classes = self._slices[start : start + size]
             generators = []
             for index, own in zip(held[start : start + size], classes, strict=True):
+                # by index, one after another: what a generator begins with depends on no neighbour and on no share
                 with seeded(seed, name, "init", index):
                     generators.append(build(len(own)))
             network = self._runtime.place(StackedGenerator(generators, classes))
@@ -171,6 +172,7 @@ def _load_optimizer(learner: Learner, network: StackedGenerator, states: list[di
         for kind, values in whole.items():
             for index, state in enumerate(states):
                 network.rows(index, {name: values})[name].copy_(state[name][kind])
+        # one count for all: generators of a stack step together
         stacked[number] = {"step": states[0][name]["step"].clone(), **whole}
     learner.optimizer.load_state_dict({**learner.optimizer.state_dict(), "state": stacked})
     restore_strides(learner.optimizer)
