@@ -1,5 +1,6 @@
 """The thin residual networks of three stages that CIFAR tables are made of."""
 
+from functools import partial
 from typing import Literal
 
 import torch.nn.functional as F
@@ -7,7 +8,7 @@ from pydantic import Field, field_validator
 from torch import Tensor, nn
 
 from distillery.config import Config
-from distillery.models.classifiers.layers import GlobalAverage, conv1x1, conv3x3, initialise
+from distillery.models.classifiers.layers import GlobalAverage, build_stages, conv1x1, conv3x3, initialise
 from distillery.types import ImageSpec
 
 
@@ -48,19 +49,11 @@ class CifarResNet(nn.Module):
         super().__init__()
         width = config.base_width
         self.stem = nn.Sequential(conv3x3(spec.channels, width), nn.BatchNorm2d(width), nn.ReLU())
-        blocks: list[nn.Module] = []
-        ends: list[str] = []
-        entries = width
-        for stage in range(3):
-            for block in range((config.depth - 2) // 6):
-                exits = width * 2**stage
-                blocks.append(BasicBlock(entries, exits, stride=2 if stage and not block else 1, shortcut=config.shortcut))
-                entries = exits
-            ends.append(f"blocks.{len(blocks) - 1}")
+        stages = [((config.depth - 2) // 6, width * 2**stage) for stage in range(3)]
+        self.blocks, ends = build_stages(width, stages, partial(BasicBlock, shortcut=config.shortcut))
         self.stage_outputs = ("stem", *ends)
-        self.blocks = nn.Sequential(*blocks)
         self.pool = GlobalAverage()
-        self.head = nn.Linear(entries, num_classes)
+        self.head = nn.Linear(stages[-1][1], num_classes)
         initialise(self)
 
     def forward(self, images: Tensor) -> Tensor:

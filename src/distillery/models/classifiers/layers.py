@@ -1,5 +1,7 @@
 """What several families share."""
 
+from collections.abc import Callable, Iterable
+
 import torch
 from torch import Tensor, nn
 
@@ -36,6 +38,29 @@ class SubsampledConv2d(nn.Conv2d):
 def conv1x1(entries: int, exits: int, stride: int = 1) -> nn.Conv2d:
     """A 1x1 convolution without bias."""
     return SubsampledConv2d(entries, exits, stride) if stride > 1 else nn.Conv2d(entries, exits, 1, bias=False)
+
+
+def build_stages(
+    entries: int, stages: Iterable[tuple[int, int]], block: Callable[[int, int, int], nn.Module]
+) -> tuple[nn.Sequential, tuple[str, ...]]:
+    """The blocks of a residual network, one after another; each stage but the first begins by halving height and width.
+
+    Args:
+        entries: channels that come in.
+        stages: how many blocks each stage has, and how many channels go out of them.
+        block: of channels that come in, channels that go out, and stride.
+
+    Returns:
+        The blocks, and the paths of the stages' ends in a network that calls them `blocks`.
+    """
+    blocks: list[nn.Module] = []
+    ends: list[str] = []
+    for stage, (count, exits) in enumerate(stages):
+        for index in range(count):
+            blocks.append(block(entries, exits, 2 if stage and not index else 1))
+            entries = exits
+        ends.append(f"blocks.{len(blocks) - 1}")
+    return nn.Sequential(*blocks), tuple(ends)
 
 
 @torch.no_grad()

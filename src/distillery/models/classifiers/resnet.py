@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from distillery.config import Config
 from distillery.models.classifiers.cifar_resnet import BasicBlock
-from distillery.models.classifiers.layers import GlobalAverage, conv1x1, conv3x3, initialise
+from distillery.models.classifiers.layers import GlobalAverage, build_stages, conv1x1, conv3x3, initialise
 from distillery.types import ImageSpec
 
 _BLOCKS = {18: (2, 2, 2, 2), 20: (2, 2, 3, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)}
@@ -43,21 +43,12 @@ class ResNet(nn.Module):
         super().__init__()
         width = config.base_width
         self.stem = nn.Sequential(conv3x3(spec.channels, width), nn.BatchNorm2d(width), nn.ReLU())
-        blocks: list[nn.Module] = []
-        ends: list[str] = []
-        entries = width
-        for stage, count in enumerate(_BLOCKS[config.depth]):
-            for index in range(count):
-                stride = 2 if stage and not index else 1
-                inner = width * 2**stage
-                exits = inner * Bottleneck.expansion if config.depth == 50 else inner
-                blocks.append(Bottleneck(entries, inner, stride) if config.depth == 50 else BasicBlock(entries, inner, stride))
-                entries = exits
-            ends.append(f"blocks.{len(blocks) - 1}")
+        block, expansion = (Bottleneck, Bottleneck.expansion) if config.depth == 50 else (BasicBlock, 1)
+        stages = [(count, width * 2**stage * expansion) for stage, count in enumerate(_BLOCKS[config.depth])]
+        self.blocks, ends = build_stages(width, stages, block)
         self.stage_outputs = ("stem", *ends)
-        self.blocks = nn.Sequential(*blocks)
         self.pool = GlobalAverage()
-        self.head = nn.Linear(entries, num_classes)
+        self.head = nn.Linear(stages[-1][1], num_classes)
         initialise(self)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -71,15 +62,15 @@ class Bottleneck(nn.Module):
 
     Args:
         entries: channels that come in.
-        inner: channels of the 3x3; four times as many go out.
+        exits: channels that go out, four times those of the 3x3.
         stride: of the 3x3 and the shortcut.
     """
 
     expansion = 4
 
-    def __init__(self, entries: int, inner: int, stride: int) -> None:
+    def __init__(self, entries: int, exits: int, stride: int) -> None:
         super().__init__()
-        exits = inner * self.expansion
+        inner = exits // self.expansion
         self.conv1 = conv1x1(entries, inner)
         self.norm1 = nn.BatchNorm2d(inner)
         self.conv2 = conv3x3(inner, inner, stride)
@@ -91,7 +82,7 @@ class Bottleneck(nn.Module):
             self.shortcut = nn.Sequential(conv1x1(entries, exits, stride), nn.BatchNorm2d(exits))
 
     def forward(self, features: Tensor) -> Tensor:
-        """Features (N, 4 * inner, H / stride, W / stride)."""
+        """Features (N, exits, H / stride, W / stride)."""
         inner = F.relu(self.norm1(self.conv1(features)), inplace=True)
         inner = F.relu(self.norm2(self.conv2(inner)), inplace=True)
         return F.relu(self.norm3(self.conv3(inner)) + self.shortcut(features), inplace=True)

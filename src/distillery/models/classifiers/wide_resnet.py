@@ -5,7 +5,7 @@ from pydantic import Field, field_validator
 from torch import Tensor, nn
 
 from distillery.config import Config
-from distillery.models.classifiers.layers import GlobalAverage, conv1x1, conv3x3, initialise
+from distillery.models.classifiers.layers import GlobalAverage, build_stages, conv1x1, conv3x3, initialise
 from distillery.types import ImageSpec
 
 
@@ -45,17 +45,10 @@ class WideResNet(nn.Module):
     def __init__(self, config: WideResNetConfig, spec: ImageSpec, num_classes: int) -> None:
         super().__init__()
         self.stem = conv3x3(spec.channels, config.base_width)
-        blocks: list[nn.Module] = []
-        ends: list[str] = []
-        entries = config.base_width
-        for stage in range(3):
-            for block in range((config.depth - 4) // 6):
-                exits = config.base_width * config.widening * 2**stage
-                blocks.append(PreactivatedBlock(entries, exits, stride=2 if stage and not block else 1))
-                entries = exits
-            ends.append(f"blocks.{len(blocks) - 1}")
+        stages = [((config.depth - 4) // 6, config.base_width * config.widening * 2**stage) for stage in range(3)]
+        self.blocks, ends = build_stages(config.base_width, stages, PreactivatedBlock)
         self.stage_outputs = ("stem", *ends)
-        self.blocks = nn.Sequential(*blocks)
+        entries = stages[-1][1]
         self.norm = nn.BatchNorm2d(entries)
         self.pool = GlobalAverage()
         self.head = nn.Linear(entries, num_classes)
