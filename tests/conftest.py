@@ -3,7 +3,9 @@
 import gc
 import os
 import signal
+from collections.abc import Iterator
 from contextlib import suppress
+from pathlib import Path
 from types import FrameType
 
 import pytest
@@ -43,6 +45,31 @@ def pytest_configure() -> None:
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt(signal.Signals(number).name)
+
+
+ROOT = Path(__file__).parents[1]
+_known = set(os.listdir(ROOT)) | set((ROOT / ".gitignore").read_text().split()) - {".distillery", "distillery-store"}
+"""What stands in the repository's folder, or may come there by tools; the two that are left out come from runs."""
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left() -> Iterator[None]:
+    """Notice what a test, or what was set up for it, leaves there, such as a workspace beside a store that was named relatively."""
+    yield
+    left = sorted(set(os.listdir(ROOT)) - _known)
+    _known.update(left)
+    assert not left, f"{left} came into the repository's folder by the time this test was over: let it work in tmp_path"
+
+
+@pytest.fixture
+def python_handlers() -> Iterator[None]:
+    """The signal handlers that Python starts with, which a step would replace; those of the suite are put back."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture(autouse=True)

@@ -235,6 +235,7 @@ UNREGISTERED = "The student was not registered as 'distillery-student'"
 
 @pytest.mark.parametrize("uri", [silent, below_a_file, read_only])
 def test_mlflow_that_does_not_take_the_student(uri: Callable[[Desk], str], desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(desk.folder)  # mlflow takes what stands after sqlite:/// for a relative path and makes its folder
     for name, value in {**IMPATIENT, "MLFLOW_TRACKING_URI": uri(desk)}.items():
         monkeypatch.setenv(name, value)
     out, section = desk.folder / desk.chain.run, {**desk.chain.sections["registration"], "salt": uri.__name__}

@@ -107,15 +107,9 @@ def surroundings() -> dict[str, Any]:
 
 
 @pytest.fixture
-def free_process(monkeypatch: pytest.MonkeyPatch) -> None:
+def free_process(monkeypatch: pytest.MonkeyPatch, python_handlers: None) -> None:
     """As Python starts: nobody handles logging or signals, where a step would do both."""
     monkeypatch.setattr(logging, "_logRecordFactory", logging.LogRecord)
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
 
 
 @pytest.mark.usefixtures("free_process")

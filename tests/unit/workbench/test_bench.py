@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -211,18 +210,7 @@ def test_signals_end_a_step_with_their_status_and_without_a_traceback(number: in
         assert b"Traceback" not in step.stderr.read()
 
 
-@pytest.fixture
-def handlers() -> Iterator[None]:
-    """The handlers that Python starts with, for a while."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
-
-
-@pytest.mark.usefixtures("handlers")
+@pytest.mark.usefixtures("python_handlers")
 def test_handlers_are_put_back() -> None:
     for _ in range(2):
         with reporting("materialize"), pytest.raises(SystemExit, match="143"):
@@ -230,7 +218,7 @@ def test_handlers_are_put_back() -> None:
         assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == (signal.SIG_DFL, signal.default_int_handler)
 
 
-@pytest.mark.usefixtures("handlers")
+@pytest.mark.usefixtures("python_handlers")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("theirs", [signal.SIG_IGN, lambda number, frame: None], ids=["ignored", "handled"])
 def test_a_signal_that_the_caller_handles_stays_theirs(number: int, theirs: Any) -> None:
@@ -252,10 +240,13 @@ def test_two():
 
 
 def test_a_signal_ends_the_suite_and_not_the_step_under_test(tmp_path: Path) -> None:
-    shutil.copy(ROOT / "tests" / "conftest.py", tmp_path)
-    (tmp_path / "test_suite.py").write_text(SUITE)
+    suite = tmp_path / "tests"
+    suite.mkdir()
+    shutil.copy(ROOT / ".gitignore", tmp_path)
+    shutil.copy(ROOT / "tests" / "conftest.py", suite)
+    (suite / "test_suite.py").write_text(SUITE)
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "."]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=suite, capture_output=True, text=True, check=False)
     assert done.returncode == 2, done.stdout  # interrupted
     assert "SIGTERM" in done.stdout
-    assert not (tmp_path / "ran on").exists()
+    assert not (suite / "ran on").exists()
