@@ -90,12 +90,13 @@ test: bytecode ## Every test, in two processes
 soak: bytecode ## What takes too long for make test: every byte of small files flipped, all toy networks; no time limit
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(WORKERS) --dist worksteal -m soak --timeout 0 $(PYTEST)
 
-check: $(STAMP) ## Lint, format, types, import contracts, house rules, goldens: under 2 minutes
+check: $(STAMP) ## Lint, format, types, import contracts, house rules, generated READMEs, goldens: under 2 minutes
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	.ci/imports
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -q tests/unit/test_house.py tests/unit/test_import_graph.py
+	@$(RUN) -m distillery_kfp.pipelines.readme --check || { echo "These READMEs of components differ from what their code says: run $(RUN) -m distillery_kfp.pipelines.readme."; exit 1; }
 	@fresh=$$(mktemp -d); trap 'rm -rf "$$fresh"' EXIT; $(BIN)/distillery compile --out "$$fresh" >/dev/null; \
 		diff -ru tests/pipelines/golden "$$fresh" || { echo "The compiled pipelines differ from their goldens: look at the difference, then run make goldens."; exit 1; }
 
