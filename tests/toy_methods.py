@@ -13,6 +13,7 @@ from distillery.errors import ConfigError
 from distillery.losses.priors import total_variation_l2
 from distillery.methods.catalog import METHODS, Method
 from distillery.numerics import full_precision
+from distillery.optim.restore import restore_strides
 from distillery.seeding import seeded
 from distillery.synthesis.common import needed_ood
 from distillery.synthesis.conditional import ConditionalSynthesizer
@@ -134,6 +135,7 @@ class ToyCritic(ConditionalSynthesizer[ToyCriticConfig]):
         super().load_state_dict(state)
         self._discriminator.load_state_dict(state["critic"])
         self._critic_optimizer.load_state_dict(state["critic_optimizer"])
+        restore_strides(self._critic_optimizer)
 
 
 class ToyClassesConfig(ConditionalConfig):
