@@ -101,7 +101,7 @@ def _check_folders(out: Path, workdir: Path) -> None:
 def _plan(recipe: "Recipe", teacher_uri: str, seed: int, synthesizer: Path | None, ood_uri: str) -> dict[str, Any]:
     """The step's section, checked against the teacher as a run's plan would."""
     from distillery.recipes.sections import StudentSection, common_fields
-    from distillery.synthesis.bundle import list_synthesizers, load_synthesizer
+    from distillery.synthesis.bundle import describe_synthesizer, list_synthesizers
     from distillery.workbench.bench import runtime_here
     from distillery.workbench.networks import check_networks
     from distillery.workbench.planning import check_expected, open_ood, open_ood_of_trained, verify_teacher
@@ -111,7 +111,7 @@ def _plan(recipe: "Recipe", teacher_uri: str, seed: int, synthesizer: Path | Non
     check_expected(recipe, teacher.info)
     check_networks(recipe, teacher, runtime_here(recipe.precision), makes_images=live)
     stages, spec = recipe.student.stages, teacher.info.spec
-    made = load_synthesizer(list_synthesizers(synthesizer)[0], teacher.sha256) if synthesizer else None
+    made = describe_synthesizer(list_synthesizers(synthesizer)[0], teacher.sha256) if synthesizer else None
     ood = open_ood_of_trained(ood_uri, stages, made, spec) if made else open_ood(ood_uri, stages, 0, spec)
     section = {
         **common_fields(seed, teacher.sha256, recipe.precision, teacher.info.architecture, recipe.student.architecture),

@@ -22,7 +22,7 @@ from distillery.models.bundle import read_bundle
 from distillery.provenance import sha256_file
 from distillery.recipes.sections import MaterializeSection, StatisticsSection, common_fields
 from distillery.runtime import Precision
-from distillery.synthesis.bundle import list_synthesizers, load_synthesizer, read_synthesizer
+from distillery.synthesis.bundle import describe_synthesizer, list_synthesizers, read_synthesizer
 from distillery.workbench.assembly import PlannedMethod
 from distillery.workbench.planning import open_ood_of_trained
 
@@ -112,15 +112,15 @@ def materialize(
         others = located(ood, "ood")
         places = {"statistics": folder / "statistics.safetensors", "set": folder / "set"}
         places["synthesizer"] = Path(located(synthesizer, "synthesizer"))
-        made = load_synthesizer(list_synthesizers(places["synthesizer"])[0], sha256)
+        made = describe_synthesizer(list_synthesizers(places["synthesizer"])[0], sha256)
         common = common_fields(seed, sha256, parsed.precision, info.architecture)
         if statistics:
             places["statistics"] = _trained_on(Path(located(statistics, "statistics")), list_synthesizers(places["synthesizer"])[0])
-        elif PlannedMethod.parse(made.method, made.config, places["statistics"]).statistics_path:
+        elif PlannedMethod.parse(made.method, made.method_config, places["statistics"]).statistics_path:
             run_step("extract_statistics", StatisticsSection.parse(common, "statistics").to_json(), places, {"teacher_uri": origin})
         learned = open_ood_of_trained(others, (), made, info.spec)
         common["ood_sha256"] = learned.digest if learned else ""
-        method = {"method": made.method, "method_config": made.config, "generators": made.share.total}
+        method = {"method": made.method, "method_config": made.method_config, "generators": made.share.total}
         own = {**method, "set": chosen.to_json(), "health": parsed.health.to_json()}
         section = MaterializeSection.parse({**common, **own}, "materialize").to_json()
         metrics = run_step("materialize", section, places, {"teacher_uri": origin, "synth_ood_uri": others})

@@ -42,11 +42,23 @@ class SynthesizerState:
     share: Share = ALONE
 
 
-class _Said(Config):
+class SynthesizerFacts(Config):
+    """What a bundle's document says, its state aside.
+
+    Attributes:
+        method: name of the catalog row.
+        method_config: its parsed settings.
+        teacher_sha256: the teacher it was trained against.
+        share: which of an ensemble's generators it holds.
+    """
+
     method: str
     method_config: dict[str, Any]
     teacher_sha256: str
     share: Share = ALONE
+
+
+class _Said(SynthesizerFacts):
     state: Any
     tensors_sha256: str
     tensors_bytes: int
@@ -98,6 +110,21 @@ def read_synthesizer(folder: Path) -> tuple[Document, str]:
     return FORMAT.read(data, str(path)), sha256_bytes(data)
 
 
+def describe_synthesizer(folder: Path, teacher_sha256: str) -> SynthesizerFacts:
+    """What a bundle says of itself; its tensors, which may be large, are left where they are.
+
+    Args:
+        folder: written by `save_synthesizer`.
+        teacher_sha256: the teacher in use.
+
+    Raises:
+        MissingResourceError: no bundle there.
+        CheckpointMismatchError: another teacher's, another format or a newer version.
+        StoreError: a damaged document.
+    """
+    return _said(folder, teacher_sha256)
+
+
 def load_synthesizer(folder: Path, teacher_sha256: str) -> SynthesizerState:
     """Read a bundle and verify it.
 
@@ -110,12 +137,7 @@ def load_synthesizer(folder: Path, teacher_sha256: str) -> SynthesizerState:
         CheckpointMismatchError: another teacher's, another format or a newer version.
         StoreError: a damaged document, or tensors that are missing or fail their hash.
     """
-    made = read_synthesizer(folder)[0].parse(_Said)
-    if made.teacher_sha256 != teacher_sha256:
-        raise CheckpointMismatchError(
-            f"The synthesizer at {str(folder)!r} was trained against teacher {made.teacher_sha256[:12]}, but the teacher in use is "
-            f"{teacher_sha256[:12]}: train a generator for this teacher."
-        )
+    made = _said(folder, teacher_sha256)
     path = folder / TENSORS
     data = path.read_bytes() if path.is_file() else b""
     if sha256_bytes(data) != made.tensors_sha256:
@@ -125,6 +147,16 @@ def load_synthesizer(folder: Path, teacher_sha256: str) -> SynthesizerState:
     except SafetensorError as error:
         raise StoreError(f"{str(path)!r} is no safetensors file ({error}): run the train-generator step again.") from None
     return SynthesizerState(made.method, made.method_config, made.teacher_sha256, _restored(made.state, tensors, folder), made.share)
+
+
+def _said(folder: Path, teacher_sha256: str) -> _Said:
+    made = read_synthesizer(folder)[0].parse(_Said)
+    if made.teacher_sha256 != teacher_sha256:
+        raise CheckpointMismatchError(
+            f"The synthesizer at {str(folder)!r} was trained against teacher {made.teacher_sha256[:12]}, but the teacher in use is "
+            f"{teacher_sha256[:12]}: train a generator for this teacher."
+        )
+    return made
 
 
 def list_synthesizers(folder: Path) -> tuple[Path, ...]:

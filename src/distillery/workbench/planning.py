@@ -24,7 +24,7 @@ from distillery.recipes.workload import workload_of
 from distillery.storage.workspace import workspace
 from distillery.students.check import check_ood
 from distillery.students.plan import StageConfig
-from distillery.synthesis.bundle import SynthesizerState
+from distillery.synthesis.bundle import SynthesizerFacts
 from distillery.synthesis.config import MethodConfig
 from distillery.types import ImageSpec
 from distillery.workbench.given import GivenSource, open_source, wants_labels
@@ -218,7 +218,7 @@ def open_ood(uri: str, stages: Sequence[StageConfig], a_turn: int, spec: ImageSp
     return found
 
 
-def open_ood_of_trained(uri: str, stages: Sequence[StageConfig], made: SynthesizerState, spec: ImageSpec) -> OodImages | None:
+def open_ood_of_trained(uri: str, stages: Sequence[StageConfig], made: SynthesizerFacts, spec: ImageSpec) -> OodImages | None:
     """As `open_ood`, for who only draws from a synthesizer: its method is not built without what it learned from.
 
     Args:
@@ -228,7 +228,7 @@ def open_ood_of_trained(uri: str, stages: Sequence[StageConfig], made: Synthesiz
         spec: of the teacher's images.
     """
     method = find_method(made.method)
-    a_turn = ood_of_turn(method, method.load()[1].parse(made.config, "method_config"))
+    a_turn = ood_of_turn(method, method.load()[1].parse(made.method_config, "method_config"))
     if a_turn and not uri:
         raise ConfigError(
             f"The synthesizer was trained by {method.title}, which learns from images of another domain, and none are given: "

@@ -8,7 +8,7 @@ import torch
 
 from distillery.errors import CheckpointMismatchError, MissingResourceError, StoreError
 from distillery.provenance import Provenance
-from distillery.synthesis.bundle import SynthesizerState, load_synthesizer, read_synthesizer, save_synthesizer
+from distillery.synthesis.bundle import SynthesizerState, describe_synthesizer, load_synthesizer, read_synthesizer, save_synthesizer
 from fakes import FakeSynthesizer, tiny_teacher
 
 PROVENANCE = Provenance(code_version="test")
@@ -88,4 +88,16 @@ def test_refusals(tmp_path: Path) -> None:
     document = json.loads((tmp_path / "synthesizer.json").read_text())
     (tmp_path / "synthesizer.json").write_text(json.dumps({**document, "version": 4}))
     with pytest.raises(CheckpointMismatchError, match="version 4"):
+        load_synthesizer(tmp_path, TEACHER)
+
+
+def test_what_a_bundle_says_of_itself_needs_no_tensors(tmp_path: Path) -> None:
+    saved = content({"a": torch.ones(3)})
+    save_synthesizer(tmp_path, saved, PROVENANCE)
+    (tmp_path / "state.safetensors").unlink()
+    facts = describe_synthesizer(tmp_path, TEACHER)
+    assert (facts.method, facts.method_config, facts.teacher_sha256, facts.share) == (saved.method, saved.config, TEACHER, saved.share)
+    with pytest.raises(CheckpointMismatchError, match="trained against teacher aaaaaaaaaaaa"):
+        describe_synthesizer(tmp_path, "b" * 64)
+    with pytest.raises(StoreError, match="missing"):
         load_synthesizer(tmp_path, TEACHER)
