@@ -43,6 +43,13 @@ INPUTS = {
 }
 """Fields of the run form that say where data lies that a run is given beside its teacher, by what Python calls them; an option of a
 command is called alike."""
+PLACES = {
+    "gen_rounds": "synthesis.rounds",
+    "synth_size": "set.size",
+    "student_architecture": "student.architecture.name",
+    "mlflow_model_name": "registration.model_name",
+}
+"""Fields of the run form that replace a value of the recipe, and its dotted place there, as `--set` names it."""
 _ARGUMENTS = {
     **INPUTS,
     "teacher_uri": "teacher",

@@ -7,7 +7,7 @@ from typing import Any
 
 from distillery.config import nearest
 from distillery.errors import ConfigError
-from distillery.host import spoken
+from distillery.host import PLACES, spoken
 from distillery.step_table import PIPELINES, STEPS, makers_of
 
 LARGEST_SEED = 2**53 - 1  # larger integers do not survive the float that Kubeflow makes of them
@@ -24,7 +24,6 @@ class Parameter:
         name: with its group's prefix, because the form sorts by name.
         default: also says the type; "" or 0 means the recipe's own value where `path` is given.
         summary: one line for the form's documentation.
-        path: dotted place in the recipe that the value replaces; empty where the plan step itself reads it.
         required: no default makes sense, so the form must be given a value; `default` then only says the type.
         steps: another value than the default has a meaning only for pipelines with one of these steps; empty for all.
     """
@@ -32,9 +31,13 @@ class Parameter:
     name: str
     default: Value | list[Any]
     summary: str
-    path: str = ""
     steps: tuple[str, ...] = ()
     required: bool = False
+
+    @property
+    def path(self) -> str:
+        """Dotted place in the recipe that the value replaces; empty where the plan step itself reads it."""
+        return PLACES.get(self.name, "")
 
     def means_something(self, pipeline: str) -> bool:
         """Whether a pipeline reads it."""
@@ -51,19 +54,19 @@ _TABLE = (
     Parameter("teacher_uri", "", "Folder or URI of the teacher's bundle, as written by `distillery import-teacher`.", required=True),
     Parameter("teacher_sha256", "", "Digest that the teacher must have; empty takes any."),
     Parameter("eval_data_uri", "", "Labelled test images; empty measures agreement on held-out synthetic images."),
-    Parameter("gen_rounds", 0, "Rounds of the method.", "synthesis.rounds", steps=makers_of("synthesizer")),
+    Parameter("gen_rounds", 0, "Rounds of the method.", steps=makers_of("synthesizer")),
     Parameter("synth_ood_uri", "", "Images of another domain, for methods and stages that use some.", steps=_OOD),
     Parameter("synth_start_uri", "", "Set made before, of the same teacher, with which the pool begins.", steps=("distill_online",)),
     Parameter(
         "synth_statistics_uri", "", "The teacher's moments, measured before; empty reads its buffers.", steps=makers_of("statistics")
     ),
-    Parameter("synth_size", 0, "Images of the synthetic set.", "set.size", steps=("materialize",)),
-    Parameter("student_architecture", "", "Student network, such as resnet18 or wrn_16_1.", "student.architecture.name"),
+    Parameter("synth_size", 0, "Images of the synthetic set.", steps=("materialize",)),
+    Parameter("student_architecture", "", "Student network, such as resnet18 or wrn_16_1."),
     Parameter("student_method", "", "Plan of the student's training instead of the recipe's.", steps=makers_of("student")),
     Parameter(
         "images_uri", "", "Set made before, or real images, that the run takes instead of making some.", steps=_OPENERS, required=True
     ),
-    Parameter("mlflow_model_name", "", "Name in the model registry.", "registration.model_name"),
+    Parameter("mlflow_model_name", "", "Name in the model registry."),
 )
 
 

@@ -5,19 +5,12 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from distillery.host import INPUTS
+from distillery.host import INPUTS, PLACES
 from distillery.plain_yaml import write_yaml
 from distillery.redaction import redact
 
 VARIABLES = ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "DISTILLERY_ALLOW_MODULES")
 """Variables that have no flag and belong to what a run was started with."""
-FORM = {
-    "gen_rounds": "synthesis.rounds",
-    "synth_size": "set.size",
-    "student_architecture": "student.architecture.name",
-    "mlflow_model_name": "registration.model_name",
-}
-"""Fields of the run form, and the keys of a recipe that they set."""
 
 
 def surroundings_of(store: str, workdir: str, device: str, threads: int) -> dict[str, Any]:
@@ -101,7 +94,7 @@ def _flags(surroundings: Mapping[str, Any]) -> list[tuple[str, ...]]:
 
 def _assignments(parameters: Mapping[str, Any]) -> list[tuple[str, ...]]:
     """`--set` for each override, and for the fields of the form that stand in the recipe."""
-    chosen = {place: parameters[name] for name, place in FORM.items() if parameters.get(name)}
+    chosen = {place: parameters[name] for name, place in PLACES.items() if parameters.get(name)}
     overrides = dict(parameters.get("run_overrides") or {})
     return [("--set", f"{place}={_as_yaml(value)}") for place, value in {**chosen, **overrides}.items()]
 

@@ -7,7 +7,8 @@ from pydantic import Field
 from distillery.config import Config
 from distillery.evaluation.health import HealthReport
 from distillery.evaluation.report import EvaluationReport
-from distillery.reporting.command import FORM, as_typed, run_again
+from distillery.host import PLACES
+from distillery.reporting.command import as_typed, run_again
 from distillery.reporting.pictures import ClassPicture
 from distillery.reporting.real_images import RealImages
 from distillery.tracking.history import History
@@ -117,7 +118,7 @@ class PageData(Config):
     def changes(self) -> list[str]:
         """The keys of its recipe that the run was given other values for, so that what the recipe says of itself may not hold."""
         parameters = self.run.parameters
-        return sorted({*parameters.get("run_overrides", {}), *(path for name, path in FORM.items() if parameters.get(name))})
+        return sorted({*parameters.get("run_overrides", {}), *(path for name, path in PLACES.items() if parameters.get(name))})
 
     def command(self) -> str:
         """The command that makes this run again, an option a line; empty where its parameters are not known."""
