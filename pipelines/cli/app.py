@@ -187,18 +187,16 @@ def evaluate(
     """Score a student beside its teacher on labelled images."""
     from distillery import evaluate as score
     from distillery.evaluation.report import save_report, table
-    from distillery.models.bundle import local_bundle, read_bundle
     from distillery.provenance import Provenance, code_version
     from distillery_kfp.pipelines.cli.bar import bar
 
-    with local_bundle(student) as judged, local_bundle(teacher) as judge:
-        with bar() as tell:
-            report = score(
-                judged, judge, data, device=device, threads=threads, progress=lambda told: tell(told.stage, told.done, told.total)
-            )
-        if json_:
-            inputs = {"teacher": read_bundle(judge)[1], "student": read_bundle(judged)[1]}
-            save_report(json_.absolute(), report, Provenance(inputs=inputs, code_version=code_version()))
+    with bar() as tell:
+        report = score(
+            student, teacher, data, device=device, threads=threads, progress=lambda told: tell(told.stage, told.done, told.total)
+        )
+    if json_:
+        inputs = {"teacher": report.teacher.sha256, "student": report.student.sha256}
+        save_report(json_.absolute(), report, Provenance(inputs=inputs, code_version=code_version()))
     console().print(table(report))
 
 

@@ -11,6 +11,8 @@ import torch
 from PIL import Image
 
 from distillery.documents import seal
+from distillery.evaluation.report import load_report, read_origin
+from distillery.models import bundle as bundles
 from distillery.models.bundle import save_classifier
 from distillery.models.catalog import Architecture
 from distillery.provenance import Provenance, sha256_file
@@ -59,6 +61,23 @@ def test_predict_names_each_picture(
     for row in said["images"]:
         assert sum(item["probability"] for item in row["classes"]) == pytest.approx(1, abs=1e-6)
         assert [CLASSES[item["index"]] for item in row["classes"]] == [item["name"] for item in row["classes"]]
+
+
+def test_evaluate_writes_a_report_that_names_both_bundles_and_opens_each_once(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetched: list[str] = []
+    fetch = bundles.fetch_bundle
+    monkeypatch.setattr(bundles, "fetch_bundle", lambda uri, folder: (fetched.append(uri), fetch(uri, folder))[1])
+    images, labels = quadrants(8, torch.Generator().manual_seed(3))
+    np.savez(tmp_path / "test.npz", images=(images * 255).round().to(torch.uint8).numpy(), labels=labels.numpy())
+    other = shutil.copytree(bundle, tmp_path / "teacher")
+    words = ("evaluate", bundle, "--teacher", other, "--data", tmp_path / "test.npz", "--json", tmp_path / "report.json")
+    assert command(monkeypatch, *words) == 0
+    assert sorted(fetched) == sorted([str(bundle), str(other)])
+    sha256 = sha256_file(bundle / "bundle.json")
+    assert read_origin(tmp_path / "report.json").inputs == {"teacher": sha256, "student": sha256}
+    assert load_report(tmp_path / "report.json").student.sha256 == sha256
 
 
 def test_predict_shows_a_table(
