@@ -7,6 +7,7 @@ import typer
 
 from distillery.errors import ConfigError, DistilleryError
 from distillery.redaction import redact_output
+from distillery_kfp.pipelines.cli import options
 from distillery_kfp.pipelines.cli.allowing import allowing
 from distillery_kfp.pipelines.cli.commands.audit import audit_student
 from distillery_kfp.pipelines.cli.commands.compare import compare
@@ -34,8 +35,6 @@ app = typer.Typer(
     "Start with `distillery recipes`, bring your teacher in with `distillery import-teacher`, then `distillery run`.",
 )
 
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N; auto is cuda where there is one.")]
-
 
 def main() -> None:
     """Run the command; an error that the user can mend is one line on stderr and exit code 1."""
@@ -51,39 +50,21 @@ def main() -> None:
 @allowing
 def run(
     recipe: Annotated[str, typer.Argument(metavar="RECIPE|FILE.yaml", help="A name that `distillery recipes` lists, or your own file.")],
-    teacher: Annotated[str, typer.Option(metavar="BUNDLE", help="Folder that `distillery import-teacher` wrote.")],
-    data: Annotated[
-        str, typer.Option(help="Labelled test images (npz, npy, idx or CIFAR files, or a folder a class); only the evaluation sees them.")
-    ] = "",
-    images: Annotated[
-        str, typer.Option(metavar="SET|IMAGES", help="Set made before, or real images, for a recipe that only trains a student on them.")
-    ] = "",
-    student_method: Annotated[
-        str, typer.Option(metavar="PLAN", help="Plan of the student's training instead of the recipe's: kd, fsp-kd, fitnets ...")
-    ] = "",
-    start: Annotated[str, typer.Option(metavar="SET", help="Set of the same teacher with which the pool of an online method begins.")] = "",
-    ood: Annotated[
-        str,
-        typer.Option(
-            metavar="PICTURES|SET", help="Images of another domain, for methods that learn from some and stages with an ood_share."
-        ),
-    ] = "",
-    statistics: Annotated[
-        str,
-        typer.Option(metavar="FILE", help="The teacher's moments, measured before, such as those of each class."),
-    ] = "",
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Replace a value: --set synthesis.rounds=40.")
-    ] = None,
-    store: Annotated[str, typer.Option(help="Folder for students, sets, checkpoints and run records.")] = "distillery-store",
-    workdir: Annotated[
-        str, typer.Option(help="Local folder for logs, locks and MLflow's database  \\[default: .distillery beside the store].")
-    ] = "",
-    seed: Annotated[int, typer.Option(help="Seed of every random stream.")] = 0,
-    device: Device = "",
-    threads: Annotated[int, typer.Option(min=0, help="CPU threads of a step; 0 is torch's choice.")] = 0,
-    salt: Annotated[str, typer.Option(help="Any text; a new one does finished work again.")] = "",
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show the resolved recipe and what it would cost here.")] = False,
+    teacher: options.Bundle,
+    data: options.TestImages = "",
+    images: options.Images = "",
+    student_method: options.StudentMethod = "",
+    start: options.StartSet = "",
+    ood: options.OodImages = "",
+    statistics: options.Moments = "",
+    set_: options.Assignments = None,
+    store: options.RunStore = "distillery-store",
+    workdir: options.RunWorkdir = "",
+    seed: options.Seed = 0,
+    device: options.Device = "",
+    threads: options.Threads = 0,
+    salt: options.Salt = "",
+    dry_run: options.DryRun = False,
 ) -> None:
     """Distil a teacher into a student, as the recipe says, on this machine.
 
@@ -181,7 +162,7 @@ def evaluate(
     teacher: Annotated[str, typer.Option(help="Bundle to compare with, likewise.")],
     data: Annotated[str, typer.Option(help="Labelled images: npz, npy, idx or CIFAR files, or a folder a class.")],
     json_: Annotated[Path | None, typer.Option("--json", help="Also write the report here.")] = None,
-    device: Device = "auto",
+    device: options.Device = "auto",
     threads: Annotated[int, typer.Option(min=0, help="CPU threads, for the latencies too; 0 is torch's choice.")] = 0,
 ) -> None:
     """Score a student beside its teacher on labelled images."""

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from distillery_kfp.pipelines.cli import options
 from distillery_kfp.pipelines.cli.stores import console
 
 
@@ -16,8 +17,8 @@ def invert(
     set_: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Replace a value of the recipe.")] = None,
     store: Annotated[str, typer.Option(help="Folder or s3:// URI for the set and checkpoints  \\[default: store in --out].")] = "",
     seed: Annotated[int, typer.Option(min=0, help="Seed of every random stream.")] = 0,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N; auto is cuda where there is one.")] = "",
-    threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0 is torch's choice.")] = 0,
+    device: options.Device = "",
+    threads: options.Threads = 0,
 ) -> None:
     """Invert images of every class from a teacher, and measure its statistics of each class on them: no data is needed.
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from distillery.environment import environment
+from distillery_kfp.pipelines.cli import options
 from distillery_kfp.pipelines.cli.stores import console, workdir_of
 
 if TYPE_CHECKING:
@@ -20,31 +21,16 @@ def train_student(
     recipe: Annotated[str, typer.Argument(metavar="RECIPE|FILE.yaml", help="Whose student to train; its synthesis is not run.")],
     teacher: Annotated[str, typer.Option(metavar="BUNDLE", help="The teacher's folder, or its URI in a store.")],
     out: Annotated[Path, typer.Option(help="Folder for the student's bundle.")],
-    images: Annotated[
-        str,
-        typer.Option(
-            metavar="SET|IMAGES",
-            help="Train on a set (its folder or URI, or a step's output folder with reference.json), or on real images "
-            "(npz, npy, idx or CIFAR files, a folder of pictures): with labels the ceiling, which a data owner can run.",
-        ),
-    ] = "",
-    synthesizer: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Train on new images for each step, from this trained synthesizer.")
-    ] = None,
-    statistics: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="The teacher's statistics, where the synthesizer's method needs them.")
-    ] = None,
-    student_method: Annotated[
-        str, typer.Option(metavar="PLAN", help="Plan of the training instead of the recipe's: kd, fsp-kd, fitnets ...")
-    ] = "",
-    ood: Annotated[
-        str, typer.Option(metavar="PICTURES|SET", help="Images of another domain, for stages of the recipe with an ood_share.")
-    ] = "",
-    set_: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Replace a value of the recipe.")] = None,
-    seed: Annotated[int, typer.Option(help="Seed of every random stream.")] = 0,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N; auto is cuda where there is one.")] = "",
-    threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0 is torch's choice.")] = 0,
-    workdir: Annotated[str, typer.Option(help="Folder for checkpoints, logs and locks  \\[default: .distillery beside --out].")] = "",
+    images: options.SourceImages = "",
+    synthesizer: options.SourceSynthesizer = None,
+    statistics: options.SourceStatistics = None,
+    student_method: options.StudentMethod = "",
+    ood: options.StageOod = "",
+    set_: options.Assignments = None,
+    seed: options.Seed = 0,
+    device: options.Device = "",
+    threads: options.Threads = 0,
+    workdir: options.StepWorkdir = "",
 ) -> None:
     """Train a recipe's student on one source: a set, real images, or a live synthesizer.
 
