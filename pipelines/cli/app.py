@@ -21,7 +21,9 @@ from distillery_kfp.pipelines.cli.commands.predict import predict
 from distillery_kfp.pipelines.cli.commands.prune import prune
 from distillery_kfp.pipelines.cli.commands.resume import resume
 from distillery_kfp.pipelines.cli.commands.runs import runs
+from distillery_kfp.pipelines.cli.commands.schedule import schedule_runs
 from distillery_kfp.pipelines.cli.commands.train_student import train_student
+from distillery_kfp.pipelines.cli.commands.upload import upload_packages
 from distillery_kfp.pipelines.cli.commands.verify import verify_set
 from distillery_kfp.pipelines.cli.stores import console, workdir_of
 
@@ -182,6 +184,8 @@ def evaluate(
 
 
 app.command("compile")(compile_pipelines)
+app.command("upload")(upload_packages)
+app.command("schedule")(schedule_runs)
 app.command("audit")(allowing(audit_student))
 app.command("inspect")(allowing(inspect_set))
 app.command("verify")(verify_set)

@@ -14,6 +14,7 @@ from pathlib import Path
 from mutant import Mutant
 from of_generators import GENERATORS
 from of_inversion import INVERSION
+from of_registrar import REGISTRAR
 from of_students import STUDENTS
 
 ROOT = Path(__file__).parents[2]
@@ -24,6 +25,7 @@ MUTANTS: tuple[Mutant, ...] = (
     *STUDENTS,
     *GENERATORS,
     *INVERSION,
+    *REGISTRAR,
     Mutant(
         "a pipeline found by its target whatever the number of generators",
         "src/distillery/step_table.py",

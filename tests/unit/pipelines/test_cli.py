@@ -38,6 +38,8 @@ ANSWERED_AT_ONCE = (
     ["recipes", "fast_dfkd/digits"],
     ["methods"],
     ["objectives"],
+    ["schedule", "--help"],
+    ["upload", "--help"],
 )
 
 

@@ -1,0 +1,116 @@
+"""`distillery upload` and `distillery schedule` as a person or a chart's job gives them."""
+
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from distillery.plain_yaml import write_yaml
+from distillery_kfp.pipelines.cli import app as cli
+from distillery_kfp.pipelines.registrar import access
+from kubeflow_api import FakeKubeflow
+from kubeflow_places import HOST, PARAMETERS, WEEKLY, packed
+
+Call = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], fake: FakeKubeflow, tmp_path: Path) -> Iterator[Call]:
+    """Give a command; its exit code, what it prints and what it complains of. Kubeflow is where the environment says."""
+    for name in (access.UI, access.NAMESPACE, access.TOKEN_PATH, "KUBERNETES_SERVICE_HOST"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(access.TOKEN, "right")
+    fake.tokens = ("right",)
+
+    def give(*words: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["distillery", *words])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        return int(end.value.code or 0), *capsys.readouterr()
+
+    with fake.serve() as url:
+        monkeypatch.setenv(access.ENDPOINT, url)
+        yield give
+    assert fake.violations == []
+
+
+@pytest.fixture
+def compiled(tmp_path: Path) -> Path:
+    """Two packages and a file of schedules."""
+    for name in ("learn-weekly", "learn-daily"):
+        packed(tmp_path / "compiled", name)
+    (tmp_path / "schedules.yaml").write_text(write_yaml({"owner": "team", "schedules": [WEEKLY]}))
+    return tmp_path / "compiled"
+
+
+def test_packages_are_uploaded_and_found_again(call: Call, compiled: Path, fake: FakeKubeflow) -> None:
+    code, out, _ = call("upload", str(compiled), "--release", "1.4.0")
+    assert code == 0
+    assert re.findall(r"^(\S+-1\.4\.0)-[0-9a-f]{12}  uploaded", out, flags=re.MULTILINE) == [
+        "learn-daily-1.4.0",
+        "learn-weekly-1.4.0",
+    ]
+    code, out, _ = call("upload", str(compiled / "learn-weekly.yaml"), "--release", "1.4.0")
+    assert (code, out.count("was there"), len(fake.versions)) == (0, 1, 2)
+
+
+def test_schedules_are_brought_to_what_the_file_says(call: Call, compiled: Path, fake: FakeKubeflow, tmp_path: Path) -> None:
+    words = ("schedule", "schedules.yaml", "--packages", str(compiled), "--release", "1.4.0")
+    assert call(*words, "--dry-run")[:2] == (0, "weekly  would be created\n")
+    assert fake.recurring == {}
+    assert call(*words)[:2] == (0, "weekly  created\n")
+    assert call(*words)[:2] == (0, "weekly  as it was\n")
+    packed(compiled, old=HOST, new=f"{HOST}v2/")
+    code, out, _ = call(*words, "--dry-run")
+    assert code == 0
+    assert re.fullmatch(r"weekly  would be replaced\n  version: (learn-weekly-1\.4\.0-\w{12}) -> (?!\1)\S+\n", out)
+    assert call(*words)[1].startswith("weekly  replaced\n")
+    (tmp_path / "schedules.yaml").write_text(write_yaml({"owner": "team", "schedules": []}))
+    assert call(*words)[:2] == (0, "weekly  disabled\n")
+    assert [run["mode"] for run in fake.recurring.values()] == ["DISABLE"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("upload", "nowhere"), "'nowhere' cannot be read"),
+        (("upload", "compiled", "--release", "A B"), "--release 'A B'"),
+        (("upload", "compiled", "--host", "kubeflow"), "--host = 'kubeflow'"),
+        (("upload", "compiled", "--host", "http://kubeflow.example.net"), "together with a token"),
+        (("schedule", "schedules.yaml", "--packages", "nowhere"), "'nowhere' cannot be read"),
+        (("schedule", "nothing.yaml", "--packages", "compiled"), "'nothing.yaml' cannot be read"),
+        (("schedule", "five.yaml", "--packages", "compiled"), "has 5 fields"),
+        (("schedule", "unknown.yaml", "--packages", "compiled"), "did you mean 'seed'"),
+    ],
+)
+def test_wrong_use_is_one_line_and_asks_nothing(
+    call: Call, compiled: Path, fake: FakeKubeflow, tmp_path: Path, words: tuple[str, ...], said: str
+) -> None:
+    for name, change in (("five", {"cron": "0 3 * * 1"}), ("unknown", {"parameters": {**PARAMETERS, "sed": 1}})):
+        (tmp_path / f"{name}.yaml").write_text(write_yaml({"owner": "team", "schedules": [{**WEEKLY, **change}]}))
+    code, out, err = call(*words)
+    assert (code, out, len(err.splitlines())) == (1, "", 1)
+    assert err.startswith("distillery: ")
+    assert said in err
+    assert fake.made == []
+
+
+def test_a_server_that_refuses_is_one_line(call: Call, compiled: Path, fake: FakeKubeflow) -> None:
+    fake.tokens = ("another",)
+    code, out, err = call("upload", str(compiled))
+    assert (code, out, len(err.splitlines())) == (1, "", 1)
+    assert "does not know who asks" in err
+
+
+def test_the_registrar_needs_neither_torch_nor_kfp() -> None:
+    code = (
+        "import pkgutil, sys, importlib, distillery_kfp.pipelines.registrar as room\n"
+        "for found in pkgutil.iter_modules(room.__path__, room.__name__ + '.'): importlib.import_module(found.name)\n"
+        "print([name for name in ('torch', 'kfp', 'kfp_server_api', 'mlflow', 'boto3', 'numpy') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
