@@ -23,7 +23,7 @@ WORKERS ?= 2
 LOWEST_TESTS ?= tests/unit/api tests/unit/test_packaging.py tests/unit/models/test_export.py tests/unit/models/test_bundle.py \
 	tests/unit/storage tests/unit/data/test_decoding.py tests/unit/tracking tests/unit/steps tests/pipelines/test_compile.py
 
-.PHONY: help setup bytecode lock lowest demo seeds bench demo-split results test soak check mutants goldens graph compile clean
+.PHONY: help setup bytecode lock lock-images lock-images-cpu lowest demo seeds bench demo-split results test soak check mutants goldens graph images compile clean
 
 help: ## Say what each target does
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 14
@@ -56,9 +56,26 @@ $(UV): requirements/bootstrap.txt
 bytecode: $(STAMP)
 	@env -u PYTHONDONTWRITEBYTECODE $(RUN) -m compileall -q src components pipelines
 
-lock: $(UV) ## Resolve the dependencies of pyproject.toml anew, with hashes and without addresses
-	$(UV) pip compile -q --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --extra all --extra dev pyproject.toml -o requirements/locked.txt
-	echo uv | $(UV) pip compile -q --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header - -o requirements/bootstrap.txt
+COMPILE = $(UV) pip compile -q --python-version 3.11 --generate-hashes --no-emit-index-url --no-header
+
+lock: $(UV) ## Resolve the dependencies of pyproject.toml anew, with hashes and without addresses; those of the images follow
+	$(COMPILE) --extra all --extra dev pyproject.toml -o requirements/locked.txt
+	echo uv | $(COMPILE) --no-annotate - -o requirements/bootstrap.txt
+	@$(MAKE) lock-images
+
+# kfp brings what its launcher's command runs and none of its dependencies, which a step never imports. The tools have no torch, and of
+# mlflow what asks a server. UV_INDEX names further indexes, such as one of CPU builds of torch; `lock-images-cpu` takes torch from there.
+FOR_IMAGES = $(COMPILE) --no-annotate -c requirements/locked.txt
+
+lock-images: $(UV)
+	echo setuptools | $(FOR_IMAGES) - -o requirements/build.txt
+	echo kfp | $(FOR_IMAGES) --no-deps - -o requirements/kfp.txt
+	$(FOR_IMAGES) --extra mlflow --extra s3 --extra timm pyproject.toml -o requirements/runtime.txt
+	echo mlflow-skinny | $(FOR_IMAGES) --override images/without-torch.txt --extra kubeflow --extra s3 - pyproject.toml -o requirements/tools.txt
+
+lock-images-cpu: $(UV) ## The same for the runtime on CPUs alone: UV_INDEX=ADDRESS of an index that holds torch's CPU build
+	@[ -n "$(UV_INDEX)" ] || { echo "Give UV_INDEX=ADDRESS of an index with torch's CPU build: without one its hashes cannot be read." >&2; exit 1; }
+	UV_INDEX=$(UV_INDEX) $(FOR_IMAGES) --index-strategy unsafe-best-match --extra mlflow --extra s3 --extra timm pyproject.toml -o requirements/runtime-cpu.txt
 
 lowest: $(UV) ## Check and try the lowest versions that pyproject.toml allows, in .venv-lowest: about 7 GB, a quarter of an hour
 	$(UV) venv --quiet --allow-existing --python "$$(command -v $(PYTHON))" .venv-lowest
@@ -108,6 +125,12 @@ goldens: $(STAMP) ## Write the compiled pipelines that the tests compare with
 
 graph: $(STAMP) ## Draw the rooms and the arrows between them into docs/architecture.md
 	$(RUN) tests/import_graph.py
+
+# Images are for the machines of a cluster; the make of this machine only passes on what it was given.
+ENGINE ?= docker
+images: $(STAMP) ## Build images/Containerfile as runtime and tools: REGISTRY=HOST/PREFIX PUSH=1 writes digests; BASE, INDEX, UV_INDEX, ENGINE
+	$(RUN) images/build.py $(ROWS) --engine $(ENGINE) $(if $(REGISTRY),--registry $(REGISTRY)) $(if $(PUSH),--push) \
+		$(if $(BASE),--base $(BASE)) $(if $(INDEX),--index $(INDEX)) $(if $(UV_INDEX),--extra-index $(UV_INDEX)) $(FLAGS)
 
 compile: $(STAMP) ## Compile every pipeline to compiled/*.yaml for a Kubeflow cluster
 	$(BIN)/distillery compile --out compiled

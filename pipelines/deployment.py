@@ -11,6 +11,7 @@ import yaml
 from distillery.config import nearest
 from distillery.errors import ConfigError, MissingResourceError
 from distillery.plain_yaml import read_yaml
+from distillery.step_table import STEPS
 from distillery_kfp.pipelines.form import check_name
 from distillery_kfp.pipelines.metadata import component_of, images, metadata
 
@@ -18,11 +19,14 @@ Document = dict[str, Any]
 
 PLACEHOLDER_HOST = "registry.example.com"
 """Host of the committed table: a name that RFC 2606 keeps free, so that nobody's images are run by mistake."""
+IMAGE_VARIABLE = "DISTILLERY_IMAGE"
+"""By which a step learns what image it runs in, for the run's record."""
 _HOST = r"(?:localhost|[a-z0-9-]+(?:\.[a-z0-9-]+)+|[a-z0-9.-]+(?=:))(?::\d+)?"
 _PART = r"[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*"
 _REFERENCE = re.compile(rf"(?P<host>{_HOST})(?:/{_PART})+(?::[\w][\w.-]{{0,127}})?(?:@sha256:[0-9a-f]{{64}})?")
 _REGISTRY = re.compile(rf"{_HOST}(?:/{_PART})*")
-_IMMUTABLE = re.compile(r"@sha256:[0-9a-f]{64}$|:v?\d+\.\d+\.\d+[\w.-]*$")
+_PINNED = re.compile(r"@sha256:[0-9a-f]{64}$")
+_IMMUTABLE = re.compile(rf"{_PINNED.pattern}|:v?\d+\.\d+\.\d+[\w.-]*$")
 
 _FLAGS = {
     "pull_secrets": ("--pull-secret", "Secret"),
@@ -58,12 +62,35 @@ class Deployment:
     @property
     def is_placeholder(self) -> bool:
         """Whether an image would be looked for where there is none."""
-        return any(reference.startswith(f"{PLACEHOLDER_HOST}/") for reference in self.images.values())
+        return any(reference.startswith(f"{PLACEHOLDER_HOST}/") for reference in self.used.values())
+
+    @property
+    def used(self) -> dict[str, str]:
+        """The rows that steps run in: the table holds more than these."""
+        return {row: self.images[row] for row in sorted({metadata(step).image for step in STEPS})}
+
+    def check_release(self) -> None:
+        """Refuse what may not be run for good: an image without a digest, or at a host that is nobody's.
+
+        Raises:
+            ConfigError: names the rows.
+        """
+        if loose := [row for row, reference in self.used.items() if not _PINNED.search(reference)]:
+            raise ConfigError(
+                f"--release needs every image by a digest that a registry gave, but {' and '.join(loose)} "
+                f"{'has' if len(loose) == 1 else 'have'} none: `make images PUSH=1 REGISTRY=HOST/PREFIX` writes them; or give --images."
+            )
+        if self.is_placeholder:
+            raise ConfigError(f"--release needs images where they are, but {PLACEHOLDER_HOST} is nobody's: give --registry or --images.")
 
     def apply(self, spec: Document, settings: Document) -> None:
         """Put images and Secrets into both documents of a compiled pipeline, as kfp would have written them."""
         for label, executor in spec["deploymentSpec"]["executors"].items():
-            executor["container"]["image"] = self.images[metadata(component_of(label)).image]
+            container = executor["container"]
+            container["image"] = self.images[metadata(component_of(label)).image]
+            # a container cannot know by itself which image it was made from: a digest stands in no file of the image
+            container["env"] = [row for row in container.get("env", []) if row["name"] != IMAGE_VARIABLE]
+            container["env"].append({"name": IMAGE_VARIABLE, "value": container["image"]})
         if self.pull_secrets:
             for platform in settings["platforms"]["kubernetes"]["deploymentSpec"]["executors"].values():
                 named = [{"secretName": name, "secretNameParameter": {"runtimeValue": {"constant": name}}} for name in self.pull_secrets]

@@ -8,7 +8,7 @@ from typing import Any
 from distillery.errors import ConfigError
 from distillery_kfp.pipelines.cluster_rules import CLUSTER_RULES
 from distillery_kfp.pipelines.compiled import Compiled, iterated, tasks_below, values_of
-from distillery_kfp.pipelines.deployment import Deployment, faults_of
+from distillery_kfp.pipelines.deployment import IMAGE_VARIABLE, Deployment, faults_of
 from distillery_kfp.pipelines.form import GROUPS, NAMES, check_name, literals, required
 from distillery_kfp.pipelines.metadata import metadata
 
@@ -65,6 +65,8 @@ def _images_are_listed(compiled: Compiled) -> Iterator[str]:
         image, step = compiled.container(task).get("image", ""), compiled.step(task)
         if step and image != table[metadata(step).image]:
             yield f"{name} runs in {image!r}, but the table of images says {table[metadata(step).image]!r}"
+        if [image] != [row["value"] for row in compiled.container(task).get("env", []) if row["name"] == IMAGE_VARIABLE]:
+            yield f"{name} runs in {image!r}, but its {IMAGE_VARIABLE} does not say so"
         if fault := faults_of(image):
             yield f"{name} runs in {image!r}, which {fault}"
         secrets = [row.get("secretName") for row in compiled.settings(task).get("imagePullSecret", [])]

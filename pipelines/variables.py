@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-Way = Literal["config map", "secret", "task", "platform", "image", "nobody"]
+Way = Literal["config map", "secret", "task", "platform", "nobody"]
 
 SETTINGS_MOUNT = "/etc/distillery"
 """Where the ConfigMap `k8s_settings` is mounted, so that a certificate in it is a file."""
@@ -75,7 +75,7 @@ _TABLE = (
     Variable("KUBERNETES_SERVICE_HOST", "platform", "Kubernetes sets it: this is a pod."),
     Variable("MLFLOW_RUN_ID", "platform", "Kubeflow's MLflow plugin sets it, where it is on."),
     Variable("MLFLOW_EXPERIMENT_ID", "platform", "As the run's."),
-    Variable("DISTILLERY_IMAGE", "image", "An image may say its own name, for the run's record."),
+    Variable("DISTILLERY_IMAGE", "task", "The image that the pipeline was compiled for, for the run's record."),
     Variable("DISTILLERY_DEVICE", "nobody", "A step takes what its pod was given; k8s_gpu_limit says what that is."),
     Variable("DISTILLERY_FOLDER_STORE", "nobody", "Allows a store that is lost with the pod: for commands that a person gives."),
     Variable("AWS_ENDPOINT_URL", "nobody", "Another name of S3_ENDPOINT_URL."),

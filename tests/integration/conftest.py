@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from containers import GIVEN, Docker, Images, OwnDocker, build_real, cannot_run, make_thin
 from distillery.storage.s3 import S3Store, make_client
 from mlflow_servers import MlflowServer, Postgres, postgres_programs
 from s3_servers import Ceph, environment, missing_programs
@@ -83,3 +84,25 @@ def mlflow_server(ceph: Ceph, postgres: Postgres, tmp_path_factory: pytest.TempP
     server = MlflowServer(tmp_path_factory.mktemp("mlflow-server"), postgres.uri, "s3://mlflow/artifacts", storage)
     yield server
     server.stop()
+
+
+@pytest.fixture(scope="session")
+def docker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Docker]:
+    """A container engine of the session's own."""
+    if reason := cannot_run():
+        skip_or_fail(f"{reason}.")
+    engine = OwnDocker(tmp_path_factory.mktemp("docker") / "engine")
+    yield engine
+    engine.stop()
+
+
+@pytest.fixture(scope="session")
+def thin(docker: Docker, tmp_path_factory: pytest.TempPathFactory) -> Images:
+    """Images that say what the real ones say, and find on this machine what those hold."""
+    return make_thin(docker, tmp_path_factory.mktemp("thin"))
+
+
+@pytest.fixture(scope="session")
+def real(request: pytest.FixtureRequest) -> Images:
+    """The real images, of about 7 GB, by a build that takes its time; or those of the engine that DISTILLERY_TEST_ENGINE names."""
+    return Images(Docker(GIVEN)) if GIVEN else build_real(request.getfixturevalue("docker"))

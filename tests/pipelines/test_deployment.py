@@ -64,6 +64,7 @@ def test_a_registry_keeps_names_and_versions(registry: str) -> None:
     assert chosen.images == {
         "cpu": f"{registry.rstrip('/')}/runtime-cpu-python:0.1.0",
         "gpu": f"{registry.rstrip('/')}/runtime-gpu-python:0.1.0",
+        "tools": f"{registry.rstrip('/')}/tools-python:0.1.0",
     }
     assert not chosen.is_placeholder
 
@@ -79,7 +80,7 @@ def test_what_is_no_registry(registry: str) -> None:
 def test_a_table_wins_over_the_registry(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text("gpu: registry.example.net/mine/nets:2.0.0\n")
     chosen = choose_deployment("registry.example.org/all", str(tmp_path / "mine.yaml"))
-    assert chosen.images == {"cpu": "registry.example.org/all/runtime-cpu-python:0.1.0", "gpu": "registry.example.net/mine/nets:2.0.0"}
+    assert chosen.used == {"cpu": "registry.example.org/all/runtime-cpu-python:0.1.0", "gpu": "registry.example.net/mine/nets:2.0.0"}
 
 
 @pytest.mark.parametrize(
@@ -130,7 +131,9 @@ def test_images_and_secrets_reach_every_task_and_nothing_else_changes(pipeline: 
     spec, settings = yaml.safe_load_all(text)
     for label, executor in spec["deploymentSpec"]["executors"].items():
         assert executor["container"]["image"] == chosen.images[metadata(component_of(label)).image]
-        executor["container"]["image"] = committed[0]["deploymentSpec"]["executors"][label]["container"]["image"]
+        assert executor["container"]["env"][-1] == {"name": "DISTILLERY_IMAGE", "value": executor["container"]["image"]}
+        for key in ("image", "env"):
+            executor["container"][key] = committed[0]["deploymentSpec"]["executors"][label]["container"][key]
     for executor in settings["platforms"]["kubernetes"]["deploymentSpec"]["executors"].values():
         assert [row["secretName"] for row in executor.pop("imagePullSecret")] == ["one", "two"]
     assert [spec, settings] == committed
@@ -166,6 +169,36 @@ def test_a_secret_is_written_as_kfp_writes_it(tmp_path: Path) -> None:
     assert executor["imagePullSecret"] == theirs
 
 
+def table_of(folder: Path, **references: str) -> str:
+    path = folder / "mine.yaml"
+    path.write_text("".join(f"{row}: {reference}\n" for row, reference in references.items()))
+    return str(path)
+
+
+def test_a_release_has_every_image_by_digest_where_it_is(tmp_path: Path) -> None:
+    here = "registry.example.net/team/runtime"
+    with pytest.raises(
+        ConfigError, match="^--release needs every image by a digest that a registry gave, but cpu and gpu have none: `make"
+    ):
+        choose_deployment("registry.example.net/team").check_release()
+    half = choose_deployment("registry.example.net/team", table_of(tmp_path, cpu=here + DIGEST))
+    with pytest.raises(ConfigError, match="but gpu has none"):
+        half.check_release()
+    nobodys = table_of(tmp_path, cpu=here + DIGEST, gpu=f"registry.example.com/x:1.0.0{DIGEST}")
+    with pytest.raises(ConfigError, match="^--release needs images where they are, but registry.example.com is nobody's"):
+        choose_deployment(table=nobodys).check_release()
+    choose_deployment(table=table_of(tmp_path, cpu=here + DIGEST, gpu=f"{here}:1.0.0{DIGEST}")).check_release()
+
+
+def test_a_table_of_all_that_steps_run_in_leaves_nothing_at_nobodys(tmp_path: Path) -> None:
+    here = "registry.example.net/team/runtime:1.0.0"
+    assert not choose_deployment(table=table_of(tmp_path, cpu=here, gpu=here)).is_placeholder
+
+
+def test_no_digest_is_committed() -> None:
+    assert [row for row, reference in images().items() if "@" in reference] == []
+
+
 def compile_as_told(words: list[str], monkeypatch: pytest.MonkeyPatch) -> int:
     monkeypatch.setattr(sys, "argv", ["distillery", "compile", *words])
     with pytest.raises(SystemExit) as end:
@@ -196,5 +229,9 @@ def test_the_command_refuses_in_one_line_and_writes_nothing(
     assert compile_as_told(["--out", str(tmp_path / "out"), "--registry", "team"], monkeypatch) == 1
     said = capsys.readouterr().err
     assert said.startswith("distillery: --registry 'team' is not allowed")
+    assert said.count("\n") == 1
+    assert compile_as_told(["--out", str(tmp_path / "out"), "--registry", "registry.example.net", "--release"], monkeypatch) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("distillery: --release needs every image by a digest")
     assert said.count("\n") == 1
     assert not (tmp_path / "out").exists()

@@ -106,7 +106,7 @@ def test_a_network_of_ones_own_is_found_in_the_derived_image(build: Callable[[Pa
 def test_the_guides_images_are_those_it_compiles_with(tmp_path: Path) -> None:
     built = dict(re.findall(r"--build-arg BASE=(\S+) -t (\S+) ", block("sh")))
     (tmp_path / "images.yaml").write_text(block("yaml", start="# images.yaml"))
-    assert set(choose_deployment(table=str(tmp_path / "images.yaml")).images.values()) == set(built.values())
-    (registry,) = re.findall(r"compile --out compiled --registry (\S+)", CLUSTER)
-    assert set(choose_deployment(registry).images.values()) == set(built)
+    assert set(choose_deployment(table=str(tmp_path / "images.yaml")).used.values()) == set(built.values())
+    (registry,) = set(re.findall(r"compile --out compiled --registry (\S+)", CLUSTER))
+    assert set(choose_deployment(registry).used.values()) == set(built)
     assert {faults_of(reference) for pair in built.items() for reference in pair} == {""}

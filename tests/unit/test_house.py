@@ -23,7 +23,8 @@ OF_EACH_STEP = {("steps", "Inputs"), ("steps", "Outputs")}
 FILE_CAP, TEST_FILE_CAP, FUNCTION_CAP = 400, 500, 60
 
 # Registries by the shape of their hosts, machines by the folders that only one of them has.
-REGISTRY = re.compile(r"(?:pypi|pythonhosted|npmjs|debian|ubuntu|docker|quay|ghcr)\.(?:org|com|io)\b")
+# Debian's package of a container engine has the name of a host.
+REGISTRY = re.compile(r"(?:pypi|pythonhosted|npmjs|debian|ubuntu|docker|quay|ghcr)\.(?:org|com|io)\b(?<!docker\.io(?!/))")
 MACHINE_PATH = re.compile(r"(?<![\w.~*}$/-])/(?:home|root|Users|work|mnt|opt|tmp)/\w")
 
 
@@ -73,6 +74,7 @@ def test_no_committed_line_names(pattern: re.Pattern[str]) -> None:
     ("pattern", "line"),
     [
         (REGISTRY, "--index-url https://" + "pypi" + ".org/simple"),
+        (REGISTRY, "FROM " + "docker" + ".io/library/python:3.11"),
         (MACHINE_PATH, "see /" + "home/someone/x"),
         (MACHINE_PATH, 'open("/' + 'tmp/x")'),
     ],

@@ -16,6 +16,7 @@ def compile_pipelines(
         list[str] | None, typer.Option(metavar="NAME", help="Secret that images are pulled by; may be repeated.")
     ] = None,
     settings: Annotated[list[str] | None, typer.Option(metavar="NAME", help="ConfigMap that the run form offers; may be repeated.")] = None,
+    release: Annotated[bool, typer.Option("--release", help="Refuse an image without a digest.")] = False,
     credentials: Annotated[list[str] | None, typer.Option(metavar="NAME", help="Secret that the run form offers; may be repeated.")] = None,
 ) -> None:
     """Compile the pipelines to YAML for a Kubeflow cluster."""
@@ -27,6 +28,8 @@ def compile_pipelines(
 
     names = {"pull_secrets": pull_secret or (), "settings": settings or (), "credentials": credentials or ()}
     deployment = choose_deployment(registry, images, **names)
+    if release:
+        deployment.check_release()
     for path in compile_all(out, deployment):
         typer.echo(path)
     if deployment.is_placeholder:
