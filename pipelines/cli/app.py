@@ -1,5 +1,6 @@
 """The `distillery` command. Whatever is heavy is imported where it is used: help, `recipes` and `methods` answer at once."""
 
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
 
@@ -36,6 +37,19 @@ app = typer.Typer(
     help="Turn a trained image classifier into a smaller one without the data it was trained on.\n\n"
     "Start with `distillery recipes`, bring your teacher in with `distillery import-teacher`, then `distillery run`.",
 )
+
+
+def _tell_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"distillery {version('distillery')}")
+        raise typer.Exit
+
+
+@app.callback()
+def about(
+    _: Annotated[bool, typer.Option("--version", callback=_tell_version, is_eager=True, help="Show the version and exit.")] = False,
+) -> None:
+    """What comes before a command."""
 
 
 def main() -> None:
@@ -98,14 +112,19 @@ def run(
 
 
 @app.command()
-def recipes(name: Annotated[str, typer.Argument(help="Show one recipe whole; without it, list all.")] = "") -> None:
+def recipes(
+    name: Annotated[
+        str, typer.Argument(metavar="[NAME|FOLDER]", help="Show one recipe whole, or list a folder, as ls_gdfd; without it, list all.")
+    ] = "",
+) -> None:
     """List recipes: what each costs in images and student steps, and which teacher it expects."""
+    from distillery.recipes.loader import recipe_folders
     from distillery_kfp.pipelines.cli.listing import show_recipe, show_recipes
 
-    if name:
+    if name and name not in recipe_folders():
         show_recipe(console(), name)
     else:
-        show_recipes(console())
+        show_recipes(console(), name)
 
 
 @app.command()

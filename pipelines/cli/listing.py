@@ -8,20 +8,27 @@ from rich.table import Table
 
 from distillery.methods.catalog import METHODS, NEEDS
 from distillery.plain_yaml import write_yaml
-from distillery.recipes.loader import list_recipes, load_document, recipe_name
+from distillery.recipes.loader import list_recipes, load_document, pipeline_of, recipe_name
 from distillery.recipes.student_plans import find_plan, plan_names
 from distillery.students.catalog import NEEDS as OBJECTIVE_NEEDS
 from distillery.students.catalog import OBJECTIVES
 
 
-def show_recipes(console: Console) -> None:
-    """One line a recipe."""
+def show_recipes(console: Console, folder: str = "") -> None:
+    """One line a recipe.
+
+    Args:
+        console: shows them.
+        folder: what their names begin with, before the slash; "" for all.
+    """
     table = Table(box=None, header_style="bold", pad_edge=False)
     for heading in ("recipe", "data", "teacher it expects", "student"):
         table.add_column(heading, no_wrap=heading == "recipe", overflow="fold")
     for heading in ("images", "student steps"):
         table.add_column(heading, justify="right")
     for recipe in list_recipes():
+        if folder and not recipe.name.startswith(f"{folder}/"):
+            continue
         about = recipe.about
         costs = (f"{about.get('images', 0):,}", f"{about.get('student_steps', 0):,}")
         table.add_row(recipe.name, *(str(about.get(key, "")) for key in ("dataset", "teacher", "student")), *costs)
@@ -46,8 +53,7 @@ def show_recipe(console: Console, name: str) -> None:
         key: about[key] for key in ("paper", "table", "dataset", "teacher", "student", "published", "weights", "minutes") if about.get(key)
     }
     facts |= {"images": f"{about.get('images', 0):,} synthetic", "student steps": f"{about.get('student_steps', 0):,}"}
-    if method:
-        facts["pipeline"] = f"{method.pipeline} ({method.title}, {method.coupling})"
+    facts["pipeline"] = pipeline_of(document) + (f" ({method.title}, {method.coupling})" if method else "")
     for key, value in facts.items():
         console.print(f"#   {key:<14}{value}", highlight=False, soft_wrap=True, markup=False)
     console.print("# Its values; any of them can be replaced by --set section.key=value:\n", highlight=False)
@@ -61,6 +67,7 @@ def show_methods(console: Console) -> None:
         table.add_column(heading, no_wrap=heading == "method", overflow="fold")
     for method in METHODS.values():
         needs = ", ".join(dict.fromkeys(NEEDS[need] for need in method.needs)) or "nothing"
+        needs += "".join(f"; with {setting} {NEEDS[need]}" for need, setting in method.takes.items())
         table.add_row(method.name, method.paper, f"the {method.target}", method.coupling, needs, method.summary)
     console.print(table)
     console.print("\nstudent: offline methods never look at it, online ones play against it.", highlight=False)

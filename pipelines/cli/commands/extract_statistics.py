@@ -1,13 +1,16 @@
 """`distillery extract-statistics`: a teacher's moments as one file, on the side of whoever owns its data."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated
 
 import typer
 
 from distillery.environment import environment
 from distillery_kfp.pipelines.cli.sets import SET_HELP
-from distillery_kfp.pipelines.cli.stores import console, workdir_of
+from distillery_kfp.pipelines.cli.stores import console
 
 
 def extract_statistics(
@@ -24,11 +27,12 @@ def extract_statistics(
     set_uri: Annotated[str, typer.Option(metavar="SET", help=f"Measure every class on a synthetic set instead. {SET_HELP}")] = "",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N; auto is cuda where there is one.")] = "",
     threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0 is torch's choice.")] = 0,
-    workdir: Annotated[str, typer.Option(help="Folder for checkpoints, logs and locks  \\[default: .distillery beside --out].")] = "",
+    workdir: Annotated[str, typer.Option(help="Folder for checkpoints, logs and locks  \\[default: one that is removed again].")] = "",
 ) -> None:
     """Write the BatchNorm moments of a teacher: its own, or measured for each class on labelled images.
 
     The images stay where they are: the file holds a mean and a variance for each channel, and for each class how many images it had.
+    Nothing else is left.
     """
     from distillery.provenance import sha256_file
     from distillery.recipes.sections import StatisticsSection, common_fields
@@ -37,11 +41,11 @@ def extract_statistics(
     from distillery.workbench.planning import verify_teacher
     from distillery_kfp.pipelines.runner.local import check_writable
 
-    out, folder = out.expanduser().absolute(), workdir_of(str(out), workdir)
+    out = out.expanduser().absolute()
     check_writable(out.parent, "--out")
-    check_writable(folder, "--workdir")
-    chosen = {"DISTILLERY_WORKDIR": str(folder), "DISTILLERY_DEVICE": device, "DISTILLERY_THREADS": str(threads or "")}
-    with environment({**chosen, "DISTILLERY_FOLDER_STORE": "1"}):
+    check_writable(Path(workdir).expanduser().absolute() if workdir else None, "--workdir")
+    chosen = {"DISTILLERY_DEVICE": device, "DISTILLERY_THREADS": str(threads or ""), "DISTILLERY_FOLDER_STORE": "1"}
+    with _workspace(workdir) as folder, environment({**chosen, "DISTILLERY_WORKDIR": str(folder)}):
         found = verify_teacher(teacher, "")
         common = common_fields(0, found.sha256, "float32", found.info.architecture)
         section = StatisticsSection.parse({**common, "kind": "per_class" if data or set_uri else "global"}, "statistics")
@@ -50,3 +54,13 @@ def extract_statistics(
         )
     console().print(f"{out}: {'  '.join(f'{name} {value:,.0f}' for name, value in numbers.items())}", markup=False, soft_wrap=True)
     console().print(f"sha256 {sha256_file(out)}", soft_wrap=True)
+
+
+@contextmanager
+def _workspace(workdir: str) -> Iterator[Path]:
+    """The folder that is named, or a passing one: who gives away the file of moments keeps nothing else of the work on the images."""
+    if workdir:
+        yield Path(workdir).expanduser().absolute()
+        return
+    with TemporaryDirectory(prefix="distillery-") as folder:
+        yield Path(folder)

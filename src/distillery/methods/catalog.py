@@ -1,6 +1,7 @@
 """The table of data-free methods: plain data, so that listing them, `--help` and compiling a pipeline import no torch."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 from distillery.catalog import CatalogRow
@@ -15,7 +16,7 @@ Need = Literal["moments", "class_moments", "batchnorm", "ood"]
 
 NEEDS: dict[Need, str] = {
     "moments": "BatchNorm2d",
-    "class_moments": "BatchNorm2d, labelled images",
+    "class_moments": "statistics of each class",
     "batchnorm": "BatchNorm2d",
     "ood": "images of another domain",
 }
@@ -25,7 +26,8 @@ _REFUSALS: dict[Need, tuple[str, str]] = {  # what the method does, and what to 
     "moments": ("matches BatchNorm statistics", "a teacher with BatchNorm2d"),
     "class_moments": (
         "matches BatchNorm statistics of each class",
-        "statistics measured class by class, as {statistics}",
+        "statistics measured class by class (`distillery extract-statistics --data` on labelled images, `distillery invert` without any), "
+        "as {statistics}",
     ),
     "batchnorm": ("looks into the teacher's BatchNorm2d layers", "a teacher with BatchNorm2d"),
     "ood": ("learns from images of another domain", "such images as {ood}"),
@@ -74,6 +76,7 @@ class Method(CatalogRow[Need]):
         coupling: offline methods never look at the student; online ones play against it.
         feed: what the student sees by default: the pool of all images so far, this round's images, or fresh ones each step.
         classes: whether its images are asked for by class; a method without takes no labels and gives none.
+        takes: what it does without unless it is asked, each with the setting that asks, as an assignment of its config.
         ensembles: whether many generators, each of its slice of the classes, can stand where one stands; such a method reads
             `Ingredients.share`, and the numbers of its settings (`images_per_turn`, `cut`) are of ONE generator.
     """
@@ -83,6 +86,7 @@ class Method(CatalogRow[Need]):
     feed: Literal["pool", "round", "fresh"]
     ensembles: bool = False
     classes: bool = True
+    takes: Mapping[Need, str] = field(default_factory=dict)
 
     @property
     def inverts(self) -> bool:
@@ -102,6 +106,13 @@ class Method(CatalogRow[Need]):
         """What is needed under these settings: a term of weight 0 needs nothing, and another setting may need something of its own."""
         further = config.further_needs if isinstance(config, MethodConfig) else ()
         return (*super().required(config), *(need for need in NEEDS if need in further))
+
+    def way_to(self, need: Need) -> str:
+        """What makes a run use what it has but does not need, as the end of a sentence: a setting, else other methods."""
+        if need in self.takes:
+            return f"add {spoken('run_overrides')} synthesis.config.{self.takes[need]}"
+        others = ", ".join(row.name for row in METHODS.values() if need in row.needs or need in row.takes)
+        return f"choose a recipe of a method that does ({others or 'none here'})"
 
     def check(self, config: MethodConfig, supply: Supply) -> None:
         """Refuse settings under which the method needs what the run does not have.
@@ -162,7 +173,9 @@ METHODS: dict[str, Method] = {
             coupling="offline",
             feed="pool",
             needs={"moments": "moments_weight"},
-            summary="A label-conditional generator trained on inceptionism and moment matching before any student exists.",
+            takes={"class_moments": "targets=class"},
+            summary="A label-conditional generator, or an ensemble of them, trained on inceptionism and moment matching before any student "
+            "exists.",
             implementation="distillery.methods.ls_gdfd:LSGDFD",
             ensembles=True,
         ),

@@ -52,6 +52,11 @@ def recipe_names() -> list[str]:
     return sorted(path.with_suffix("").as_posix() for path in files if not path.parts[0].startswith("_"))
 
 
+def recipe_folders() -> list[str]:
+    """What the names of presets begin with, before the slash, sorted: a method, or what the recipes have in common without one."""
+    return sorted({name.partition("/")[0] for name in recipe_names()})
+
+
 def list_recipes() -> list[Preset]:
     """Every preset with its method and `about:` block; neither torch nor a config class is imported."""
     texts: dict[str, dict[str, Any]] = {}
@@ -308,5 +313,7 @@ def _unknown(name: str) -> str:
     from distillery.config import nearest
 
     names = recipe_names()
+    if name in recipe_folders():
+        return f"{name!r} is a folder of recipes: choose one that `distillery recipes {name}` lists."
     hint = nearest(name, names) or "."
     return f"There is no recipe {name!r}; `distillery recipes` lists all {len(names)}, and a file of your own ends in .yaml{hint}"

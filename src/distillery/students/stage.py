@@ -87,8 +87,11 @@ class StageObjectives:
             ConfigError: see `Objective.check`.
         """
         seen = self._probe()
-        for label, objective in self._objectives.items():
-            objective.check(seen)
+        for place, (label, objective) in enumerate(self._objectives.items()):
+            try:
+                objective.check(seen)
+            except ConfigError as error:
+                raise ConfigError(f"objectives.{place}: {error}") from None
             with seeded(seed, *names, label):
                 built = dict(objective.modules(seen))
             if built:

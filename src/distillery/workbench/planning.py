@@ -158,7 +158,7 @@ def check_teacher(recipe: Recipe, info: BundleInfo, given: Given) -> None:
         assert given.statistics is not None
         raise ConfigError(
             f"{spoken('synth_statistics_uri')} = {given.statistics.uri!r} holds moments of each class, and {recipe.method.name} matches "
-            "none of them: choose a recipe whose method does, or leave it out."
+            f"none of them: {recipe.method.way_to('class_moments')}, or leave it out."
         )
 
 

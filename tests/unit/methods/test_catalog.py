@@ -1,5 +1,6 @@
 """What a method needs of a run, and what it says where the run does not have it."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -73,8 +74,8 @@ def test_a_weight_of_zero_lifts_its_need_alone(known: dict[str, Method]) -> None
             "classes",
             Supply(batchnorm=True, ood=True),
             "classes matches BatchNorm statistics of each class, but its moments are those of all classes together; what works without: "
-            "free, moments, classes with match_weight = 0, layers, abroad; choose one of them or statistics measured class by class, "
-            "as --statistics.",
+            "free, moments, classes with match_weight = 0, layers, abroad; choose one of them or statistics measured class by class "
+            "(`distillery extract-statistics --data` on labelled images, `distillery invert` without any), as --statistics.",
         ),
         (
             "abroad",
@@ -120,3 +121,20 @@ def test_a_setting_that_is_no_weight_may_need_something_of_its_own() -> None:
     for idle, said in (({"moments_weight": 0, "targets": "class"}, "moments_weight is 0"), ({"images_per_class": 8}, "targets is global")):
         with pytest.raises(ConfigError, match=f"has no effect where {said}"):
             config.parse(idle)
+
+
+@pytest.mark.parametrize(("name", "need"), [(name, need) for name, method in METHODS.items() for need in method.takes])
+def test_the_setting_that_asks_for_what_is_optional_brings_the_need(name: str, need: Need) -> None:
+    method = find_method(name)
+    setting, _, value = method.takes[need].partition("=")
+    config = method.load()[1]
+    assert need not in method.required(config())
+    assert need in method.required(config.parse({setting: value}, "config"))
+
+
+def test_the_way_to_what_is_there_is_a_setting_or_other_methods(known: dict[str, Method]) -> None:
+    asked = replace(known["free"], takes={"class_moments": "targets=class"})
+    known["free"] = asked
+    assert asked.way_to("class_moments") == "add --set synthesis.config.targets=class"
+    assert known["layers"].way_to("class_moments") == "choose a recipe of a method that does (free, classes)"
+    assert known["layers"].way_to("moments") == "choose a recipe of a method that does (moments)"

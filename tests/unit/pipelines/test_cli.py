@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from distillery.recipes.loader import load_document, recipe_names
+from distillery.recipes.loader import load_document, recipe_folders, recipe_names
 from distillery.recipes.student_plans import plan_names
 from distillery.students.catalog import OBJECTIVES
 from distillery_kfp.pipelines.cli import app as cli
@@ -36,6 +37,7 @@ ANSWERED_AT_ONCE = (
     ["prune", "--help"],
     ["recipes"],
     ["recipes", "fast_dfkd/digits"],
+    ["recipes", "fast_dfkd"],
     ["methods"],
     ["objectives"],
     ["schedule", "--help"],
@@ -66,10 +68,24 @@ def test_recipes_lists_all_with_what_they_cost() -> None:
     assert all(words in line for words in ("WRN-16-2", f"{about['images']:,}", f" {about['student_steps']:,}"))
 
 
-def test_recipe_shows_its_values_and_its_pipeline() -> None:
-    text = shown(listing.show_recipe, "ls_gdfd/digits")
-    assert "generative_distillation" in text
-    assert "method: ls_gdfd" in text
+@pytest.mark.parametrize("folder", recipe_folders())
+def test_recipes_of_one_folder_are_listed_alone(folder: str) -> None:
+    listed = [line.split()[0] for line in shown(listing.show_recipes, folder).splitlines() if "/" in line.split(" ")[0]]
+    assert listed == [name for name in recipe_names() if name.startswith(f"{folder}/")]
+
+
+@pytest.mark.parametrize(
+    ("name", "pipeline"),
+    [
+        ("ls_gdfd/digits", "generative_distillation (LS-GDFD, offline)"),
+        ("ls_gdfd/digits-ensemble", "ensemble_distillation (LS-GDFD, offline)"),
+        ("students/digits-kd", "student_distillation"),
+    ],
+)
+def test_recipe_shows_its_values_and_its_pipeline(name: str, pipeline: str) -> None:
+    text = shown(listing.show_recipe, name)
+    assert re.search(rf"pipeline +{re.escape(pipeline)}$", text, re.MULTILINE)
+    assert "resnet8" in text
 
 
 def test_methods_lists_all() -> None:
@@ -89,6 +105,7 @@ def test_objectives_lists_all_with_what_they_need() -> None:
     ("words", "said"),
     [
         (["recipes", "fast_dfkd/digit"], "did you mean 'fast_dfkd/digits'"),
+        (["run", "ls_gdfd", "--teacher", "t"], "'ls_gdfd' is a folder of recipes: choose one that `distillery recipes ls_gdfd` lists."),
         (["run", "fast_dfkd/digits", "--teacher", "t", "--set", "seed"], "write section.key=value"),
         (
             ["import-teacher", "w", "--architecture", "a", "--shape", "3,32", "--mean", "0", "--std", "1", "--classes", "2", "--out", "o"],

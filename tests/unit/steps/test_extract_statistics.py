@@ -1,4 +1,5 @@
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -156,6 +157,20 @@ def test_the_command_writes_either_kind(
     assert "images 8" in out
     assert f"sha256 {sha256_file(tmp_path / 'out' / 'classes')}" in out
     assert data not in (tmp_path / "out" / "classes").read_bytes().decode(errors="replace")
+
+
+def test_the_file_is_all_that_the_command_leaves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "passing"))
+    (tmp_path / "passing").mkdir()
+    make_teacher(tmp_path / "teacher")
+    words = (tmp_path / "teacher", "--data", make_data(tmp_path / "own.npz", [0, 1, 2, 3] * 2), "--out", tmp_path / "out" / "classes")
+    before = set(tmp_path.iterdir())
+    assert call(monkeypatch, *words) == 0
+    assert set(tmp_path.iterdir()) - before == {tmp_path / "out"}
+    assert list((tmp_path / "out").iterdir()) == [tmp_path / "out" / "classes"]
+    assert not list((tmp_path / "passing").iterdir())
+    assert call(monkeypatch, *words, "--workdir", tmp_path / "kept") == 0
+    assert list((tmp_path / "kept").rglob("result.json"))
 
 
 def test_the_command_s_mistakes_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -116,13 +116,16 @@ def with_counts(moments: Moments, counts: list[int]) -> Moments:
         ("other teacher", CheckpointMismatchError, "belong to teacher 1111"),
         ("empty class", ConfigError, r"hold none of class .*: give statistics .* as --statistics\.$"),
         ("fewer classes", ConfigError, r"are of 2 classes, but the teacher has \d+: extract its statistics again\.$"),
-        ("none", ConfigError, r"ls_gdfd matches BatchNorm statistics of each class, .* measured class by class, as --statistics\.$"),
+        ("none", ConfigError, r"ls_gdfd matches BatchNorm statistics of each class, .* measured class by class \(.*\), as --statistics\.$"),
         ("global", ConfigError, "its moments are those of all classes together"),
-        ("for nobody", ConfigError, r"^--statistics = '.*' holds moments of each class, and toy_decoder matches none of them"),
+        ("for nobody", ConfigError, r"^--statistics = '.*' holds moments of each class, and toy_decoder matches none of them: choose"),
+        ("not asked for", ConfigError, r"and ls_gdfd matches none of them: add --set synthesis\.config\.targets=class, or leave it out\.$"),
         ("a folder", DistilleryError, "teacher"),
     ],
 )
-def test_what_does_not_fit_is_one_sentence(tmp_path: Path, change: str, error: type[Exception], said: str) -> None:
+def test_what_does_not_fit_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str, error: type[Exception], said: str
+) -> None:
     moments = measured(tmp_path)
     path, given, method = tmp_path / "moments.safetensors", "moments.safetensors", "ls_gdfd"
     assert moments.counts is not None
@@ -146,6 +149,8 @@ def test_what_does_not_fit_is_one_sentence(tmp_path: Path, change: str, error: t
             save(path, global_moments(bundle.classifier, bundle.sha256), "")
         case "for nobody":
             method = "toy_decoder"
+        case "not asked for":
+            monkeypatch.setitem(METHODS, "ls_gdfd", replace(METHODS["ls_gdfd"], needs={"moments": ""}))
         case "a folder":
             given = "teacher"
     with pytest.raises(error, match=said) as refused:

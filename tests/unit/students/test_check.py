@@ -57,6 +57,7 @@ def test_a_sound_plan_passes_without_a_number_being_computed(stages: list[dict[s
         ([{**HINT, "student": "network.block.1"}], "all", "reads 'network.block.1' of the student, which has no such layer: near it are"),
         ([{**HINT, "teacher": "network.blocks.7"}], "all", "reads 'network.blocks.7' of the teacher, which has no such layer: near it"),
         ([{**HINT, "student": "network.blocks.2"}], "all", r"network.blocks.1 of the teacher is \(4, 4\) and network.blocks.2 of the st"),
+        ([KD, {**HINT, "student": "network.blocks.2"}], "all", r"trained: objectives\.1: .*network\.blocks\.2 of the st"),
         ([KD], ["network.tail"], "'network.tail' names no module of the student: give 'all', or its paths; near it are"),
         ([HINT], ["network.head"], "term 'hint' moves no weight of network.head: train what comes before the layers"),
         ([KD, HINT], ["network.blocks.2"], "term 'hint' moves no weight of network.blocks.2"),
