@@ -13,7 +13,6 @@ noise; `real`, the same by KD on the real images, the ceiling. A row is known by
 import argparse
 import logging
 import sys
-import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -31,13 +30,13 @@ from distillery.models.bundle import count_parameters, load_classifier, read_bun
 from distillery.provenance import sha256_bytes
 from distillery.recipes.loader import load_recipe, parse_assignments, recipe_names
 from distillery.recipes.schema import DistillationRecipe, Recipe
+from distillery.recipes.workload import workload_of
 from distillery.runtime import Runtime, resolve_runtime
 from distillery.statistics.moments import read_origin
 from distillery.storage import FolderStore
 from distillery.tracking.history import Entry, read_history
 from distillery.types import Classifier
 from distillery_kfp.pipelines.cli.commands.train_student import train_student
-from distillery_kfp.pipelines.demo.noise import train_on_noise
 from measure import document, write
 from real_data import CLASSES, load, unpack
 from teachers import TRAININGS, Training, train_teacher
@@ -251,19 +250,20 @@ def distilled(sweep: Sweep, row: str, folder: Path, seed: int) -> Found:
 
 
 def on_noise(sweep: Sweep, row: str, folder: Path, seed: int) -> Found:
-    """A student that saw noise only."""
-    began = time.monotonic()
-    recipe = sweep.recipe(row)
-    student = train_on_noise(sweep.teacher, recipe, sweep.runtime, seed)
-    seconds = time.monotonic() - began
-    return Found(scores_of(sweep, student, recipe), seconds)
+    """A student that saw noise only, as many images as its recipe synthesizes."""
+    return taught_on(f"noise://{workload_of(sweep.recipe(row)).images}?seed={seed}", sweep, row, folder, seed)
 
 
 def on_real(sweep: Sweep, row: str, folder: Path, seed: int) -> Found:
-    """A student taught on the teacher's own images; goes on where it was stopped."""
+    """A student taught on the teacher's own images."""
+    return taught_on(str(sweep.part("train")), sweep, row, folder, seed)
+
+
+def taught_on(images: str, sweep: Sweep, row: str, folder: Path, seed: int) -> Found:
+    """A student taught on images that are there; goes on where it was stopped."""
     recipe, out = sweep.recipe(row), folder / "student"
-    changes, data, work = assignments(sweep.changes(row)), str(sweep.part("train")), str(folder / "work")
-    train_student(sweep.source(row), str(sweep.teacher), out, images=data, set_=changes, seed=seed, workdir=work)
+    changes, work = assignments(sweep.changes(row)), str(folder / "work")
+    train_student(sweep.source(row), str(sweep.teacher), out, images=images, set_=changes, seed=seed, workdir=work)
     seconds = seconds_of(told(folder / "work" / "store", "train_student"))
     return Found(scores_of(sweep, load_classifier(out).freeze(), recipe), seconds)
 

@@ -70,6 +70,7 @@ def run(
     data: options.TestImages = "",
     images: options.Images = "",
     student_method: options.StudentMethod = "",
+    student_start: options.StudentStart = "",
     start: options.StartSet = "",
     ood: options.OodImages = "",
     statistics: options.Moments = "",
@@ -102,6 +103,7 @@ def run(
         statistics=statistics,
         images=images,
         student_method=student_method,
+        student_start=student_start,
         overrides=parse_assignments(set_ or []),
         seed=seed,
         salt=salt,
@@ -179,25 +181,31 @@ def import_teacher(
 @app.command()
 @allowing
 def evaluate(
-    student: Annotated[str, typer.Argument(help="Bundle to score: a folder or a URI.")],
+    student: Annotated[
+        list[str],
+        typer.Argument(help="Bundle to score: a folder or a URI; several are scored as one, by their mean answer, and each alone."),
+    ],
     teacher: Annotated[str, typer.Option(help="Bundle to compare with, likewise.")],
     data: Annotated[str, typer.Option(help="Labelled images: npz, npy, idx or CIFAR files, or a folder a class.")],
     json_: Annotated[Path | None, typer.Option("--json", help="Also write the report here.")] = None,
     device: options.Device = "auto",
     threads: Annotated[int, typer.Option(min=0, help="CPU threads, for the latencies too; 0 is torch's choice.")] = 0,
 ) -> None:
-    """Score a student beside its teacher on labelled images."""
+    """Score a student beside its teacher on labelled images: the student's, where it tells other classes apart than the teacher."""
     from distillery import evaluate as score
-    from distillery.evaluation.report import save_report, table
+    from distillery.evaluation.report import save_report
+    from distillery.evaluation.table import table
     from distillery.provenance import Provenance, code_version
     from distillery_kfp.pipelines.cli.bar import bar
 
+    several = student if len(student) > 1 else student[0]
     with bar() as tell:
         report = score(
-            student, teacher, data, device=device, threads=threads, progress=lambda told: tell(told.stage, told.done, told.total)
+            several, teacher, data, device=device, threads=threads, progress=lambda told: tell(told.stage, told.done, told.total)
         )
     if json_:
-        inputs = {"teacher": report.teacher.sha256, "student": report.student.sha256}
+        judged = {f"student/{number}": one.sha256 for number, one in enumerate(report.members, start=1)}
+        inputs = {"teacher": report.teacher.sha256, **(judged or {"student": report.student.sha256})}
         save_report(json_.absolute(), report, Provenance(inputs=inputs, code_version=code_version()))
     console().print(table(report))
 

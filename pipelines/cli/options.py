@@ -22,6 +22,9 @@ Assignments = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VAL
 StudentMethod = Annotated[
     str, typer.Option(metavar="PLAN", help="Plan of the student's training instead of the recipe's: kd, fsp-kd, fitnets ...")
 ]
+StudentStart = Annotated[
+    str, typer.Option(metavar="BUNDLE", help="A student trained before, or a teacher, with whose weights the student begins.")
+]
 Seed = Annotated[int, typer.Option(help="Seed of every random stream.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N; auto is cuda where there is one.")]
 Threads = Annotated[int, typer.Option(min=0, help="CPU threads; 0 is torch's choice.")]

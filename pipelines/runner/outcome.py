@@ -5,7 +5,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from distillery.evaluation.report import load_report, table
+from distillery.evaluation.report import load_report
+from distillery.evaluation.table import table
 from distillery.redaction import redact
 from distillery_kfp.pipelines.runner.display import duration
 from distillery_kfp.pipelines.runner.local import RunResult

@@ -29,6 +29,7 @@ class RunRequest:
         ood: images of another domain, for a method or a stage that uses some; "" for none.
         statistics: a file of the teacher's moments, measured before; "" for none.
         images: a set, or real images, for a recipe that trains a student on what is there; "" for none.
+        student_start: bundle with whose weights the student begins; "" for none.
         student_method: plan of the student's training; "" is the recipe's.
         overrides: dotted keys of the recipe and their values.
         seed: of every random stream.
@@ -49,6 +50,7 @@ class RunRequest:
     ood: str = ""
     statistics: str = ""
     images: str = ""
+    student_start: str = ""
     student_method: str = ""
     overrides: dict[str, Any] = field(default_factory=dict)
     seed: int = 0

@@ -37,6 +37,7 @@ Watcher = Callable[[ProgressEvent], None]
 INPUTS = {
     "eval_data_uri": "data",
     "images_uri": "images",
+    "student_start_uri": "student_start",
     "synth_start_uri": "start",
     "synth_ood_uri": "ood",
     "synth_statistics_uri": "statistics",

@@ -26,7 +26,7 @@ def test_the_demo_shows_four_models_and_keeps_no_training_image(tmp_path: Path) 
     arrays = sorted(path.name for path in folder.rglob("*.np[yz]"))
     assert arrays == ["test.npz"]
     assert len(load_labelled(str(folder / "test.npz"))) == TEST_IMAGES
-    assert len(list((folder / "store" / "runs").glob("*/evaluation.json"))) == 2
+    assert len(list((folder / "store" / "runs").glob("*/evaluation.json"))) == 3
     assert (folder / "work" / "mlflow.db").is_file()
     named = [folder.parent / line.split()[0] for line in said.splitlines() if "report.html" in line][-2:]
     assert len({path.resolve() for path in named if path.is_file()}) == 2

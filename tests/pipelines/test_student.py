@@ -1,6 +1,5 @@
 """A student is trained on what is there, a set of an earlier run or real images, without synthesizing; its origin is told and audited."""
 
-import json
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -22,12 +21,11 @@ from distillery.ledger.audit import audit
 from distillery.ledger.compare import differences
 from distillery.ledger.prune import Inventory
 from distillery.ledger.runs import list_runs, set_place
-from distillery.models.bundle import load_classifier, read_bundle, read_origin
+from distillery.models.bundle import read_bundle, read_origin
 from distillery.provenance import sha256_file
 from distillery.reporting.card import model_card, open_sources
 from distillery.steps import plan
 from distillery.storage import open_store
-from distillery_kfp.pipelines.cli.commands.train_student import train_student
 from distillery_kfp.pipelines.compile import compile_text
 
 KD, FSP = "students/digits-kd", "students/digits-fsp"
@@ -270,35 +268,6 @@ def test_stopped_between_two_stages_it_ends_as_one_left_alone(
             after(first, "run-10", first.folder / "real.npz", HINTED, store=str(tmp_path / "store"))
     chain = after(first, "run-10", first.folder / "real.npz", HINTED, store=str(tmp_path / "store"))
     assert sha256_file(chain.student / "bundle.json") == sha256_file(on_real.student / "bundle.json")
-
-
-def test_a_student_of_other_classes_learns_layers_and_labels_but_no_answers(first: Chain) -> None:
-    np.savez(
-        first.folder / "five.npz",
-        images=np.random.default_rng(1).integers(0, 256, (20, 1, 8, 8), dtype=np.uint8),
-        labels=np.arange(20) % 5,
-    )
-    layers = {"objectives": [{"name": "fsp", "projection": True}], "epochs": 1, "batch": 8, "steps_per_epoch": 1}
-    labels = {"objectives": [{"name": "cross_entropy"}], "epochs": 1, "batch": 8, "steps_per_epoch": 1}
-    form = {"images_uri": str(first.folder / "five.npz"), "teacher_uri": str(first.teacher), "run_recipe": KD}
-    base = {
-        "expects": {"channels": 1, "height": 8, "width": 8, "classes": 3},
-        "student.architecture": {"name": "resnet8", "arguments": {"base_width": 8}},
-    }
-    other = replace(first, run="run-11", folder=first.folder)
-    with other.environment():
-        with pytest.raises(ConfigError, match="label 4"):
-            plan.run("student_distillation", {**form, "run_overrides": {**base, "student.stages": [layers, labels]}})
-        stages = [{**labels, "objectives": [{"name": "kd"}, {"name": "cross_entropy"}]}]
-        with pytest.raises(ConfigError, match="the teacher has 3 classes and the student 5"):
-            plan.run("student_distillation", {**form, "run_overrides": {**base, "student.classes": 5, "student.stages": stages}})
-        chosen = {**base, "student.classes": 5, "student.stages": [layers, labels]}
-        with pytest.raises(ConfigError, match="a run ends by comparing the two class by class: train it with `distillery train-student"):
-            plan.run("student_distillation", {**form, "run_overrides": chosen})
-    out = first.folder / "run-11" / "student"
-    written = [f"{name}={json.dumps(value)}" for name, value in chosen.items()]
-    train_student(KD, str(first.teacher), out, images=str(first.folder / "five.npz"), set_=written, device="cpu")
-    assert load_classifier(out).num_classes == 5
 
 
 def _other_teacher(first: Chain, folder: Path) -> dict[str, Any]:

@@ -19,6 +19,7 @@ def plan(
     synth_ood_uri: str,
     student_architecture: str,
     student_method: str,
+    student_start_uri: str,
     mlflow_model_name: str,
     k8s_cpu_limit: str,
     k8s_cpu_request: str,

@@ -10,6 +10,7 @@ def distill_online(
     section: dict[str, Any],
     teacher_uri: str,
     accelerators: str,
+    student_start_uri: str,
     synth_ood_uri: str,
     synth_start_uri: str,
     statistics: dsl.Input[dsl.Artifact],
@@ -24,6 +25,7 @@ def distill_online(
         section: the plan's settings for this step.
         teacher_uri: folder of the teacher's bundle.
         accelerators: how many the cluster was asked for; the step refuses to work where it finds none.
+        student_start_uri: bundle whose weights the student begins with; empty draws fresh ones.
         synth_ood_uri: images of another domain, where the method or a stage of the student uses some; empty for none.
         synth_start_uri: a set made before with which the pool begins; empty for none.
         statistics: the teacher's moments.
@@ -37,7 +39,7 @@ def distill_online(
     from distillery.step_table import SetFolder, StatisticsFile, StudentFolder, SynthesizerFolder
     from distillery.steps.distill_online import Inputs, Outputs, run
 
-    given = {"synth_start_uri": synth_start_uri, "synth_ood_uri": synth_ood_uri}
+    given = {"synth_start_uri": synth_start_uri, "synth_ood_uri": synth_ood_uri, "student_start_uri": student_start_uri}
     moments = StatisticsFile(Path(statistics.path))
     inputs = Inputs(teacher_uri=teacher_uri, statistics=moments, accelerators=accelerators, **given)
     outputs = Outputs(

@@ -10,6 +10,7 @@ def train_student(
     section: dict[str, Any],
     teacher_uri: str,
     accelerators: str,
+    student_start_uri: str,
     synth_ood_uri: str,
     dataset: dsl.Input[dsl.Dataset],
     student: dsl.Output[dsl.Model],
@@ -21,6 +22,7 @@ def train_student(
         section: the plan's settings for this step.
         teacher_uri: folder of the teacher's bundle.
         accelerators: how many the cluster was asked for; the step refuses to work where it finds none.
+        student_start_uri: bundle whose weights the student begins with; empty draws fresh ones.
         synth_ood_uri: images of another domain, where the method or a stage of the student uses some; empty for none.
         dataset: reference to the synthetic set; its shards are verified as they are read.
         student: the student's bundle.
@@ -35,6 +37,7 @@ def train_student(
         teacher_uri=teacher_uri,
         set=SetFolder(Path(dataset.path)),
         synth_ood_uri=synth_ood_uri,
+        student_start_uri=student_start_uri,
         accelerators=accelerators,
     )
     for name, value in run(section, inputs, Outputs(student=StudentFolder(Path(student.path)))).items():

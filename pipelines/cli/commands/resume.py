@@ -15,6 +15,9 @@ def resume(
     teacher: Annotated[str, typer.Option(metavar="BUNDLE", help="Where the same teacher lies now, if it was moved.")] = "",
     data: Annotated[str, typer.Option(help="Where the test images lie now, if they were moved.")] = "",
     images: Annotated[str, typer.Option(metavar="SET|IMAGES", help="Where what the student is trained on lies now, if it was moved.")] = "",
+    student_start: Annotated[
+        str, typer.Option(metavar="BUNDLE", help="Where the weights that the student begins with lie now, if they were moved.")
+    ] = "",
     start: Annotated[str, typer.Option(metavar="SET", help="Where the set that the pool began with lies now, if it was moved.")] = "",
     ood: Annotated[str, typer.Option(metavar="PICTURES|SET", help="Where the images of another domain lie now, if they were moved.")] = "",
     statistics: Annotated[str, typer.Option(metavar="FILE", help="Where the teacher's moments lie now, if they were moved.")] = "",
@@ -29,6 +32,7 @@ def resume(
     opened = open_existing(store)
     found = find_run(opened, run)
     moved = {"teacher": teacher, "data": data, "images": images, "start": start, "ood": ood, "statistics": statistics}
+    moved |= {"student_start": student_start}
     place = workdir_of(store, workdir)
     request = request_of(found, store, place if workdir else workspace_of(found, opened, place), moved)
     carry_out(replace(request, device=device or request.device, threads=threads or request.threads))

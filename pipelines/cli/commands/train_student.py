@@ -25,6 +25,7 @@ def train_student(
     synthesizer: options.SourceSynthesizer = None,
     statistics: options.SourceStatistics = None,
     student_method: options.StudentMethod = "",
+    student_start: options.StudentStart = "",
     ood: options.StageOod = "",
     set_: options.Assignments = None,
     seed: options.Seed = 0,
@@ -36,8 +37,8 @@ def train_student(
 
     It is one step of `distillery run`, which also evaluates and registers, with `--images` and a recipe that only trains a student.
     Labels of real images are read where an objective looks at them. A live synthesizer has no size: an epoch that names no steps is as
-    long as a pass over the recipe's set. Only a set has held-out images; on the others the last epoch is the student. The same command
-    goes on where it was stopped.
+    long as a pass over the recipe's set. A set has held-out images, real ones have where the recipe's data.holdout says so; else the last
+    epoch is the student. The same command goes on where it was stopped.
     """
     from distillery.recipes.loader import parse_assignments
     from distillery.recipes.schema import read_recipe
@@ -52,7 +53,7 @@ def train_student(
     chosen = {"DISTILLERY_WORKDIR": str(folder), "DISTILLERY_DEVICE": device, "DISTILLERY_THREADS": str(threads or "")}
     with environment({**chosen, "DISTILLERY_FOLDER_STORE": "1"}):
         planned = read_recipe(changed_document(recipe, student_method, parse_assignments(set_ or [])))
-        section = _plan(planned, teacher, seed, synthesizer, ood)
+        section = _plan(planned, teacher, seed, synthesizer, ood, student_start)
         out.parent.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as beside:
             inputs = Inputs(
@@ -61,6 +62,7 @@ def train_student(
                 synthesizer=SynthesizerFolder(synthesizer) if synthesizer else None,
                 statistics=StatisticsFile(statistics) if statistics else None,
                 synth_ood_uri=ood,
+                student_start_uri=student_start,
             )
             numbers = run(section, inputs, Outputs(student=StudentFolder(Path(beside) / "student")))
             rmtree(out, ignore_errors=True)
@@ -84,17 +86,20 @@ def _check_folders(out: Path, workdir: Path) -> None:
         raise StoreError(f"--out {str(out)!r} holds something that is no bundle: choose a new or an empty folder.")
 
 
-def _plan(recipe: "Recipe", teacher_uri: str, seed: int, synthesizer: Path | None, ood_uri: str) -> dict[str, Any]:
+def _plan(recipe: "Recipe", teacher_uri: str, seed: int, synthesizer: Path | None, ood_uri: str, start_uri: str) -> dict[str, Any]:
     """The step's section, checked against the teacher as a run's plan would."""
     from distillery.recipes.sections import StudentSection, common_fields
     from distillery.synthesis.bundle import describe_synthesizer, list_synthesizers
     from distillery.workbench.bench import runtime_here
     from distillery.workbench.networks import check_networks
-    from distillery.workbench.planning import check_expected, open_ood, open_ood_of_trained, verify_teacher
+    from distillery.workbench.planning import check_begun, check_expected, open_ood, open_ood_of_trained, verify_teacher
+    from distillery.workbench.weights import open_weights
 
     live = synthesizer is not None
     teacher = verify_teacher(teacher_uri, "")
     check_expected(recipe, teacher.info)
+    weights = open_weights(start_uri, recipe.student, teacher.info)
+    check_begun(recipe, weights)
     check_networks(recipe, teacher, runtime_here(recipe.precision), makes_images=live)
     stages, spec = recipe.student.stages, teacher.info.spec
     made = describe_synthesizer(list_synthesizers(synthesizer)[0], teacher.sha256) if synthesizer else None
@@ -103,6 +108,8 @@ def _plan(recipe: "Recipe", teacher_uri: str, seed: int, synthesizer: Path | Non
         **common_fields(seed, teacher.sha256, recipe.precision, teacher.info.architecture, recipe.student.architecture),
         "student": _sized(recipe) if live else recipe.student,
         "ood_sha256": ood.digest if ood else "",
+        "student_start_sha256": weights.sha256 if weights else "",
+        "holdout": 0 if live else _holdout(recipe),
     }
     return StudentSection.parse(section, "student").to_json()
 
@@ -114,6 +121,13 @@ def _sized(recipe: "Recipe") -> Any:
     if not isinstance(recipe, DistillationRecipe):
         return recipe.student
     return recipe.student.model_copy(update={"stages": tuple(stage.sized(recipe.set.size) for stage in recipe.student.stages)})
+
+
+def _holdout(recipe: "Recipe") -> float:
+    """The share of real images that is withheld, where a recipe says one."""
+    from distillery.recipes.schema import StudentRecipe
+
+    return recipe.data.holdout if isinstance(recipe, StudentRecipe) else 0.0
 
 
 def _open(uri: str, recipe: "Recipe", teacher_uri: str, folder: Path) -> "SetFolder":
@@ -130,7 +144,7 @@ def _open(uri: str, recipe: "Recipe", teacher_uri: str, folder: Path) -> "SetFol
     bundle = verify_teacher(teacher_uri, "")
     choice = recipe.data.labels if isinstance(recipe, StudentRecipe) else "auto"
     names = recipe.student.class_names(bundle.info.class_names)
-    found = open_source(absolute(uri), bundle.info, bundle.sha256, names, wants_labels(recipe.student, choice))
+    found = open_source(absolute(uri), bundle.info, bundle.sha256, names, wants_labels(recipe.student, choice), _holdout(recipe))
     if not found.labelled:
         check_labels(recipe.student.stages)
         check_classes(recipe.student)

@@ -129,6 +129,7 @@ def distill(
     *,
     data: Place = "",
     images: Place = "",
+    student_start: Place = "",
     start: Place = "",
     ood: Place = "",
     statistics: Place = "",
@@ -156,6 +157,7 @@ def distill(
             agreement with the teacher on held-out synthetic images.
         images: a set made before, or real images (a folder of pictures, npz, npy, idx or CIFAR files), for a recipe such as
             `students/digits-kd` that trains a student on what is there; "" for the others.
+        student_start: bundle with whose weights the student begins: of a student trained before, or of a teacher; "" draws fresh ones.
         start: a set made before with the same teacher, with which the pool of an online method begins; "" for none.
         ood: images of another domain (a folder of pictures, arrays with or without labels, a set), for a method that learns from some and
             stages with an `ood_share`; "" for none.
@@ -182,7 +184,7 @@ def distill(
     if registered and not os.environ.get("MLFLOW_TRACKING_URI", "").strip():
         raise ConfigError("registered=True needs a model registry: set MLFLOW_TRACKING_URI, to a server or to sqlite:///mlflow.db.")
     variables = {**surroundings(uri, folder / "work", device, threads), "KFP_RUN_ID": run.id}
-    given = {"data": data, "images": images, "start": start, "ood": ood, "statistics": statistics}
+    given = {"data": data, "images": images, "start": start, "ood": ood, "statistics": statistics, "student_start": student_start}
     uris = {name: located(given[argument], argument) for name, argument in INPUTS.items()}
     form = {"run_overrides": chosen, "run_seed": seed, "run_salt": salt, "student_method": as_text(student_method, "student_method")}
     with visiting(run.watch, variables), allow_modules(*typed_modules(chosen)):

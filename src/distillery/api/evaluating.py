@@ -1,7 +1,8 @@
-"""A student beside its teacher on labelled images."""
+"""A student, or several as one, beside their teacher on labelled images."""
 
 import copy
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -11,6 +12,7 @@ from distillery.api.progress import silent
 from distillery.api.teachers import bundle_at
 from distillery.data.real import load_labelled
 from distillery.errors import ConfigError
+from distillery.evaluation.ensemble import as_one
 from distillery.evaluation.report import EvaluationConfig, EvaluationImages, EvaluationReport, MeasuredModel
 from distillery.evaluation.report import evaluate as measure
 from distillery.host import ProgressEvent, Watcher
@@ -20,7 +22,7 @@ from distillery.types import Classifier
 
 
 def evaluate(
-    student: Place | Classifier,
+    student: Place | Classifier | Sequence[Place | Classifier],
     teacher: Place | Classifier,
     data: Place,
     *,
@@ -31,8 +33,11 @@ def evaluate(
 ) -> EvaluationReport:
     """Score a student beside its teacher: accuracy, calibration, agreement, size, speed.
 
+    A student of other classes than the teacher's is scored on labelled images of its own, and its agreement is left out.
+
     Args:
-        student: folder or URI of its bundle, or a classifier in memory, which is copied and left as it is.
+        student: folder or URI of its bundle, or a classifier in memory, which is copied and left as it is; or a list of them, of the same
+            classes, which are scored as one that answers with the mean of their softmax, and each by itself as `report.members`.
         teacher: what to compare with, likewise.
         data: labelled images: npz, npy, idx or CIFAR files, or a folder a class.
         options: what is measured, as `evaluation:` of a recipe: `{"latency": False}`.
@@ -51,8 +56,8 @@ def evaluate(
     config = options if isinstance(options, EvaluationConfig) else EvaluationConfig.parse(as_mapping(options, "options"), "options")
     check_hardware(device, threads)
     with visiting(progress), ExitStack() as opened:
-        judge, judged = _opened(teacher, "teacher", opened), _opened(student, "student", opened)
-        first = judge.classifier
+        judge, judged = _opened(teacher, "teacher", opened), _together(student, opened)
+        first = judged.classifier
         labelled = load_labelled(uri, first.class_names, first.spec)
         labelled.check(first.spec, first.num_classes)
         runtime = resolve_runtime(device, "float32", threads)
@@ -60,6 +65,21 @@ def evaluate(
             runtime.place(model.classifier)
         images = EvaluationImages(labelled.images, labelled.labels, "test set")
         return measure(judge, judged, images, config, _telling(progress))
+
+
+def _together(students: Place | Classifier | Sequence[Place | Classifier], opened: ExitStack) -> MeasuredModel:
+    """One student, or several as one."""
+    if isinstance(students, str | os.PathLike | Classifier):
+        return _opened(students, "student", opened)
+    members = tuple(_opened(student, "student", opened) for student in students)
+    if len(members) < 2:
+        raise ConfigError(f"student is a list of {len(members)}: give one student, or a list of two or more to average.")
+    return MeasuredModel(
+        as_one([member.classifier for member in members]),
+        f"mean of {len(members)}",
+        weights_bytes=sum(member.weights_bytes for member in members),
+        members=members,
+    )
 
 
 def _opened(model: Place | Classifier, what: str, opened: ExitStack) -> MeasuredModel:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from distillery.config import Config
@@ -18,11 +19,12 @@ from distillery.data.reference import SetReference, refer
 from distillery.documents import Format
 from distillery.errors import ConfigError
 from distillery.provenance import Provenance
+from distillery.seeding import stream
 from distillery.storage import FolderStore
 from distillery.types import ImageSpec
 
 IMAGES = "images.json"
-FORMAT = Format("distillery-images", 1, "run the step that opened them again")
+FORMAT = Format("distillery-images", 2, "run the step that opened them again")
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,7 @@ class ImagesFacts(Config):
         labels: whether labels are read with them.
         counts: images by label, one number a class; empty without labels.
         classes: of the labels, where they are others than the teacher's.
+        holdout: how many of them no student trains on, see `withhold`.
     """
 
     sha256: str
@@ -58,6 +61,7 @@ class ImagesFacts(Config):
     labels: bool
     counts: tuple[int, ...] = ()
     classes: tuple[str, ...] = ()
+    holdout: int = 0
 
 
 def load_given(uri: str, spec: ImageSpec, class_names: Sequence[str], labels: bool) -> GivenImages:
@@ -84,6 +88,20 @@ def load_given(uri: str, spec: ImageSpec, class_names: Sequence[str], labels: bo
         )
     digest = hashlib.sha256(str(tuple(images.shape)).encode() + images.contiguous().numpy().tobytes()).hexdigest()
     return GivenImages(images, None, uri, digest)
+
+
+def withhold(images: int, holdout: int) -> tuple[Tensor, Tensor]:
+    """Which of given images a student trains on, and which it never sees: drawn once, the same for every student and seed.
+
+    Args:
+        images: N.
+        holdout: how many are withheld; they lie sorted by class, so these are drawn from all of them.
+
+    Returns:
+        Places (N - holdout,) and (holdout,), each in the order of the images.
+    """
+    places = torch.randperm(images, generator=stream(0, "holdout"))
+    return places[holdout:].sort().values, places[:holdout].sort().values
 
 
 def _labelled(uri: str, spec: ImageSpec, class_names: Sequence[str]) -> LabelledImages:

@@ -12,6 +12,7 @@ from distillery.data import arrays, idx
 from distillery.data.decoding import has_picture_ending
 from distillery.data.folders import FoundPictures, read_all_pictures
 from distillery.data.listing import list_files
+from distillery.data.noise import draw_noise, is_noise
 from distillery.data.parts import find_parts
 from distillery.data.pool import NO_LABEL, ImagePool
 from distillery.data.real import find_file, load_labelled, taken
@@ -45,7 +46,8 @@ def load_ood(uri: str, spec: ImageSpec) -> OodImages:
 
     Args:
         uri: a published set, of whatever teacher, or its manifest; a folder in which a step left its reference; a folder of pictures at any
-            depth; arrays, idx files and CIFAR's batches as `load_labelled` reads them. Labels are let be, and need not be there.
+            depth; arrays, idx files and CIFAR's batches as `load_labelled` reads them. Labels are let be, and need not be there. Noise
+            is asked for as `noise://COUNT`.
         spec: of the teacher's images.
 
     Raises:
@@ -72,7 +74,7 @@ def read_without_labels(uri: str, spec: ImageSpec) -> Tensor:
     """Images (N, C, H, W) uint8 of no class, whatever labels stand beside them; their size is left to the caller to check.
 
     Args:
-        uri: a folder of pictures at any depth; arrays, idx files and CIFAR's batches, with or without labels.
+        uri: a folder of pictures at any depth; arrays, idx files and CIFAR's batches, with or without labels; or as `draw_noise` takes it.
         spec: of the teacher's images.
 
     Raises:
@@ -80,6 +82,8 @@ def read_without_labels(uri: str, spec: ImageSpec) -> Tensor:
         MissingResourceError: there is nothing at the URI.
         StoreError: damaged bytes.
     """
+    if is_noise(uri):
+        return draw_noise(uri, spec)
     found = _without_labels(uri, spec)
     return load_labelled(uri, (), spec, split="train").images if found is None else taken(found, uri, spec)[0]
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from distillery.config import Config
 from distillery.data.manifest import MANIFEST
+from distillery.data.noise import is_noise
 from distillery.data.store import SyntheticSet
 from distillery.documents import Format
 from distillery.errors import StoreError
@@ -82,7 +83,7 @@ def open_set(uri: str, teacher_sha256: str = "") -> SyntheticSet:
 
 
 def find_set(uri: str) -> SyntheticSet | None:
-    """As `open_set`, of whatever teacher; None where there is neither a set nor a reference.
+    """As `open_set`, of whatever teacher; None where there is neither a set nor a reference, and of noise.
 
     Raises:
         MissingResourceError: a reference to a set that is gone.
@@ -90,6 +91,8 @@ def find_set(uri: str) -> SyntheticSet | None:
         StoreError: a damaged manifest, or another set than the one referred to.
     """
     place = _place(uri)
+    if is_noise(uri):
+        return None
     return open_set(place) if _refers(place) or open_store(place).exists(MANIFEST) else None
 
 

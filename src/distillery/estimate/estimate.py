@@ -7,7 +7,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Self
 
-from distillery.data.real import load_labelled
 from distillery.engine.selection import CANDIDATES
 from distillery.errors import ConfigError
 from distillery.estimate.profiling import Profile, Timing, profile_run
@@ -18,12 +17,13 @@ from distillery.recipes.parameters import read_parameters
 from distillery.recipes.schema import DistillationRecipe, Recipe, StudentRecipe
 from distillery.recipes.workload import workload_of
 from distillery.runtime import resolve_runtime
-from distillery.students.check import check_classes, check_labels
+from distillery.students.check import check_classes, check_judged, check_labels
 from distillery.synthesis.share import ALONE
 from distillery.types import ImageSpec
 from distillery.workbench.networks import check_networks
 from distillery.workbench.planning import (
     Given,
+    check_data,
     check_expected,
     check_pipeline,
     check_room,
@@ -161,11 +161,8 @@ def estimate(pipeline: str, parameters: Mapping[str, Any], device: str = "auto",
         check_networks(recipe, bundle, runtime)
         check_teacher(recipe, info, given)
         sharding = cut_ensemble(recipe, bundle, parameters, runtime.device)
-    tested = 0
-    if data:
-        labelled = load_labelled(data, info.class_names, info.spec)
-        labelled.check(info.spec, info.num_classes)
-        tested = len(labelled)
+        check_judged(recipe.student, bool(data), recipe.registration.metric)
+    tested = check_data(data, recipe, info) if data else 0
     measured = profile_run(recipe, runtime.place(teacher), sha256, runtime, share=sharding.largest if sharding else ALONE)
     hardware = f"{runtime.device}, {runtime.precision}, {runtime.threads} thread{'s' * (runtime.threads != 1)}"
     counted = Counted.of(given, tested)

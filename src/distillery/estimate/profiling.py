@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from distillery.data.pool import ImagePool
-from distillery.engine.feeds import PoolFeed, own_images
+from distillery.engine.feeds import LabelledFeed, PoolFeed, own_images
 from distillery.engine.fit import StudentTrainer
 from distillery.engine.labelling import teacher_logits
 from distillery.evaluation.predict import predict
@@ -24,7 +24,7 @@ from distillery.recipes.schema import DistillationRecipe, Recipe
 from distillery.runtime import Runtime
 from distillery.statistics.extract import global_moments
 from distillery.step_table import STEPS
-from distillery.students.plan import StageConfig
+from distillery.students.plan import StageConfig, needs_of
 from distillery.synthesis.protocol import Ingredients, Synthesizer
 from distillery.synthesis.share import ALONE, Share
 from distillery.types import Classifier
@@ -137,22 +137,25 @@ class _Trainee:
         draws = torch.Generator().manual_seed(seed)
         self.ood = ImagePool(teacher.spec, runtime.device)  # whatever such images show, they cost the same
         self.ood.append(torch.randint(256, (_OOD, *teacher.spec.shape), dtype=torch.uint8, generator=draws))
-        self.student = build_student(recipe.student.architecture, teacher, runtime, seed)
+        self.names = recipe.student.class_names(teacher.class_names)
+        self.student = build_student(recipe.student.architecture, teacher, runtime, seed, self.names)
 
     def trainer(self, stage: StageConfig) -> StudentTrainer:
-        student = build_student(self.planned.architecture, self.teacher, self.runtime, self.seed)
+        student = build_student(self.planned.architecture, self.teacher, self.runtime, self.seed, self.names)
         trainer = StudentTrainer((stage.sized(1),), self.teacher, student, self.runtime, self.seed)
         trainer.ood = self.ood
         return trainer
 
     def time_stage(self, stage: StageConfig, images: torch.Tensor) -> Timing:
         """One optimizer step of the student."""
+        labelled = any("labels" in needs_of(objective) for objective in stage.objectives)
 
         def steps(n: int) -> Callable[[], object]:
             pool = ImagePool(self.teacher.spec, self.runtime.device)
-            pool.append(images.repeat(-(-n // len(images)), 1, 1, 1)[:n])
+            # whatever the labels of real images are, learning them costs the same
+            pool.append(images.repeat(-(-n // len(images)), 1, 1, 1)[:n], torch.zeros(n, dtype=torch.int64) if labelled else None)
             trainer = self.trainer(stage.model_copy(update={"batch": n}))
-            return lambda: trainer.train(1, PoolFeed(pool))
+            return lambda: trainer.train(1, LabelledFeed(pool) if labelled else PoolFeed(pool))
 
         return _timed(steps, stage.batch, STUDENT_SECONDS / len(self.planned.stages), self.runtime)
 

@@ -10,7 +10,7 @@ from distillery.losses.distillation import exact_kl
 
 
 class Agreement(Config):
-    """Teacher against student.
+    """Teacher against student; all zero where they were not compared.
 
     Attributes:
         agreed: images on which both have the same argmax.
@@ -19,10 +19,10 @@ class Agreement(Config):
         kl: mean over the images of KL(T || S) = sum_k p_T (log p_T - log p_S) at temperature 1, in nats.
     """
 
-    agreed: int = Field(ge=0)
-    total: int = Field(ge=1)
-    rate: float
-    kl: float
+    agreed: int = Field(default=0, ge=0)
+    total: int = Field(default=0, ge=0)
+    rate: float = 0.0
+    kl: float = 0.0
 
     @classmethod
     def measure(cls, teacher_logits: Tensor, student_logits: Tensor) -> Self:

@@ -1,4 +1,4 @@
-"""The report on a student beside its teacher: measured, kept as `distillery-evaluation`, shown as a table or as flat numbers."""
+"""The report on a student beside its teacher: measured, kept as `distillery-evaluation`, told as flat numbers."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from pydantic import Field
-from rich.table import Table
 from torch import Tensor
 
 from distillery.config import Config
@@ -17,14 +16,15 @@ from distillery.evaluation.accuracy import Accuracy, cells_of
 from distillery.evaluation.agreement import Agreement
 from distillery.evaluation.calibration import Calibration
 from distillery.evaluation.cost import Cost, LatencyConfig
+from distillery.evaluation.ensemble import mean_answer
 from distillery.evaluation.predict import predict
 from distillery.provenance import Provenance
 from distillery.storage import open_store
 from distillery.types import Classifier
 
-FORMAT = Format("distillery-evaluation", 3, "evaluate the student again")
+FORMAT = Format("distillery-evaluation", 4, "evaluate the student again")
 _CELLS_SINCE = 3
-Source = Literal["test set", "held-out synthetic", "training synthetic", "training images"]
+Source = Literal["test set", "held-out synthetic", "training synthetic", "held-out images", "training images"]
 
 MAX_TRAINING_IMAGES = 10_000
 """Held-out or, where there are none, training images of a set on which agreement is measured; more say nothing new."""
@@ -69,6 +69,7 @@ class MeasuredModel:
         weights_bytes: size of its weights file, 0 where it has none.
         snapshots: other states of its weights that a training kept, each loaded when it is measured.
         chosen: how the training came to the one called `best`.
+        members: of an ensemble, whose answer is the mean of theirs; () for one network.
     """
 
     classifier: Classifier
@@ -77,6 +78,7 @@ class MeasuredModel:
     weights_bytes: int = 0
     snapshots: Mapping[str, Callable[[], Classifier]] = field(default_factory=dict)
     chosen: Chosen = Chosen()
+    members: "tuple[MeasuredModel, ...]" = ()
 
 
 @dataclass(frozen=True)
@@ -112,6 +114,16 @@ class ModelReport(Config):
     cost: Cost
 
 
+class MemberReport(ModelReport):
+    """One student of an ensemble, by itself.
+
+    Attributes:
+        agreement: with the teacher.
+    """
+
+    agreement: Agreement = Agreement()
+
+
 BEST = "best"
 """Name of the snapshot of the best epoch."""
 
@@ -121,7 +133,7 @@ class SnapshotScore(Config):
 
     Attributes:
         name: `best` on held-out synthetic images, or `epochs/NNNNNN`.
-        agreement: with the teacher.
+        agreement: with the teacher; 0 where its classes are others.
         correct: images named right; 0 without labels.
         total: labelled images.
         epoch: of `best`, after which the student stood there; 0 where it is not known.
@@ -144,19 +156,31 @@ class EvaluationReport(Config):
             training images themselves; or real images that it was trained on. Agreement is no accuracy.
         images: N.
         labelled: whether accuracy and calibration were measured.
-        class_names: in the order of the logits.
-        agreement: how closely the student follows the teacher.
+        class_names: the student's, in the order of its logits.
+        teacher_classes: the teacher's, where they are others than the student's; then nothing compares their answers, and the labels, which
+            are the student's, say nothing of the teacher. Empty where both have the same.
+        teacher: its accuracy is left out where its classes are others.
+        student: of an ensemble the mean of its members' answers.
+        agreement: how closely the student follows the teacher; all zero where their classes are others.
         snapshots: the kept states of the student, scored afterwards: the accuracy over epochs, without a test set inside training.
+        members: of an ensemble, each by itself; empty for one network.
     """
 
     source: Source
     images: int = Field(ge=1)
     labelled: bool
     class_names: tuple[str, ...]
+    teacher_classes: tuple[str, ...] = ()
     teacher: ModelReport
     student: ModelReport
-    agreement: Agreement
+    agreement: Agreement = Agreement()
     snapshots: tuple[SnapshotScore, ...] = ()
+    members: tuple[MemberReport, ...] = ()
+
+    @property
+    def compared(self) -> bool:
+        """Whether teacher and student tell the same classes apart, so that their answers could be compared."""
+        return not self.teacher_classes
 
     @property
     def best(self) -> tuple[SnapshotScore, ...]:
@@ -171,7 +195,7 @@ def evaluate(
     config: EvaluationConfig | None = None,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> EvaluationReport:
-    """Measure a student beside its teacher, each image shown once to each.
+    """Measure a student beside its teacher, each image shown once to each; a teacher of other classes is shown none.
 
     Args:
         teacher: the model that was distilled.
@@ -184,47 +208,44 @@ def evaluate(
         The report.
 
     Raises:
-        ConfigError: no images, images of another size, labels out of range, or a student with other classes or another image size.
+        ConfigError: no images, images of another size, labels out of range, a student of other classes without labels, or of another image
+            size.
     """
     config = config or EvaluationConfig()
     tell = progress or (lambda stage, done, total: None)
-    names = teacher.classifier.class_names
-    if student.classifier.num_classes != len(names):
-        raise ConfigError(
-            f"The student has {student.classifier.num_classes} classes but the teacher has {len(names)}: give a student of this teacher."
-        )
-    if student.classifier.spec.shape != teacher.classifier.spec.shape:
-        raise ConfigError(
-            f"The student expects images {student.classifier.spec.shape} but the teacher {teacher.classifier.spec.shape} "
-            "(channels, height, width): give a student of this teacher."
-        )
+    names, others = student.classifier.class_names, teacher.classifier.class_names != student.classifier.class_names
+    _check_fit(teacher.classifier, student.classifier, data, others)
     _check_labels(data, len(names))
-    teacher_logits = predict(teacher.classifier, data.images, config.batch, partial(tell, "teacher"))
-    student_logits = predict(student.classifier, data.images, config.batch, partial(tell, "student"))
+    answers = None if others else predict(teacher.classifier, data.images, config.batch, partial(tell, "teacher"))
+    logits, members = _student_answers(student, answers, data, config, tell)
     return EvaluationReport(
         source=data.source,
         images=len(data.images),
         labelled=data.labels is not None,
         class_names=names,
-        teacher=_measure(teacher, teacher_logits, names, data.labels, config),
-        student=_measure(student, student_logits, names, data.labels, config),
-        agreement=Agreement.measure(teacher_logits, student_logits),
-        snapshots=_score_snapshots(student, teacher_logits, data, config.batch),
+        teacher_classes=teacher.classifier.class_names if others else (),
+        teacher=_measure(teacher, answers, names, data.labels, config),
+        student=_measure(student, logits, names, data.labels, config),
+        agreement=_agreement(answers, logits),
+        snapshots=_score_snapshots(student, answers, data, config.batch),
+        members=members,
     )
 
 
 def flat_metrics(report: EvaluationReport) -> dict[str, float]:
     """The report as numbers by stable name, for KFP metrics and the tracker.
 
-    `agreement`, `kl`, `images`, and for `teacher/` and `student/` each: `parameters`, `flops`, `bytes`, `latency_ms_batch1` and so on
-    where it was measured; `top1`, `top5` (from six classes on), `ece`, `correct` and `total` where there are labels. `best/agreement`
-    and `best/top1` are of the best held-out epoch, where one was kept; `student/` is the last epoch.
+    `images`, `agreement` and `kl` where both tell the same classes apart, and for `teacher/` and `student/` each: `parameters`, `flops`,
+    `bytes`, `latency_ms_batch1` and so on where it was measured; `top1`, `top5` (from six classes on), `ece`, `correct` and `total` where
+    there are labels of its classes. `best/agreement` and `best/top1` are of the best held-out epoch, where one was kept; `student/` is the
+    last epoch.
     """
-    flat = {"agreement": report.agreement.rate, "kl": report.agreement.kl, "images": float(report.images)}
+    flat = {"agreement": report.agreement.rate, "kl": report.agreement.kl} if report.compared else {}
+    flat |= {"images": float(report.images)}
     for role, model in (("teacher", report.teacher), ("student", report.student)):
         values: dict[str, float] = {"parameters": model.cost.parameters, "flops": model.cost.flops, "bytes": model.cost.weights_bytes}
         values |= {f"latency_ms_batch{latency.batch}": latency.milliseconds for latency in model.cost.latency}
-        if report.labelled:
+        if model.accuracy.total:
             scores = model.accuracy
             values |= {"top1": scores.top1, "ece": model.calibration.ece, "correct": scores.correct, "total": scores.total}
             values |= {"top5": scores.top5} if len(report.class_names) > 5 else {}
@@ -232,32 +253,6 @@ def flat_metrics(report: EvaluationReport) -> dict[str, float]:
     for score in report.best:
         flat |= {"best/agreement": score.agreement} | ({"best/top1": score.correct / score.total} if score.total else {})
     return flat
-
-
-def table(report: EvaluationReport) -> Table:
-    """The report as a table for the terminal: one row a number, the teacher beside the student."""
-    models = (report.teacher, report.student)
-    shown = Table(title=f"{report.images:,} images: {_SOURCES[report.source]}")
-    for heading in ("", f"teacher {report.teacher.name}".strip(), f"student {report.student.name}".strip()):
-        shown.add_column(heading, justify="right" if heading else "left")
-    if report.labelled:
-        shown.add_row("top-1", *(f"{m.accuracy.top1:.2%} ({m.accuracy.correct}/{m.accuracy.total})" for m in models))
-        if len(report.class_names) > 5:
-            shown.add_row("top-5", *(f"{m.accuracy.top5:.2%}" for m in models))
-        shown.add_row("calibration error", *(f"{m.calibration.ece:.4f}" for m in models))
-    shown.add_row("agrees with the teacher", "", f"{report.agreement.rate:.2%} ({report.agreement.agreed}/{report.agreement.total})")
-    for score in report.best:
-        top1 = f", top-1 {score.correct / score.total:.2%} ({score.correct}/{score.total})" if score.total else ""
-        number, on = (f", {score.epoch:,}," if score.epoch else ""), (f"{score.chosen_on:,} " if score.chosen_on else "")
-        shown.add_row(f"best epoch{number} by {on}held-out images", "", f"agrees {score.agreement:.2%}{top1}")
-    shown.add_row("KL(teacher || student)", "", f"{report.agreement.kl:.4f}")
-    shown.add_row("parameters", *(f"{m.cost.parameters:,}" for m in models))
-    shown.add_row("MFLOPs an image", *(f"{m.cost.flops / 1e6:,.1f}" for m in models))
-    shown.add_row("file size", *(f"{m.cost.weights_bytes / 1024:,.0f} KiB" for m in models))
-    for first, second in zip(*(m.cost.latency for m in models), strict=False):
-        label = f"CPU latency, batch {first.batch}, {first.threads} thread{'s' * (first.threads != 1)}"
-        shown.add_row(label, f"{first.milliseconds:,.2f} ms", f"{second.milliseconds:,.2f} ms")
-    return shown
 
 
 def save_report(path: Path, report: EvaluationReport, provenance: Provenance) -> None:
@@ -281,17 +276,43 @@ def read_origin(path: Path) -> Provenance:
     return _open(path).provenance
 
 
-_SOURCES: dict[str, str] = {
-    "test set": "test set",
-    "held-out synthetic": "held-out synthetic (no test set: agreement only)",
-    "training images": "given, the student trained on them (no test set, nothing held out: agreement only)",
-    "training synthetic": "synthetic, the student trained on them (no test set, nothing held out: agreement only)",
-}
+def _check_fit(teacher: Classifier, student: Classifier, data: EvaluationImages, others: bool) -> None:
+    if student.spec.shape != teacher.spec.shape:
+        raise ConfigError(
+            f"The student expects images {student.spec.shape} but the teacher {teacher.spec.shape} (channels, height, width): give a "
+            "student of this teacher."
+        )
+    if others and data.labels is None:
+        raise ConfigError(
+            f"The student tells {student.num_classes} classes apart which are others than the teacher's {teacher.num_classes}, so their "
+            "answers cannot be compared: give labelled images of the student's classes."
+        )
 
 
-def _measure(model: MeasuredModel, logits: Tensor, names: tuple[str, ...], labels: Tensor | None, config: EvaluationConfig) -> ModelReport:
+def _student_answers(
+    student: MeasuredModel, answers: Tensor | None, data: EvaluationImages, config: EvaluationConfig, tell: Callable[[str, int, int], None]
+) -> tuple[Tensor, tuple[MemberReport, ...]]:
+    """The student's logits; of an ensemble the mean of its members, and each of these by itself, whose latencies are not measured."""
+    if not student.members:
+        return predict(student.classifier, data.images, config.batch, partial(tell, "student")), ()
+    logits, reports, quick = [], [], config.model_copy(update={"latency": False})
+    for number, member in enumerate(student.members, start=1):
+        stage = f"student {number} of {len(student.members)}"
+        logits.append(predict(member.classifier, data.images, config.batch, partial(tell, stage)))
+        found = _measure(member, logits[-1], member.classifier.class_names, data.labels, quick)
+        reports.append(MemberReport(**dict(found), agreement=_agreement(answers, logits[-1])))
+    return mean_answer(logits), tuple(reports)
+
+
+def _agreement(answers: Tensor | None, logits: Tensor) -> Agreement:
+    return Agreement() if answers is None else Agreement.measure(answers, logits)
+
+
+def _measure(
+    model: MeasuredModel, logits: Tensor | None, names: tuple[str, ...], labels: Tensor | None, config: EvaluationConfig
+) -> ModelReport:
     cost = Cost.measure(model.classifier, model.weights_bytes, config.timing if config.latency else None)
-    if labels is None:
+    if labels is None or logits is None:
         return ModelReport(name=model.name, sha256=model.sha256, cost=cost)
     return ModelReport(
         name=model.name,
@@ -302,11 +323,11 @@ def _measure(model: MeasuredModel, logits: Tensor, names: tuple[str, ...], label
     )
 
 
-def _score_snapshots(student: MeasuredModel, teacher_logits: Tensor, data: EvaluationImages, batch: int) -> tuple[SnapshotScore, ...]:
+def _score_snapshots(student: MeasuredModel, answers: Tensor | None, data: EvaluationImages, batch: int) -> tuple[SnapshotScore, ...]:
     scores = []
     for name, load in student.snapshots.items():
         logits = predict(load().to(student.classifier.mean.device), data.images, batch)
-        agreement = Agreement.measure(teacher_logits, logits).rate
+        agreement = _agreement(answers, logits).rate
         epoch, images = student.chosen if name == BEST else Chosen()
         score = SnapshotScore(name=name, agreement=agreement, epoch=epoch, chosen_on=images)
         if data.labels is not None:
@@ -343,4 +364,4 @@ def _check_labels(data: EvaluationImages, num_classes: int) -> None:
         raise ConfigError(f"{len(data.images)} images with {len(data.labels)} labels are not allowed: give one label an image.")
     if len(data.labels) and not 0 <= int(data.labels.min()) <= int(data.labels.max()) < num_classes:
         given = f"{int(data.labels.min())} to {int(data.labels.max())}"
-        raise ConfigError(f"Labels go from {given}, but the teacher knows classes 0 to {num_classes - 1}: check the labels.")
+        raise ConfigError(f"Labels go from {given}, but the student knows classes 0 to {num_classes - 1}: check the labels.")

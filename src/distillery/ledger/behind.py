@@ -4,11 +4,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from distillery.data.given import load_given, read_facts
+from distillery.data.noise import is_noise
 from distillery.data.ood import load_ood
 from distillery.errors import MissingResourceError, StoreError
-from distillery.ledger.evidence import Link, agree, check_bundle, fetch, find_link, keep, match, names
+from distillery.ledger.evidence import Link, agree, find_bundle, find_link, names
 from distillery.ledger.origins import Origin, maker_of_set, read_set
-from distillery.models.bundle import DOCUMENT, WEIGHTS, read_bundle
+from distillery.models.bundle import read_bundle
 from distillery.provenance import Provenance
 from distillery.statistics.moments import load_moments
 from distillery.statistics.moments import read_origin as origin_of_moments
@@ -50,7 +51,7 @@ class Behind:
 
     def links(self) -> list[Link]:
         """Every link in turn; each is what it is by what the ones before it found."""
-        given = next((self.made.inputs[name] for name in ("data", "images") if name in self.made.inputs), "")
+        given = next((self.made.inputs[name] for name in ("data", "images", "noise") if name in self.made.inputs), "")
         if given:
             rest = [find_link("images", "the images that it was given to train on", lambda link: self._images(link, given))]
         else:
@@ -61,6 +62,8 @@ class Behind:
             ]
         if self.ood:  # by what was looked at so far
             rest.append(find_link("images of another domain", "real images beside the others", self._ood))
+        if "student_start" in self.made.inputs:
+            rest.append(find_link("weights to begin with", "a network trained before", self._weights))
         return [*rest, find_link("teacher", "the network that it learned from", self._teacher)]
 
     def _set(self, link: Link) -> None:
@@ -93,13 +96,16 @@ class Behind:
         facts = read_facts(self.own.outputs(record, "set", self.scratch))
         link.where = self._given(sha256)
         agree({"sha256": sha256}, {"sha256": facts.sha256}, f"the step {record.step}")
-        if "://" in link.where:
+        noise = is_noise(link.where)
+        if "://" in link.where and not noise:
             names(open_store(link.where), "")  # a server that is down is no break
         info = read_bundle(self.scratch / "student")[0]
         found = load_given(link.where, info.spec, facts.classes or info.class_names, facts.labels)
         if found.digest != sha256:
             raise StoreError(f"those at {link.where!r} have sha256 {found.digest}, but the student names {sha256}")
-        link.what = f"{len(found.images):,} images that were there before, {'with their' if facts.labels else 'read without'} labels"
+        labels = "with their labels" if facts.labels else "read without labels"
+        kind = "images of noise, drawn again" if noise else f"images that were there before, {labels}"
+        link.what = f"{len(found.images):,} {kind}"
 
     def _given(self, sha256: str) -> str:
         """Where what the run was given to train on lies, by its record."""
@@ -157,7 +163,7 @@ class Behind:
             raise MissingResourceError(missed)
         link.where, images = ", ".join(dict.fromkeys(self.ood.values())), 0
         for sha256, where in self.ood.items():
-            if "://" in where:
+            if "://" in where and not is_noise(where):
                 names(open_store(where), "")  # a server that is down is no break
             found = load_ood(where, read_bundle(self.scratch / "student")[0].spec)
             if found.digest != sha256:
@@ -170,10 +176,15 @@ class Behind:
         if self.own.missed:
             raise MissingResourceError(self.own.missed)
         link.where = str(self.own.run["parameters"]["teacher_uri"])
-        place = open_store(link.where)
-        files = {name: fetch(place, name) for name in (DOCUMENT, WEIGHTS)}
-        match(files[DOCUMENT], link.sha256, f"{DOCUMENT} in {link.where!r}", "the student names")
-        link.what, _ = check_bundle(keep(self.scratch / "teacher", files), link.where)
+        find_bundle(link, self.scratch / "teacher", "the student names")
+
+    def _weights(self, link: Link) -> None:
+        link.sha256 = self.made.inputs["student_start"]
+        if self.own.missed:
+            raise MissingResourceError(self.own.missed)
+        link.where = str(self.own.run["parameters"].get("student_start_uri", ""))
+        made = find_bundle(link, self.scratch / "weights", "the student names")
+        link.what += f"; made from {', '.join(sorted(made.inputs)) or 'nothing that it names'}"
 
     def _of_this_teacher(self, sha256: str) -> None:
         agree({"teacher": self.made.inputs.get("teacher", "")}, {"teacher": sha256}, "it")

@@ -15,9 +15,8 @@ _MISSING = "(not set)"
 def differences(first: Run, second: Run) -> dict[str, tuple[Any, Any]]:
     """Dotted keys whose values differ, with both values; what only one of the two has is "(not set)" in the other.
 
-    Beside the recipe's keys: `run.pipeline`, `run.recipe`, `run.seed`, `run.salt`, `run.teacher`, `run.data`, `run.images`, `run.code`,
-    `run.device` and
-    `run.threads`. What the recipe says about itself makes no difference.
+    Beside the recipe's keys: `run.pipeline`, `run.recipe`, `run.seed`, `run.salt`, `run.teacher`, `run.data`, `run.images`,
+    `run.student_start`, `run.code`, `run.device` and `run.threads`. What the recipe says about itself makes no difference.
     """
     check(first)
     check(second)
@@ -74,6 +73,7 @@ def _settings(run: Run) -> dict[str, Any]:
         "teacher": run.teacher_sha256,
         "data": run.parameters.get("eval_data_uri", ""),
         "images": run.parameters.get("images_uri", ""),
+        "student_start": run.parameters.get("student_start_uri", ""),
         "code": run.code_version,
         "device": environment.get("device", ""),
         "threads": environment.get("threads", 0),

@@ -13,7 +13,7 @@ from typing import Literal
 from distillery.errors import DistilleryError, MissingResourceError, StoreError
 from distillery.models.bundle import DOCUMENT, WEIGHTS, read_bundle, read_origin
 from distillery.provenance import Provenance, sha256_bytes, sha256_file
-from distillery.storage import Store
+from distillery.storage import Store, open_store
 
 _BROKEN = "The chain is broken at the"
 State = Literal["ok", "unreachable", "unused"]
@@ -24,7 +24,8 @@ class Link:
     """One thing that a student comes from; filled in while it is looked at.
 
     Attributes:
-        name: version, served model, student, report, run, set, images, generator, statistics, images of another domain or teacher.
+        name: version, served model, student, report, run, set, images, generator, statistics, images of another domain, weights to begin
+            with or teacher.
         what: it, in words.
         sha256: names its bytes; "" where nothing says it.
         where: it lies, or should.
@@ -154,3 +155,22 @@ def check_bundle(folder: Path, place: str) -> tuple[str, Provenance]:
         raise StoreError(f"{WEIGHTS} in {place!r} has sha256 {found}, but {DOCUMENT} promises {info.weights_sha256}")
     what = f"{info.architecture.name}, {info.parameters:,} parameters, {info.num_classes} classes"
     return what, read_origin(folder)
+
+
+def find_bundle(link: Link, folder: Path, who: str) -> Provenance:
+    """Where the bundle comes from that a link names by its place and its hash, once its bytes are the named ones; says what it is.
+
+    Args:
+        link: with `where` and `sha256`.
+        folder: for a local copy.
+        who: names it.
+
+    Raises:
+        MissingResourceError: its place cannot be asked.
+        StoreError: it is gone, is another, or its weights fail their hash.
+    """
+    place = open_store(link.where)
+    files = {name: fetch(place, name) for name in (DOCUMENT, WEIGHTS)}
+    match(files[DOCUMENT], link.sha256, f"{DOCUMENT} in {link.where!r}", who)
+    link.what, made = check_bundle(keep(folder, files), link.where)
+    return made

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from distillery.data.given import is_of_images, read_facts
 from distillery.data.manifest import synthesizers_in
+from distillery.data.noise import is_noise
 from distillery.data.reference import open_reference, open_set, read_reference
 from distillery.data.store import SyntheticSet
 from distillery.engine.checkpoint import Checkpoints
@@ -19,8 +20,9 @@ from distillery.evaluation.report import EvaluationReport
 from distillery.evaluation.report import read_origin as report_origin
 from distillery.ledger.runs import read_run
 from distillery.methods.catalog import METHODS
-from distillery.models.bundle import read_origin
-from distillery.provenance import Provenance, code_version, sha256_file
+from distillery.models.bundle import DOCUMENT, read_origin
+from distillery.models.bundle import FORMAT as BUNDLE
+from distillery.provenance import Provenance, code_version, sha256_bytes, sha256_file
 from distillery.recipes.sections import Section
 from distillery.reporting.page import LineageEntry, PageData, RunRecord, SetFacts
 from distillery.reporting.pictures import ClassPicture, sample_classes
@@ -28,10 +30,11 @@ from distillery.reporting.real_images import RealImages, find_real_images
 from distillery.reporting.words import count
 from distillery.step_table import LAST, STEPS, Artifact, makers_of
 from distillery.step_version import step_version
-from distillery.storage import Store
+from distillery.storage import Store, open_store
 from distillery.tracking.history import History, read_history, together
 from distillery.workbench.keys import keys_of
 from distillery.workbench.lineage import evaluation_of, name_together, student_of
+from distillery.workbench.weights import FIELD
 
 T = TypeVar("T")
 
@@ -68,7 +71,8 @@ class PageCollector:
         if self._is_given:
             self.missing["samples"] = "They stay where they are: nothing of them is kept beside the student but their hash."
             self.missing["health"] = "The images were not made up, so no generator could have collapsed."
-            self.missing["training"] = "Nothing was held out of the images, so the student was looked at after its training only."
+            if not read_facts(self.set_path).holdout:
+                self.missing["training"] = "Nothing was held out of the images, so the student was looked at after its training only."
         if found is not None:
             samples = self._attempt("samples", lambda: sample_classes(found, self.report.class_names), samples)
         histories: dict[str, History] = {}
@@ -103,13 +107,16 @@ class PageCollector:
 
     def _given(self) -> LineageEntry:
         facts = read_facts(self.set_path)
+        if is_noise(uri := read_reference(self.set_path).uri):
+            what = f"{count(facts.images)} images of noise, drawn from a seed; no picture was needed for them."
+            return LineageEntry(name="Noise", sha256=facts.sha256, what=what, where=uri)
         labels = "with their labels" if facts.labels else "read without labels"
         what = f"{count(facts.images)} pictures that were there before, {labels}; no step made them."
-        return LineageEntry(name="Given pictures", sha256=facts.sha256, what=what, where=read_reference(self.set_path).uri)
+        return LineageEntry(name="Given pictures", sha256=facts.sha256, what=what, where=uri)
 
     def _real(self, run: RunRecord, found: SyntheticSet | None) -> RealImages:
         drawn = found.manifest.provenance if found else None
-        return find_real_images(self._student, drawn, run.sections, self._started(run))
+        return find_real_images(self._student, drawn, run.sections, self._started(run), self._begun(run))
 
     def _started(self, run: RunRecord) -> Provenance | None:
         """Where the set comes from that the pool began with; None where there was none, or it is not where the run had it any more."""
@@ -121,6 +128,17 @@ class PageCollector:
         except DistilleryError:
             return None
         return began.manifest.provenance if began.digest == sha256 else None
+
+    def _begun(self, run: RunRecord) -> Provenance | None:
+        """Where the weights come from that the student began with; None where there were none, or they are not where the run had them."""
+        uri, sha256 = str(run.parameters.get(FIELD, "")), self._student.inputs.get("student_start", "")
+        if not (uri and sha256):
+            return None
+        try:
+            data = open_store(uri).read(DOCUMENT)
+        except DistilleryError:
+            return None
+        return BUNDLE.read(data, uri).provenance if sha256_bytes(data) == sha256 else None
 
     def _run(self) -> RunRecord:
         identity = os.environ.get("KFP_RUN_ID", "")
@@ -205,6 +223,9 @@ class PageCollector:
         if found:
             what = f"{count(found.manifest.images)} pictures with the teacher's answers, every file of them named by hash."
             entries.append(LineageEntry(name="Synthetic set", sha256=found.digest, what=what, where=found.store.uri))
+        if begun := self._student.inputs.get("student_start", ""):
+            what = "The network with whose weights the student began, instead of random ones."
+            entries.append(LineageEntry(name="Weights to begin with", sha256=begun, what=what, where=run.parameters.get(FIELD, "")))
         place = f"{self.store.uri}/{student_of(report.student.sha256)}"
         entries.append(LineageEntry(name="Student", sha256=report.student.sha256, what=_model(report.student), where=place))
         if data := report_origin(self.report_path).inputs.get("eval_data"):

@@ -173,12 +173,12 @@ class Run:
         return float(self.document.get("seconds", 0.0))
 
     def score(self, *path: str) -> float | None:
-        """A number of the evaluation, None where it has none; labels are needed for all but the agreement."""
+        """A number of the evaluation, None where it was counted over no image: without labels, or between other classes."""
         value: Any = self.evaluation
-        if path[0] != "agreement" and not self.evaluation.get("labelled"):
-            return None
         for name in path:
-            value = value.get(name) if isinstance(value, Mapping) else None
+            if not isinstance(value, Mapping) or not value.get("total", True):
+                return None
+            value = value.get(name)
         return float(value) if isinstance(value, int | float) else None
 
     def to_json(self, uri: str) -> dict[str, Any]:

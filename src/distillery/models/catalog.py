@@ -40,6 +40,11 @@ class Architecture(Config):
     name: str
     arguments: dict[str, Any] = {}
 
+    def __str__(self) -> str:
+        """As people write it: `resnet8`, or `resnet8 (base_width 16)`."""
+        said = ", ".join(f"{name} {value}" for name, value in self.arguments.items())
+        return f"{self.name} ({said})" if said else self.name
+
     @field_validator("arguments")
     @classmethod
     def _whole_floats_are_integers(cls, value: dict[str, Any]) -> dict[str, Any]:
@@ -174,6 +179,17 @@ def check_own_sources(expected: Mapping[str, str]) -> None:
             )
 
 
+def is_same(one: Architecture, other: Architecture) -> bool:
+    """Whether two architectures build the same network: of one of ours whatever an argument's default is is filled in.
+
+    Raises:
+        ConfigError: an unknown name or argument.
+    """
+    if ":" in one.name or ":" in other.name:
+        return one == other
+    return _own_config(one) == _own_config(other)
+
+
 def build_network(architecture: Architecture, spec: "ImageSpec", num_classes: int) -> "nn.Module":
     """Build a network with fresh weights, drawn from torch's global stream.
 
@@ -217,6 +233,14 @@ def _hash_module(name: str) -> str:
 
 
 def _build_own(architecture: Architecture, spec: "ImageSpec", num_classes: int) -> "nn.Module":
+    implementation, config = _own_config(architecture)
+    module, name = implementation.split(":")
+    network: nn.Module = getattr(import_module(module), name)(config, spec, num_classes)
+    return network
+
+
+def _own_config(architecture: Architecture) -> tuple[str, Config]:
+    """The implementation of a network of ours, and its whole settings."""
     row = find_row(architecture.name)
     fixed = sorted(set(architecture.arguments) & set(row.arguments))
     if fixed:
@@ -224,10 +248,8 @@ def _build_own(architecture: Architecture, spec: "ImageSpec", num_classes: int) 
             f"Argument {fixed[0]!r} of {architecture.name} is fixed by its name: choose another architecture or leave it out."
         )
     module, name = row.implementation.split(":")
-    loaded = import_module(module)
-    config = getattr(loaded, f"{name}Config").parse({**row.arguments, **architecture.arguments}, f"arguments of {architecture.name}")
-    network: nn.Module = getattr(loaded, name)(config, spec, num_classes)
-    return network
+    config: type[Config] = getattr(import_module(module), f"{name}Config")
+    return row.implementation, config.parse({**row.arguments, **architecture.arguments}, f"arguments of {architecture.name}")
 
 
 def _build_torchvision(name: str, architecture: Architecture, spec: "ImageSpec", num_classes: int) -> "nn.Module":

@@ -66,6 +66,7 @@ _TABLE = (
     Parameter(
         "images_uri", "", "Set made before, or real images, that the run takes instead of making some.", steps=_OPENERS, required=True
     ),
+    Parameter("student_start_uri", "", "Bundle whose weights the student begins with; empty draws new ones.", steps=makers_of("student")),
     Parameter("mlflow_model_name", "", "Name in the model registry."),
 )
 

@@ -53,6 +53,16 @@ class Expects(Config):
     classes: int = Field(default=0, ge=0)
 
 
+class StudentExpects(Expects):
+    """What a recipe of a student was written for.
+
+    Attributes:
+        student_start: weights for the student to begin with have to be given; else they may be.
+    """
+
+    student_start: bool = False
+
+
 class StatisticsConfig(Config):
     """Which moments of the teacher a pipeline extracts: those that need no data."""
 
@@ -207,9 +217,12 @@ class DataConfig(Config):
     Attributes:
         labels: of real images: `auto` reads them where an objective of the student looks at them, `read` also where none does, `ignore`
             lets be whatever labels stand beside the images. A synthetic set has none.
+        holdout: share of real images that no student trains on and the best epoch is chosen by; 0 trains on all. A set withholds its own
+            as it is made.
     """
 
     labels: Literal["auto", "read", "ignore"] = "auto"
+    holdout: float = Field(default=0, ge=0, le=0.5)
 
 
 class StudentRecipe(Config):
@@ -221,7 +234,7 @@ class StudentRecipe(Config):
 
     kind: Literal["student"] = "student"
     about: About = About()
-    expects: Expects = Expects()
+    expects: StudentExpects = StudentExpects()
     precision: Precision = "auto"
     data: DataConfig = DataConfig()
     student: StudentConfig

@@ -106,6 +106,18 @@ class OodSection(Section):
     ood_sha256: str = ""
 
 
+class LearnerSection(OodSection):
+    """What the sections of the steps that train a student share.
+
+    Attributes:
+        student: what it is, and how it is trained.
+        student_start_sha256: hash of the bundle whose weights it begins with; "" where it begins anew.
+    """
+
+    student: StudentConfig
+    student_start_sha256: str = ""
+
+
 class MethodSection(OodSection):
     """What the sections of the steps that run a method share; `method_config` is of the config class of the method's catalog row."""
 
@@ -153,21 +165,27 @@ class SourceSection(Section):
         is_set: whether they are a published set; else they are real images, read where they lie.
         labels: whether the labels of real images are read with them.
         classes: of these labels, where they are others than the teacher's.
+        holdout: share of real images that is withheld from training.
     """
 
     sha256: str
     is_set: bool
     labels: bool = False
     classes: tuple[str, ...] = ()
+    holdout: float = Field(default=0, ge=0, le=0.5)
 
 
-class StudentSection(OodSection):
-    """How a student is trained."""
+class StudentSection(LearnerSection):
+    """How a student is trained.
 
-    student: StudentConfig
+    Attributes:
+        holdout: share of real images that it does not train on, as the step that opened them was told; its key has to know.
+    """
+
+    holdout: float = Field(default=0, ge=0, le=0.5)
 
 
-class DistillSection(MethodSection):
+class DistillSection(MethodSection, LearnerSection):
     """How a synthesizer and a student train each other.
 
     Attributes:
@@ -180,7 +198,6 @@ class DistillSection(MethodSection):
     rounds: int = Field(ge=1)
     turns_per_round: int = Field(default=1, ge=1)
     checkpoint_every: int = Field(default=1, ge=1)
-    student: StudentConfig
     student_steps_per_turn: int = Field(ge=1)
     closing_rounds: int = Field(default=0, ge=0)
     feed: Feed

@@ -216,9 +216,10 @@ def _measured(report: EvaluationReport | None) -> list[str]:
         rows.append(("top-1", *(_share(m.accuracy.correct, m.accuracy.total) for m in both)))
         if len(report.class_names) > 5:
             rows.append(("top-5", *(_share(m.accuracy.top5_correct, m.accuracy.total) for m in both)))
-        rows.append(("expected calibration error", *(f"{m.calibration.ece:.4f}" for m in both)))
-    rows.append(("same class as the teacher", "", _share(report.agreement.agreed, report.agreement.total)))
-    rows.append(("KL(teacher, student), nats", "", f"{report.agreement.kl:.4f}"))
+        rows.append(("expected calibration error", *(f"{m.calibration.ece:.4f}" * bool(m.accuracy.total) for m in both)))
+    if report.compared:
+        rows.append(("same class as the teacher", "", _share(report.agreement.agreed, report.agreement.total)))
+        rows.append(("KL(teacher, student), nats", "", f"{report.agreement.kl:.4f}"))
     for best in report.best:
         right = f"; top-1 {_share(best.correct, best.total)}" if best.total else ""
         rows.append((_best_epoch(best), "", f"same class as the teacher {best.agreement:.2%}{right}"))
@@ -229,7 +230,7 @@ def _measured(report: EvaluationReport | None) -> list[str]:
 
 def _best_epoch(best: SnapshotScore) -> str:
     number = f" ({best.epoch:,})" if best.epoch else ""
-    return f"its best epoch{number}, chosen on {f'{best.chosen_on:,} ' if best.chosen_on else ''}held-out synthetic images"
+    return f"its best epoch{number}, chosen on {f'{best.chosen_on:,} ' if best.chosen_on else ''}held-out images"
 
 
 def _cost_rows(both: tuple[ModelReport, ModelReport]) -> Iterator[Sequence[str]]:
@@ -242,6 +243,8 @@ def _cost_rows(both: tuple[ModelReport, ModelReport]) -> Iterator[Sequence[str]]
 
 
 def _share(count: int, total: int) -> str:
+    if not total:  # of a teacher of other classes
+        return ""
     low, high = interval(count, total)
     return f"{count / total:.2%} ({count:,} of {total:,}; {low:.1%} to {high:.1%})"
 
@@ -249,6 +252,9 @@ def _share(count: int, total: int) -> str:
 def _limits(sources: CardSources) -> Iterator[str]:
     if report := sources.report:
         what = "Accuracy, calibration and agreement are" if report.labelled else "Agreement is"
+        if not report.compared:
+            what = "Accuracy and calibration are"
+            yield "Its classes are others than its teacher's, so nothing compares the answers of the two."
         yield f"{what} from these {report.images:,} images ({report.source}); the report measured no others."
         if report.labelled:
             yield from _class_limits(report)
@@ -265,7 +271,7 @@ def _limits(sources: CardSources) -> Iterator[str]:
 
 def _class_limits(report: EvaluationReport) -> Iterator[str]:
     gap = report.teacher.accuracy.correct - report.student.accuracy.correct
-    if gap:
+    if gap and report.compared:
         yield f"The student names {abs(gap):,} {'fewer' if gap > 0 else 'more'} of these images right than its teacher."
     seen = [one for one in report.student.accuracy.per_class if one.total]
     best = max((one.rate for one in seen), default=0.0)
@@ -279,6 +285,9 @@ def _class_limits(report: EvaluationReport) -> Iterator[str]:
 
 def _set_limits(sources: CardSources) -> Iterator[str]:
     manifest = sources.manifest
+    if manifest is None and "noise" in sources.provenance.inputs:
+        yield "The student was trained on noise, drawn from a seed, and not on a synthetic set."
+        return
     if manifest is None and {"data", "images"} & set(sources.provenance.inputs):
         yield "The student was trained on images that were given, not on a synthetic set; they are named by hash and not kept with it."
         return

@@ -41,7 +41,7 @@ def run_again(parameters: Mapping[str, Any], surroundings: Mapping[str, Any]) ->
     """
     recipe = str(parameters.get("run_recipe_uri") or parameters.get("run_recipe") or "")
     flags = [("--teacher", parameters.get("teacher_uri", ""))]
-    flags += [(f"--{argument}", parameters[name]) for name, argument in INPUTS.items() if parameters.get(name)]
+    flags += [(f"--{argument.replace('_', '-')}", parameters[name]) for name, argument in INPUTS.items() if parameters.get(name)]
     flags += [("--student-method", parameters["student_method"])] if parameters.get("student_method") else []
     flags += [("--seed", int(parameters["run_seed"]))] if parameters.get("run_seed") else []
     flags += [("--salt", parameters["run_salt"])] if parameters.get("run_salt") else []

@@ -8,9 +8,9 @@ from distillery.data.manifest import synthesizers_in
 from distillery.methods.catalog import METHODS
 from distillery.provenance import Provenance
 
-_MADE_UP = {"teacher", "statistics", "set"}
-"""Inputs of a training that are no images, or a set whose own inputs are looked at."""
-_WORDS = {"set": "its synthetic set", "start": "the set that its pool began with"}
+_MADE_UP = {"teacher", "statistics", "set", "noise"}
+"""Inputs of a training that are no images, that are noise, or a set whose own inputs are looked at."""
+_WORDS = {"set": "its synthetic set", "start": "the set that its pool began with", "student_start": "the weights that it began with"}
 _LABELLED, _UNLABELLED, _OTHER_DOMAIN, _PER_CLASS = "data", "images", "ood", "per_class"
 
 
@@ -42,6 +42,7 @@ def find_real_images(
     drawn: Provenance | None,
     sections: Mapping[str, Any] | None = None,
     started: Provenance | None = None,
+    begun: Provenance | None = None,
 ) -> RealImages:
     """Look for real images in what a student was made from.
 
@@ -50,12 +51,15 @@ def find_real_images(
         drawn: where the set that it was trained on comes from; None where that was not found.
         sections: of the run's plan, where there is one.
         started: where the set comes from that the pool began with; None where it began empty, or that set was not found.
+        begun: where the weights come from that the student began with; None where it began anew, or they were not found.
     """
     made = [student] if drawn is None else [student, drawn]
     inputs = {name for origin in made for name in origin.inputs}
     if started is not None:
         made.append(started)
         inputs = inputs - {"start"} | set(started.inputs)  # that set may itself have begun with one
+    if begun is not None:
+        inputs = _with_weights(inputs, student, begun)
     moments = (sections or {}).get("statistics", {})
     unknown = inputs - _MADE_UP - synthesizers_in(dict.fromkeys(inputs, "")).keys() - {_LABELLED, _UNLABELLED, _OTHER_DOMAIN}
     if "set" in student.inputs and drawn is None:
@@ -67,6 +71,14 @@ def find_real_images(
         class_statistics=moments.get("kind") == _PER_CLASS and moments.get("measured_on") != "set",
         unknown=tuple(sorted(unknown)),
     )
+
+
+def _with_weights(inputs: set[str], student: Provenance, begun: Provenance) -> set[str]:
+    """The inputs with those of the weights that a student began with; these stay unknown where they name more than images known here."""
+    images = {_LABELLED, _UNLABELLED, _OTHER_DOMAIN}
+    looked_at = images | {"teacher", "noise"} | ({"set"} if begun.inputs.get("set") == student.inputs.get("set", "") else set())
+    known = {"student_start"} if looked_at.issuperset(begun.inputs) else set()
+    return inputs - known | images.intersection(begun.inputs)
 
 
 def _needs_some(origin: Provenance) -> bool:

@@ -7,7 +7,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from distillery.evaluation.accuracy import whole_matrix
+from distillery.evaluation.accuracy import ClassAccuracy, whole_matrix
 from distillery.evaluation.report import EvaluationReport, SnapshotScore
 from distillery.plain_yaml import write_yaml
 from distillery.reporting import words
@@ -90,25 +90,28 @@ def comparison(report: EvaluationReport) -> list[dict[str, Any]]:
     def row(name: tuple[str, str], path: str, values: list[float], texts: list[str], how: str = "") -> None:
         rows.append({"name": name[0], "plain": name[1], "path": path, "values": values, "texts": texts, "how": how})
 
+    def scored(name: tuple[str, str], path: str, values: list[float], texts: list[str]) -> None:
+        """Of both, or, where the teacher has other classes, of the student alone."""
+        row(name, path if report.compared else "", values if report.compared else [], texts if report.compared else ["", *texts])
+
+    judged = models if report.compared else (report.student,)
     if report.labelled:
-        scores = [model.accuracy for model in models]
-        row(("Top-1 accuracy", "images named right"), "accuracy.top1", [s.top1 for s in scores], [words.percent(s.top1, 2) for s in scores])
+        scores = [model.accuracy for model in judged]
+        tops = [score.top1 for score in scores]
+        scored(("Top-1 accuracy", "images named right"), "accuracy.top1", tops, [words.percent(top, 2) for top in tops])
         texts = [f"{words.count(s.correct)} of {words.count(s.total)}" for s in scores]
-        row(("Correct", "that is"), "accuracy.correct", [float(s.correct) for s in scores], texts)
-        row(("95 % interval (Wilson)", "where the true rate lies"), "", [], [words.between(s.correct, s.total) for s in scores])
+        scored(("Correct", "that is"), "accuracy.correct", [float(s.correct) for s in scores], texts)
+        between = [words.between(s.correct, s.total) for s in scores]
+        row(("95 % interval (Wilson)", "where the true rate lies"), "", [], between if report.compared else ["", *between])
         if len(report.class_names) > 5:
-            row(
-                ("Top-5 accuracy", "right within five guesses"),
-                "accuracy.top5",
-                [s.top5 for s in scores],
-                [words.percent(s.top5, 2) for s in scores],
-            )
-        errors = [model.calibration.ece for model in models]
-        row(
-            ("Expected calibration error (ECE)", "confidence off by"), "calibration.ece", errors, [words.percent(error) for error in errors]
-        )
-    row(("Agreement", "same answer as the teacher"), "", [], ["", words.percent(report.agreement.rate, 2)])
-    row(("KL divergence", "how far its answers are from the teacher's, in nats"), "", [], ["", f"{report.agreement.kl:.4f}"])
+            tops = [score.top5 for score in scores]
+            scored(("Top-5 accuracy", "right within five guesses"), "accuracy.top5", tops, [words.percent(top, 2) for top in tops])
+        errors = [model.calibration.ece for model in judged]
+        named = ("Expected calibration error (ECE)", "confidence off by")
+        scored(named, "calibration.ece", errors, [words.percent(error) for error in errors])
+    if report.compared:
+        row(("Agreement", "same answer as the teacher"), "", [], ["", words.percent(report.agreement.rate, 2)])
+        row(("KL divergence", "how far its answers are from the teacher's, in nats"), "", [], ["", f"{report.agreement.kl:.4f}"])
     costs = [model.cost for model in models]
     for name, plain, path, text in (
         ("Parameters", "learned numbers", "parameters", words.count),
@@ -135,7 +138,7 @@ def learning_curves(data: PageData) -> list[dict[str, Any]]:
         if points:
             first, last = words.percent(points[0][1]), words.percent(points[-1][1])
             unit = STEPS[step].unit
-            alt = f"Agreement with the teacher on held-out synthetic images: from {first} to {last} in {unit} {points[-1][0]:.0f}."
+            alt = f"Agreement with the teacher on held-out images: from {first} to {last} in {unit} {points[-1][0]:.0f}."
             series = [Series("agreement", points)]
             chart = line_chart(series, alt, unit, words.axis_percent, _share_scale(series))
             # points of an online run are on ever more images, so the highest of them is not the best student
@@ -235,8 +238,8 @@ def confusion(report: EvaluationReport) -> dict[str, Any]:
 
 
 def reliability(report: EvaluationReport) -> Markup:
-    """The reliability diagram; empty without labels."""
-    if not report.student.calibration.bins:
+    """The reliability diagram of both; empty without labels, and beside a teacher of other classes."""
+    if not (report.student.calibration.bins and report.teacher.calibration.bins):
         return Markup("")
     errors = [words.percent(model.calibration.ece) for model in (report.teacher, report.student)]
     alt = (
@@ -247,7 +250,9 @@ def reliability(report: EvaluationReport) -> Markup:
 
 def by_class(report: EvaluationReport) -> dict[str, Any]:
     """Accuracy of both by class; where there are many classes, of those that the student finds hardest."""
-    pairs = list(zip(report.teacher.accuracy.per_class, report.student.accuracy.per_class, strict=True))
+    students = report.student.accuracy.per_class
+    teachers = report.teacher.accuracy.per_class or tuple(ClassAccuracy(name=one.name, correct=0, total=0) for one in students)
+    pairs = list(zip(teachers, students, strict=True))
     if len(pairs) > _CLASSES_LISTED:
         hardest = sorted((pair for pair in pairs if pair[1].total), key=lambda pair: pair[1].rate)[:_CLASSES_LISTED]
         return {"pairs": hardest, "hardest": True}
@@ -276,11 +281,11 @@ _NO_TERMS = ("pool", "asked_agreement", "rate")
 
 def _snapshot_chart(report: EvaluationReport, snapshots: list[SnapshotScore], last_epoch: int) -> dict[str, Any]:
     agreement = [(float(_epoch(score)), score.agreement) for score in snapshots]
-    series = [Series("agreement with the teacher", agreement)]
+    series = [Series("agreement with the teacher", agreement)] if report.compared else []
     if report.labelled:
         series.insert(0, Series("top-1 accuracy", [(float(_epoch(score)), score.correct / max(score.total, 1)) for score in snapshots]))
     if last_epoch > _epoch(snapshots[-1]):
-        ends = [report.student.accuracy.top1, report.agreement.rate] if report.labelled else [report.agreement.rate]
+        ends = [report.student.accuracy.top1] * report.labelled + [report.agreement.rate] * report.compared
         series = [line._replace(points=[*line.points, (float(last_epoch), end)]) for line, end in zip(series, ends, strict=True)]
     alt = "; ".join(f"{line.name}: from {words.percent(line.points[0][1])} to {words.percent(line.points[-1][1])}" for line in series) + "."
     note = "Kept states of the student, measured afterwards; none was chosen by these numbers."

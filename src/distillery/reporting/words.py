@@ -55,6 +55,7 @@ PARTS = {
 SOURCES = {
     "test set": "labelled test images that the student never saw",
     "held-out synthetic": "synthetic images that were kept back from the student's training",
+    "held-out images": "given images that were kept back from the student's training",
     "training images": "images that the student was given to train on",
     "training synthetic": "synthetic images that the student was trained on",
 }
@@ -204,14 +205,23 @@ def headline(report: EvaluationReport, real: RealImages | None = None) -> list[s
         real: which real images the student comes from; None where nobody looked.
     """
     student, teacher = report.student, report.teacher
-    if report.labelled:
+    if not report.compared:
+        first = (
+            f"Shown {images(report.images)} it had never seen, the student names {percent(student.accuracy.top1)} right (top-1 accuracy)."
+        )
+        agreed = (
+            f"Its {count(len(report.class_names))} classes are others than the teacher's {count(len(report.teacher_classes))}, so nothing "
+            "compares their answers."
+        )
+    elif report.labelled:
         first = (
             f"Shown {images(report.images)} it had never seen, the student names {percent(student.accuracy.top1)} right (top-1 accuracy); "
             f"the teacher that it learned from names {percent(teacher.accuracy.top1)} right."
         )
         agreed = f"The two give the same answer {percent(report.agreement.rate)} of the time."
     else:
-        where = "those that it was given" if report.source == "training images" else "its synthetic set"
+        kinds = {"training images": "those that it was given", "held-out images": "those that were kept back"}
+        where = kinds.get(report.source, "its synthetic set")
         first = (
             f"On {images(report.images)} of {where} the student gives the teacher's answer {percent(report.agreement.rate)} of the time."
         )

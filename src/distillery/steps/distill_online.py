@@ -13,6 +13,7 @@ from distillery.engine.sampled import Room, SampledPool
 from distillery.engine.selection import Selection
 from distillery.errors import ConfigError
 from distillery.host import spoken
+from distillery.models.bundle import VerifiedBundle
 from distillery.recipes.sections import DistillSection
 from distillery.step_table import SetFolder, StatisticsFile, StudentFolder, SynthesizerFolder
 from distillery.synthesis.bundle import SynthesizerState, save_synthesizer
@@ -22,6 +23,7 @@ from distillery.workbench.bench import Workbench, reporting, workbench
 from distillery.workbench.review import Reviewer
 from distillery.workbench.sets import open_set_store, publish, set_header, write_set
 from distillery.workbench.sources import ood_inputs, open_planned_ood, show_ood
+from distillery.workbench.weights import open_planned_weights, weights_inputs
 
 STEP = "distill_online"
 
@@ -36,6 +38,7 @@ class Inputs:
         synth_start_uri: the set made before with which the pool begins, the one that the plan saw; "" for none.
         synth_ood_uri: images of another domain, those that the plan saw, for stages with an `ood_share` and methods that learn from them;
             "" for none.
+        student_start_uri: the bundle whose weights the student begins with, the one that the plan saw; "" draws fresh ones.
         accelerators: how many the cluster was asked for.
     """
 
@@ -43,6 +46,7 @@ class Inputs:
     statistics: StatisticsFile | None = None
     synth_start_uri: str = ""
     synth_ood_uri: str = ""
+    student_start_uri: str = ""
     accelerators: str = "0"
 
 
@@ -77,7 +81,7 @@ def run(section: Mapping[str, Any], inputs: Inputs, outputs: Outputs) -> dict[st
     Raises:
         ConfigError: a promised accelerator that is not there, settings that are not allowed, a teacher that the method cannot use, a term
             that went bad, or a collapsed pool under `strict`.
-        CheckpointMismatchError: another teacher, or another teacher's moments.
+        CheckpointMismatchError: another teacher, another teacher's moments, or other weights to begin with than the plan saw.
         MissingResourceError: an input that is not there.
         StoreError: damaged bytes, or a store that cannot be written.
     """
@@ -86,7 +90,8 @@ def run(section: Mapping[str, Any], inputs: Inputs, outputs: Outputs) -> dict[st
     plan = PlannedMethod.parse(parsed.method, parsed.method_config, inputs.statistics)
     teacher = open_teacher(parsed, inputs.teacher_uri)
     ood = open_planned_ood(parsed, inputs.synth_ood_uri, teacher)
-    cast = _Cast(plan, teacher, _open_start(parsed, inputs.synth_start_uri, teacher), ood)
+    weights = open_planned_weights(parsed, inputs.student_start_uri, teacher.classifier)
+    cast = _Cast(plan, teacher, _open_start(parsed, inputs.synth_start_uri, teacher), ood, weights)
     with workbench(STEP, parsed, cast.hashes) as bench:
         if cast.start:
             bench.tracker.dataset("set to begin with", inputs.synth_start_uri, cast.start.digest, "training")
@@ -102,12 +107,13 @@ class _Cast:
     teacher: Teacher
     start: StartSet | None
     ood: OodImages | None
+    weights: VerifiedBundle | None = None
 
     @property
     def hashes(self) -> dict[str, str]:
         """sha256 of each, by name."""
         started = {"start": self.start.digest} if self.start else {}
-        return {**self.plan.inputs(self.teacher), **started, **ood_inputs(self.ood)}
+        return {**self.plan.inputs(self.teacher), **started, **ood_inputs(self.ood), **weights_inputs(self.weights)}
 
 
 def _open_start(section: DistillSection, uri: str, teacher: Teacher) -> StartSet | None:
@@ -141,7 +147,7 @@ def prepare(bench: Workbench, section: DistillSection, cast: _Cast) -> OnlineDis
     """Build everything that plays."""
     runtime, seed, teacher, start = bench.runtime, section.seed, cast.teacher, cast.start
     synthesizer = cast.plan.build(teacher, runtime, seed, section.rounds * section.turns_per_round, cast.ood)
-    student = build_student(section.student.architecture, teacher.classifier, runtime, seed)
+    student = build_student(section.student.architecture, teacher.classifier, runtime, seed, start=cast.weights)
     trainer = StudentTrainer(section.student.stages, teacher.classifier, student, runtime, seed)
     trainer.ood = cast.ood.pool(teacher.classifier.spec, runtime.device) if cast.ood else None
     began = {"start_sha256": start.digest, "start_images": start.images} if start else {}

@@ -12,7 +12,7 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from distillery.data.given import is_of_images, load_given, read_facts
+from distillery.data.given import is_of_images, load_given, read_facts, withhold
 from distillery.data.manifest import MANIFEST
 from distillery.data.real import load_labelled
 from distillery.data.reference import open_reference, read_reference
@@ -30,8 +30,8 @@ from distillery.evaluation.report import (
     flat_metrics,
     load_report,
     save_report,
-    table,
 )
+from distillery.evaluation.table import table
 from distillery.ledger.page import PageCollector
 from distillery.models.bundle import DOCUMENT, VerifiedBundle, fetch_bundle, load_classifier
 from distillery.recipes.sections import EvaluationSection
@@ -100,7 +100,8 @@ def run(section: Mapping[str, Any], inputs: Inputs, outputs: Outputs) -> dict[st
         `evaluation.report.flat_metrics` of the report.
 
     Raises:
-        ConfigError: a promised accelerator that is not there, a student of another class count or image size, or data that does not fit.
+        ConfigError: a promised accelerator that is not there, a student of another image size, one of other classes than the teacher's
+            without labelled images, or data that does not fit.
         CheckpointMismatchError: another teacher than the plan was made for, or a set of another teacher.
         MissingResourceError: no such bundle, set or data.
         StoreError: bytes that fail their hash, or a report that cannot be written.
@@ -109,8 +110,8 @@ def run(section: Mapping[str, Any], inputs: Inputs, outputs: Outputs) -> dict[st
     parsed = EvaluationSection.parse(section, "evaluation")
     teacher = open_model(fetch_bundle(inputs.teacher_uri, workspace() / "bundles"), parsed.teacher_sha256)
     student = open_model(inputs.student)
-    data, digest = choose_images(teacher.classifier, inputs.eval_data_uri, inputs.set, parsed.teacher_sha256)
-    measured_on = "eval_data" if data.labels is not None else "images" if data.source == "training images" else "set"
+    data, digest = choose_images(student.classifier, inputs.eval_data_uri, inputs.set, parsed.teacher_sha256)
+    measured_on = "eval_data" if data.labels is not None else "images" if data.source in ("training images", "held-out images") else "set"
     with workbench(STEP, parsed, {"teacher": teacher.sha256, "student": student.sha256, measured_on: digest}) as bench:
         _place(bench.runtime, teacher, student)
         report = evaluate(teacher, student, data, parsed.evaluation, bench.progress.tick)
@@ -140,13 +141,11 @@ def open_model(folder: Path, expected_sha256: str = "") -> MeasuredModel:
     )
 
 
-def choose_images(teacher: Classifier, data_uri: str, set_path: Path, teacher_sha256: str) -> tuple[EvaluationImages, str]:
-    """The test set where there is one, else held-out synthetic images, else images the student was trained on; named as what they are.
-
-    Nothing is held out of real images.
+def choose_images(student: Classifier, data_uri: str, set_path: Path, teacher_sha256: str) -> tuple[EvaluationImages, str]:
+    """The test set where there is one, else held-out images, else images the student was trained on; named as what they are.
 
     Args:
-        teacher: what the images must fit.
+        student: what the images must fit, and whose classes their labels are.
         data_uri: labelled images, or "".
         set_path: folder with the reference to the synthetic set, or to real images.
         teacher_sha256: the teacher that the set must be of.
@@ -155,9 +154,9 @@ def choose_images(teacher: Classifier, data_uri: str, set_path: Path, teacher_sh
         The images, and the sha256 of the data or of the set's manifest.
     """
     if data_uri:
-        return _test_images(teacher, data_uri)
+        return _test_images(student, data_uri)
     if is_of_images(set_path):
-        return _some_given_images(teacher, set_path)
+        return _some_given_images(student, set_path)
     synthetic = open_reference(set_path, teacher_sha256)
     if synthetic.manifest.holdout:
         return EvaluationImages(synthetic.load("holdout").images, None, "held-out synthetic"), synthetic.digest
@@ -228,18 +227,20 @@ def _place(runtime: Runtime, *models: MeasuredModel) -> None:
         runtime.place(model.classifier)
 
 
-def _test_images(teacher: Classifier, uri: str) -> tuple[EvaluationImages, str]:
-    labelled = load_labelled(uri, teacher.class_names, teacher.spec)
-    labelled.check(teacher.spec, teacher.num_classes)
+def _test_images(student: Classifier, uri: str) -> tuple[EvaluationImages, str]:
+    labelled = load_labelled(uri, student.class_names, student.spec)
+    labelled.check(student.spec, student.num_classes)
     return EvaluationImages(labelled.images, labelled.labels, "test set"), labelled.digest()
 
 
-def _some_given_images(teacher: Classifier, set_path: Path) -> tuple[EvaluationImages, str]:
-    """Of all of them, for they lie sorted by class; read without labels, since only a test set measures accuracy."""
+def _some_given_images(student: Classifier, set_path: Path) -> tuple[EvaluationImages, str]:
+    """Those held out, else some of all of them, for they lie sorted by class; without labels, since only a test set measures accuracy."""
     reference = read_reference(set_path)
     facts = read_facts(set_path)
-    given = load_given(reference.uri, teacher.spec, facts.classes or teacher.class_names, facts.labels)
+    given = load_given(reference.uri, student.spec, student.class_names, facts.labels)
     GivenSource(real=given).check_pinned(reference.sha256)
+    if facts.holdout:
+        return EvaluationImages(given.images[withhold(len(given.images), facts.holdout)[1]], None, "held-out images"), reference.sha256
     chosen = torch.randperm(len(given.images), generator=stream(0, "evaluation"))[:MAX_TRAINING_IMAGES]
     return EvaluationImages(given.images[chosen], None, "training images"), reference.sha256
 

@@ -17,7 +17,7 @@ from distillery.recipes.placement import check_placement
 from distillery.recipes.schema import DistillationRecipe, Recipe
 from distillery.recipes.sections import SECTIONS, common_fields
 from distillery.step_table import PIPELINES, STEPS
-from distillery.students.check import check_classes, check_comparable, check_labels
+from distillery.students.check import check_classes, check_judged, check_labels
 from distillery.synthesis.share import ALONE, Share
 from distillery.tracking.open import check_observer, open_parent
 from distillery.workbench.bench import open_run_store, reporting, runtime_here, workspace
@@ -36,6 +36,7 @@ from distillery.workbench.planning import (
     recipe_source,
     resolve_recipe,
     verify_teacher,
+    warn_answers,
     warn_schedule,
 )
 from distillery.workbench.sharding import cut
@@ -71,14 +72,15 @@ def run(pipeline: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
     given = open_given(values, recipe, teacher)
     check_room(recipe, teacher.info, given.start.images if given.start else 0)
     if values["eval_data_uri"]:
-        check_data(str(values["eval_data_uri"]), teacher.info)
+        check_data(str(values["eval_data_uri"]), recipe, teacher.info)
     if not given.labelled:
         check_labels(recipe.student.stages)
         check_classes(recipe.student)
     check_networks(recipe, teacher, runtime_here(recipe.precision))
-    check_comparable(recipe.student)
+    check_judged(recipe.student, bool(values["eval_data_uri"]), recipe.registration.metric)
     check_teacher(recipe, teacher.info, given)
     warn_schedule(recipe)
+    warn_answers(recipe)
     shards = cut(recipe, teacher, parameters, runtime_here(recipe.precision).device)
     sections = build_sections(pipeline, recipe, values, teacher, given, shards)
     _record(pipeline, recipe, values, teacher, sections, given)
@@ -98,12 +100,15 @@ def build_sections(
         "registration": {**both, "recipe": recipe_name(recipe_source(values)), "registration": recipe.registration},
     }
     _, mixed, _ = pinned = _ood_of(recipe, given)
-    parts["student"] |= mixed
+    begun = {"student_start_sha256": given.weights.sha256 if given.weights else ""}
+    parts["student"] |= mixed | begun
     if isinstance(recipe, DistillationRecipe):
         parts |= _synthesis(recipe, given, both, pinned)
+        parts["distill"] |= begun
         parts["materialize"]["generators"] = shards[-1].last
     elif given.source:
         parts["source"] = given.source.section(teacher.info)
+        parts["student"]["holdout"] = given.source.share
     sections: dict[str, Any] = {}
     for step in PIPELINES[pipeline].steps:
         if not (name := STEPS[step].section):

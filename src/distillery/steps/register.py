@@ -135,7 +135,7 @@ def serve(bundle: Path, folder: Path) -> ServedModel | None:
 def _candidate(settings: RegistrationSection, report: EvaluationReport, origin: Mapping[str, str], report_path: Path) -> Candidate:
     numbers = flat_metrics(report)
     metric: str = settings.registration.metric
-    if metric not in numbers:
+    if metric not in numbers and report.compared:
         log.info("The report has no %s (%s): the gate compares agreement with the teacher.", metric, report.source)
         metric = "agreement"
     tags = {

@@ -8,6 +8,7 @@ from distillery.engine.fit import StudentTrainer
 from distillery.engine.offline import StudentFit
 from distillery.engine.selection import Selection
 from distillery.errors import ConfigError
+from distillery.models.bundle import VerifiedBundle
 from distillery.recipes.sections import StudentSection
 from distillery.step_table import SetFolder, StatisticsFile, StudentFolder, SynthesizerFolder
 from distillery.students.check import check_classes, check_labels
@@ -16,6 +17,7 @@ from distillery.workbench.accelerators import check_promise
 from distillery.workbench.assembly import Teacher, build_student, open_teacher, save_student
 from distillery.workbench.bench import Workbench, reporting, workbench
 from distillery.workbench.sources import Source, only_one, ood_inputs, open_live, open_planned_ood, open_reference_to, show_ood
+from distillery.workbench.weights import open_planned_weights, weights_inputs
 
 STEP = "train_student"
 
@@ -31,6 +33,7 @@ class Inputs:
         statistics: the teacher's moments, for a synthesizer whose method needs them.
         synth_ood_uri: images of another domain, those that the plan saw, for stages with an `ood_share` and a synthesizer whose
             method learns from some; "" for none.
+        student_start_uri: the bundle whose weights the student begins with, the one that the plan saw; "" draws fresh ones.
         accelerators: how many the cluster was asked for.
     """
 
@@ -39,6 +42,7 @@ class Inputs:
     synthesizer: SynthesizerFolder | None = None
     statistics: StatisticsFile | None = None
     synth_ood_uri: str = ""
+    student_start_uri: str = ""
     accelerators: str = "0"
 
 
@@ -64,8 +68,8 @@ def run(section: Mapping[str, Any], inputs: Inputs, outputs: Outputs) -> dict[st
 
     Raises:
         ConfigError: a promised accelerator that is not there, settings that are not allowed, not exactly one source, an empty set, data
-            that does not fit the teacher, or a term that went bad.
-        CheckpointMismatchError: another teacher, or a set, synthesizer or moments of another one.
+            that does not fit the teacher, weights that do not fit the student, or a term that went bad.
+        CheckpointMismatchError: another teacher, a set, synthesizer or moments of another one, or other weights than the plan saw.
         MissingResourceError: an input or a shard that is not there.
         StoreError: damaged bytes, or a store that cannot be written.
     """
@@ -76,6 +80,7 @@ def run(section: Mapping[str, Any], inputs: Inputs, outputs: Outputs) -> dict[st
         raise ConfigError(f"The statistics {str(inputs.statistics)!r} are only read for a synthesizer: leave them out, or give one.")
     teacher = open_teacher(parsed, inputs.teacher_uri)
     ood = open_planned_ood(parsed, inputs.synth_ood_uri, teacher)
+    start = open_planned_weights(parsed, inputs.student_start_uri, teacher.classifier)
     if inputs.set is not None:
         source: Source = open_reference_to(inputs.set, teacher)
     else:
@@ -84,12 +89,13 @@ def run(section: Mapping[str, Any], inputs: Inputs, outputs: Outputs) -> dict[st
     if "data" not in source.inputs:
         check_labels(parsed.student.stages)
         check_classes(parsed.student)
-    with workbench(STEP, parsed, {"teacher": teacher.sha256, **source.inputs, **ood_inputs(ood)}) as bench:
+    hashes = {"teacher": teacher.sha256, **source.inputs, **ood_inputs(ood), **weights_inputs(start)}
+    with workbench(STEP, parsed, hashes) as bench:
         source.show(bench)
         show_ood(bench, inputs.synth_ood_uri, ood)
 
         def train() -> dict[str, float]:
-            fit = prepare(bench, parsed.student, teacher, source)
+            fit = prepare(bench, parsed.student, teacher, source, start)
             fit.trainer.ood = ood.pool(teacher.classifier.spec, bench.runtime.device) if ood else None
             return _train(bench, fit, parsed.student, outputs)
 
@@ -103,10 +109,11 @@ def _train(bench: Workbench, fit: StudentFit, config: StudentConfig, outputs: Ou
     return {**numbers, **best, "epochs": float(config.epochs)}
 
 
-def prepare(bench: Workbench, config: StudentConfig, teacher: Teacher, source: Source) -> StudentFit:
+def prepare(bench: Workbench, config: StudentConfig, teacher: Teacher, source: Source, start: VerifiedBundle | None = None) -> StudentFit:
     """Build the student and its trainer, and load what it trains on."""
     runtime, seed = bench.runtime, bench.section.seed
-    student = build_student(config.architecture, teacher.classifier, runtime, seed, config.class_names(teacher.classifier.class_names))
+    names = config.class_names(teacher.classifier.class_names)
+    student = build_student(config.architecture, teacher.classifier, runtime, seed, names, start)
     with bench.clock.part("io"):
         supply = source.open(bench, teacher, student)
     stages = tuple(stage.sized(supply.images) for stage in config.stages) if supply.images else config.stages

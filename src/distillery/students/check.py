@@ -43,16 +43,28 @@ def check_classes(student: StudentConfig) -> None:
         )
 
 
-def check_comparable(student: StudentConfig) -> None:
-    """Refuse a student of other classes than the teacher's for a run that ends by comparing the two, before it is trained.
+def check_judged(student: StudentConfig, tested: bool, metric: str) -> None:
+    """Refuse a student of other classes than the teacher's for a run that could say nothing of it in the end, before it is trained.
+
+    Args:
+        student: its plan.
+        tested: whether the run has labelled images to evaluate on.
+        metric: that its registration compares.
 
     Raises:
-        ConfigError: names the classes and what trains such a student.
+        ConfigError: names what only labelled images of these classes, or another number, can tell.
     """
-    if student.classes:
+    if not student.classes:
+        return
+    if not tested:
         raise ConfigError(
-            f"student.classes = {student.classes!r} are others than the teacher's, and a run ends by comparing the two class by class: "
-            "train it with `distillery train-student --images`, which evaluates nothing."
+            f"student.classes = {student.classes!r} are others than the teacher's, so nothing but labelled images can tell what the "
+            f"student is worth: give test images of these classes as {spoken('eval_data_uri')}."
+        )
+    if metric == "agreement":
+        raise ConfigError(
+            f"registration.metric = agreement compares answers, but student.classes = {student.classes!r} are others than the teacher's: "
+            "take student/top1."
         )
 
 

@@ -166,9 +166,22 @@ def open_teacher(section: Section, uri: str) -> Teacher:
 
 
 def build_student(
-    architecture: Architecture, teacher: Classifier, runtime: Runtime, seed: int, class_names: tuple[str, ...] = ()
+    architecture: Architecture,
+    teacher: Classifier,
+    runtime: Runtime,
+    seed: int,
+    class_names: tuple[str, ...] = (),
+    start: VerifiedBundle | None = None,
 ) -> Classifier:
-    """A fresh student for the teacher's images, and its classes where no others are named, on the device, drawn from the run's own stream.
+    """A student for the teacher's images, on the device.
+
+    Args:
+        architecture: what it is built from.
+        teacher: whose images it takes.
+        runtime: device and precision.
+        seed: the run's: fresh weights are drawn from its own stream.
+        class_names: of the student; () are the teacher's.
+        start: a bundle of the same network, whose weights it begins with; None draws fresh ones.
 
     Raises:
         ConfigError: one that cannot be run or trained here; a foreign one is tried on another copy first.
@@ -178,7 +191,7 @@ def build_student(
     if ":" in architecture.name:
         order = try_architecture(architecture, teacher.spec, len(names), runtime)
     with seeded(seed, "student"):
-        network = build_network(architecture, teacher.spec, len(names))
+        network = start.load().network if start else build_network(architecture, teacher.spec, len(names))
     return runtime.place(Classifier(network, teacher.spec, names, order, teacher.task))
 
 

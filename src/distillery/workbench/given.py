@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from distillery.data.given import GivenImages, ImagesFacts, load_given
+from distillery.data.noise import is_noise
 from distillery.data.reference import find_set
 from distillery.data.store import SyntheticSet
 from distillery.errors import CheckpointMismatchError, ConfigError
@@ -24,11 +25,13 @@ class GivenSource:
         synthetic: a published set of the teacher.
         real: real images that fit it.
         classes: of the labels, where some are read.
+        share: of real images, that is withheld from training.
     """
 
     synthetic: SyntheticSet | None = None
     real: GivenImages | None = None
     classes: tuple[str, ...] = ()
+    share: float = 0.0
 
     @property
     def sha256(self) -> str:
@@ -49,12 +52,12 @@ class GivenSource:
     @property
     def training(self) -> int:
         """How many images there are to train on."""
-        return self.synthetic.manifest.images if self.synthetic else len(self.images.images)
+        return self.synthetic.manifest.images if self.synthetic else len(self.images.images) - self.holdout
 
     @property
     def holdout(self) -> int:
-        """How many are withheld from training; of real images none."""
-        return self.synthetic.manifest.holdout if self.synthetic else 0
+        """How many are withheld from training."""
+        return self.synthetic.manifest.holdout if self.synthetic else round(self.share * len(self.images.images))
 
     @property
     def labelled(self) -> bool:
@@ -63,7 +66,9 @@ class GivenSource:
 
     @property
     def inputs(self) -> dict[str, str]:
-        """The digest under the name by which provenance tells sets, labelled and unlabelled images apart."""
+        """The digest under the name by which provenance tells sets, labelled and unlabelled images and noise apart."""
+        if self.real is not None and is_noise(self.uri):
+            return {"noise": self.sha256}
         return {"set" if self.synthetic else "data" if self.labelled else "images": self.sha256}
 
     def check_pinned(self, sha256: str) -> None:
@@ -76,7 +81,8 @@ class GivenSource:
 
     def section(self, info: BundleInfo) -> dict[str, object]:
         """What the step that opens them again is to find."""
-        return {"sha256": self.sha256, "is_set": self.synthetic is not None, "labels": self.labelled, "classes": self.others(info)}
+        found = {"sha256": self.sha256, "is_set": self.synthetic is not None, "labels": self.labelled, "classes": self.others(info)}
+        return {**found, "holdout": self.share}
 
     def others(self, info: BundleInfo) -> tuple[str, ...]:
         """The classes of their labels, where they are others than the teacher's."""
@@ -86,19 +92,20 @@ class GivenSource:
         """What is known of real images."""
         found = self.images
         counts = () if found.labels is None else tuple(found.labels.bincount(minlength=len(self.classes)).tolist())
-        own = self.others(info)
-        return ImagesFacts(sha256=found.digest, images=len(found.images), labels=self.labelled, counts=counts, classes=own)
+        said = {"counts": counts, "classes": self.others(info), "holdout": self.holdout}
+        return ImagesFacts(sha256=found.digest, images=len(found.images), labels=self.labelled, **said)
 
 
-def open_source(uri: str, info: BundleInfo, teacher_sha256: str, classes: Sequence[str], labels: bool) -> GivenSource:
+def open_source(uri: str, info: BundleInfo, teacher_sha256: str, classes: Sequence[str], labels: bool, holdout: float = 0) -> GivenSource:
     """What lies at a URI.
 
     Args:
-        uri: a published set, its manifest, a step's reference to one; or real images as `load_given` reads them.
+        uri: a published set, its manifest, a step's reference to one; real images as `load_given` reads them; or noise, `noise://COUNT`.
         info: of the teacher.
         teacher_sha256: of its bundle.
         classes: the student's.
-        labels: read those of real images.
+        labels: read those of real images; noise has none.
+        holdout: share of real images that is withheld from training.
 
     Raises:
         ConfigError: none is given, images that cannot be read or do not fit the teacher, or a set without images to train on.
@@ -111,7 +118,13 @@ def open_source(uri: str, info: BundleInfo, teacher_sha256: str, classes: Sequen
         raise ConfigError(f"{field} is missing: give the set, or the folder of images, that the run is to work on.")
     found = find_set(uri)
     if found is None:
-        return GivenSource(real=load_given(uri, info.spec, classes, labels), classes=tuple(classes))
+        real = load_given(uri, info.spec, classes, labels and not is_noise(uri))
+        return _withheld(GivenSource(real=real, classes=tuple(classes), share=holdout), info)
+    if holdout:
+        raise ConfigError(
+            f"data.holdout = {holdout:g} has no effect on the set {found.store.uri!r}, which withholds its own images since it was made: "
+            "leave it out."
+        )
     if found.manifest.teacher_sha256 != teacher_sha256:
         raise CheckpointMismatchError(
             f"The set {found.store.uri!r} was made with the teacher {found.manifest.teacher_sha256[:12]}, not with {teacher_sha256[:12]}, "
@@ -122,13 +135,30 @@ def open_source(uri: str, info: BundleInfo, teacher_sha256: str, classes: Sequen
     return GivenSource(synthetic=found)
 
 
+def _withheld(found: GivenSource, info: BundleInfo) -> GivenSource:
+    """The images, once their held-out share is one that can choose an epoch and leaves something to train on."""
+    if not found.share:
+        return found
+    if found.others(info):
+        raise ConfigError(
+            f"data.holdout = {found.share:g} is not allowed with student.classes: the best epoch is the one that agrees best with the "
+            "teacher, which knows other classes; leave it out."
+        )
+    if not found.holdout or not found.training:
+        raise ConfigError(
+            f"data.holdout = {found.share:g} of {len(found.images.images)} images at {found.uri!r} leaves {found.training} to train on and "
+            f"{found.holdout} to choose the best epoch by: give more images or another share."
+        )
+    return found
+
+
 def open_planned(section: SourceSection, uri: str, info: BundleInfo) -> GivenSource:
     """As `open_source`, and exactly what the plan saw.
 
     Raises:
         CheckpointMismatchError: other images or another set than then.
     """
-    found = open_source(uri, info, section.teacher_sha256, section.classes or info.class_names, section.labels)
+    found = open_source(uri, info, section.teacher_sha256, section.classes or info.class_names, section.labels, section.holdout)
     found.check_pinned(section.sha256)
     return found
 

@@ -23,12 +23,13 @@ from distillery.recipes.student_plans import changed_document
 from distillery.recipes.workload import workload_of
 from distillery.storage.workspace import workspace
 from distillery.students.check import check_ood
-from distillery.students.plan import StageConfig
+from distillery.students.plan import StageConfig, needs_of
 from distillery.synthesis.bundle import SynthesizerFacts
 from distillery.synthesis.config import MethodConfig
 from distillery.types import ImageSpec
 from distillery.workbench.given import GivenSource, open_source, wants_labels
 from distillery.workbench.moments import GivenMoments, open_moments
+from distillery.workbench.weights import FIELD, open_weights
 
 logger = logging.getLogger(__name__)
 
@@ -42,12 +43,14 @@ class Given:
         ood: images of another domain.
         statistics: the teacher's moments, measured before.
         source: what the student is trained on, where nothing is synthesized.
+        weights: that the student begins with.
     """
 
     start: StartSet | None = None
     ood: OodImages | None = None
     statistics: GivenMoments | None = None
     source: GivenSource | None = None
+    weights: VerifiedBundle | None = None
 
     @property
     def labelled(self) -> bool:
@@ -166,18 +169,35 @@ def open_given(values: Mapping[str, Value], recipe: Recipe, teacher: VerifiedBun
     """Open all that a run form names for the training.
 
     Raises:
-        DistilleryError: as `open_start`, `open_ood`, `open_moments` and `open_source` do.
+        DistilleryError: as `open_start`, `open_ood`, `open_moments`, `open_source` and `open_weights` do.
     """
+    weights = open_weights(str(values[FIELD]), recipe.student, teacher.info)
     if isinstance(recipe, StudentRecipe):
+        check_begun(recipe, weights)
         labels = wants_labels(recipe.student, recipe.data.labels)
         names = recipe.student.class_names(teacher.info.class_names)
-        source = open_source(str(values["images_uri"]), teacher.info, teacher.sha256, names, labels)
-        return Given(ood=open_ood(str(values["synth_ood_uri"]), recipe.student.stages, 0, teacher.info.spec), source=source)
+        source = open_source(str(values["images_uri"]), teacher.info, teacher.sha256, names, labels, recipe.data.holdout)
+        others = open_ood(str(values["synth_ood_uri"]), recipe.student.stages, 0, teacher.info.spec)
+        return Given(ood=others, source=source, weights=weights)
     start = open_start(str(values["synth_start_uri"]), recipe, teacher)
     a_turn = ood_of_turn(recipe.method, recipe.settings)
     others = open_ood(str(values["synth_ood_uri"]), recipe.student.stages, a_turn, teacher.info.spec)
     measured = str(values["synth_statistics_uri"])
-    return Given(start, others, open_moments(measured, teacher.sha256, teacher.info.class_names) if measured else None)
+    moments = open_moments(measured, teacher.sha256, teacher.info.class_names) if measured else None
+    return Given(start, others, moments, weights=weights)
+
+
+def check_begun(recipe: Recipe, weights: VerifiedBundle | None) -> None:
+    """Refuse a student without weights to begin with, where its recipe is the second part of a training.
+
+    Raises:
+        ConfigError: names what is missing.
+    """
+    if isinstance(recipe, StudentRecipe) and recipe.expects.student_start and weights is None:
+        raise ConfigError(
+            f"{spoken(FIELD)} is missing: the recipe goes on from the weights of a student or a teacher; give its bundle, or override "
+            "expects.student_start."
+        )
 
 
 def ood_of_turn(method: Method, config: MethodConfig) -> int:
@@ -280,16 +300,40 @@ def check_room(recipe: Recipe, info: BundleInfo, more: int = 0) -> None:
         )
 
 
-def check_data(uri: str, info: BundleInfo) -> None:
+def check_data(uri: str, recipe: Recipe, info: BundleInfo) -> int:
     """Read the labelled test images once, and hand them to nobody: only `evaluate` measures on them.
 
+    Args:
+        uri: where they lie.
+        recipe: whose student says the classes, where it has others than the teacher.
+        info: of the teacher.
+
+    Returns:
+        How many they are.
+
     Raises:
-        ConfigError: images of another size, or labels that the teacher does not know.
+        ConfigError: images of another size, or labels that the student has no class for.
         MissingResourceError: there is no such file.
     """
     from distillery.data.real import load_labelled
 
-    load_labelled(uri, info.class_names, info.spec).check(info.spec, info.num_classes)
+    names = recipe.student.class_names(info.class_names)
+    labelled = load_labelled(uri, names, info.spec)
+    labelled.check(info.spec, len(names))
+    return len(labelled)
+
+
+def warn_answers(recipe: Recipe) -> None:
+    """Say so where no objective looks at the student's answers: in the end it knows no class, and serves to begin others with."""
+    objectives = [objective for stage in recipe.student.stages for objective in stage.objectives]
+    if all("features" in needs_of(objective) for objective in objectives):
+        names = ", ".join(dict.fromkeys(str(objective["name"]) for objective in objectives))
+        logger.warning(
+            "No objective of the student looks at its answers (%s), so in the end it knows no class: begin another one with its "
+            "weights, as %s.",
+            names,
+            spoken(FIELD),
+        )
 
 
 def warn_schedule(recipe: Recipe) -> None:

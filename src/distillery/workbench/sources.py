@@ -5,13 +5,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from distillery.data.given import GivenImages, is_of_images, load_given, read_facts
+from torch import Tensor
+
+from distillery.data.given import GivenImages, is_of_images, load_given, read_facts, withhold
 from distillery.data.ood import OodImages, load_ood
 from distillery.data.pool import ImagePool
 from distillery.data.real import load_labelled
 from distillery.data.reference import SetReference, open_reference, read_reference
 from distillery.data.store import SyntheticSet
 from distillery.engine.feeds import Feed, FreshFeed, LabelledFeed, PoolFeed
+from distillery.engine.labelling import labeller_of
 from distillery.engine.selection import Judge
 from distillery.errors import ConfigError
 from distillery.host import spoken
@@ -139,27 +142,38 @@ class LiveSource:
 
 @dataclass(frozen=True)
 class RealSource:
-    """Real images, all of which are trained on; where they are labelled, the ceiling, which only who owns data can train.
+    """Real images; where they are labelled, the ceiling, which only who owns data can train.
 
     Attributes:
         given: the images.
         inputs: their digest, under the name that says whether labels are read.
+        holdout: how many of them are not trained on.
     """
 
     given: GivenImages
     inputs: dict[str, str]
+    holdout: int = 0
 
     def show(self, bench: Workbench) -> None:
         """By the digest of its pixels, and of its labels where they are read."""
-        name = "images without labels" if self.given.labels is None else "real images"
+        name = "noise" if "noise" in self.inputs else "images without labels" if self.given.labels is None else "real images"
         bench.tracker.dataset(name, self.given.uri, self.given.digest, "training")
 
     def open(self, bench: Workbench, teacher: Teacher, student: Classifier) -> OpenedSource:
-        """Move the images to the device."""
-        images, labels = self.given.images, self.given.labels
+        """Move the images to the device, and ask the teacher about those that are held out."""
+        trained, held_out = withhold(len(self.given.images), self.holdout)
+        images, labels = self.given.images[trained], None if self.given.labels is None else self.given.labels[trained]
         pool = ImagePool(teacher.classifier.spec, bench.runtime.device, capacity=len(images))
         pool.append(images, labels)
-        return OpenedSource(PoolFeed(pool) if labels is None else LabelledFeed(pool), len(pool))
+        feed = PoolFeed(pool) if labels is None else LabelledFeed(pool)
+        return OpenedSource(feed, len(pool), judge=self._judge(self.given.images[held_out], bench, teacher))
+
+    def _judge(self, images: Tensor, bench: Workbench, teacher: Teacher) -> Judge | None:
+        if not len(images):
+            return None
+        classifier = bench.runtime.place(teacher.classifier)
+        answers = labeller_of(classifier.task).label(classifier, images)
+        return judging(lambda: (images, answers))
 
 
 def only_one(given: Mapping[str, object]) -> None:
@@ -192,7 +206,7 @@ def open_reference_to(path: Path, teacher: Teacher) -> SetSource | RealSource:
     names = facts.classes or classifier.class_names
     found = GivenSource(real=load_given(reference.uri, classifier.spec, names, facts.labels))
     found.check_pinned(reference.sha256)
-    return RealSource(found.images, found.inputs)
+    return RealSource(found.images, found.inputs, facts.holdout)
 
 
 def open_live(path: Path, statistics_path: Path | None, teacher: Teacher, ood: OodImages | None = None) -> LiveSource:

@@ -25,8 +25,8 @@ from distillery.evaluation.report import (
     flat_metrics,
     load_report,
     save_report,
-    table,
 )
+from distillery.evaluation.table import table
 from distillery.provenance import Provenance
 from distillery.types import Classifier, ImageSpec
 
@@ -160,7 +160,11 @@ def test_without_labels_only_agreement_is_measured_and_the_source_is_said() -> N
 @pytest.mark.parametrize(
     ("student", "labels", "sentence"),
     [
-        (make_classifier(3, classes=6), None, "has 6 classes but the teacher has 7"),
+        (
+            make_classifier(3, classes=6),
+            None,
+            "tells 6 classes apart which are others than the teacher's 7, so their answers cannot be compared",
+        ),
         (make_classifier(3, size=5), None, r"\(2, 5, 5\) but the teacher \(2, 6, 6\)"),
         (make_classifier(3), torch.zeros(29, dtype=torch.long), "30 images with 29 labels"),
         (make_classifier(3), torch.full((30,), 7), "Labels go from 7 to 7, .* 0 to 6"),
@@ -171,6 +175,33 @@ def test_what_does_not_fit_is_refused(student: Classifier, labels: Tensor | None
     data = EvaluationImages(make_images()[0], labels, "test set")
     with pytest.raises(ConfigError, match=sentence):
         evaluate(MeasuredModel(make_classifier(8)), MeasuredModel(student), data, SILENT)
+
+
+def test_a_student_of_other_classes_is_scored_on_its_own_labels_and_compared_with_nobody(tmp_path: Path) -> None:
+    images, labels = make_images(classes=6)
+    student = MeasuredModel(make_classifier(3, classes=6), "small", snapshots={"epochs/000001": lambda: make_classifier(4, classes=6)})
+    found = evaluate(MeasuredModel(make_classifier(8)), student, EvaluationImages(images, labels, "test set"), SILENT)
+    logits = predict(make_classifier(3, classes=6), images)
+    assert found.student.accuracy.correct == int((logits.argmax(1) == labels).sum())
+    assert (found.class_names, found.teacher_classes) == (student.classifier.class_names, make_classifier(8).class_names)
+    assert (found.agreement, found.teacher.accuracy.total, found.snapshots[0].agreement) == (Agreement(), 0, 0)
+    assert found.snapshots[0].total == 30
+    assert found.teacher.cost.parameters == sum(p.numel() for p in make_classifier(8).parameters())
+    flat = flat_metrics(found)
+    assert not {"agreement", "kl", "teacher/top1", "teacher/total"} & set(flat)
+    assert flat["student/top1"] == found.student.accuracy.top1
+    assert "not compared: its classes are others than the teacher's" in render(found)
+    assert "KL" not in render(found)
+    save_report(tmp_path / "report.json", found, PROVENANCE)
+    assert load_report(tmp_path / "report.json") == found
+
+
+def test_classes_of_other_names_are_other_classes() -> None:
+    images, labels = make_images()
+    other = make_classifier(3)
+    other.class_names = tuple(f"other {number}" for number in range(7))
+    found = evaluate(MeasuredModel(make_classifier(8)), MeasuredModel(other), EvaluationImages(images, labels, "test set"), SILENT)
+    assert not found.compared
 
 
 def test_empty_data_is_refused() -> None:
@@ -236,7 +267,7 @@ def test_a_report_survives_its_file(tmp_path: Path, report: EvaluationReport) ->
     save_report(tmp_path / "report.json", report, PROVENANCE)
     assert load_report(tmp_path / "report.json") == report
     document = json.loads((tmp_path / "report.json").read_text())
-    assert (document["format"], document["version"]) == ("distillery-evaluation", 3)
+    assert (document["format"], document["version"]) == ("distillery-evaluation", 4)
     assert document["provenance"]["inputs"] == {"teacher": "abc"}
     assert sum(count for _, _, count in document["student"]["accuracy"]["confusion"]) == 30
 
@@ -251,10 +282,10 @@ def test_reports_that_cannot_be_read_are_refused(tmp_path: Path, report: Evaluat
     path.write_text("{")
     with pytest.raises(StoreError, match="damaged"):
         load_report(path)
-    monkeypatch.setattr(module, "FORMAT", replace(module.FORMAT, version=4))
+    monkeypatch.setattr(module, "FORMAT", replace(module.FORMAT, version=5))
     save_report(path, report, PROVENANCE)
     monkeypatch.undo()
-    with pytest.raises(CheckpointMismatchError, match="version 4"):
+    with pytest.raises(CheckpointMismatchError, match="version 5"):
         load_report(path)
 
 

@@ -17,7 +17,7 @@ from distillery.data.ood import load_ood
 from distillery.data.store import SetWriter
 from distillery.errors import ConfigError
 from distillery.methods.catalog import find_method
-from distillery.models.bundle import load_classifier, save_classifier
+from distillery.models.bundle import load_classifier, read_bundle, save_classifier
 from distillery.provenance import Provenance
 from distillery.statistics.extract import global_moments
 from distillery.statistics.moments import save_moments
@@ -125,9 +125,19 @@ def test_images_of_another_domain_beside_each_source(source: str, desk: Desk, mo
     assert made["inputs"]["ood"] == made["config"]["ood_sha256"] == load_ood(str(desk.folder / "others.npz"), SPEC).digest
 
 
+def test_a_student_begins_with_another_s_weights(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = desk.folder / "first"
+    assert desk.call(monkeypatch, *desk.sources["real"], "--student-method", "fsp-alone", "--out", first) == 0
+    assert desk.call(monkeypatch, *desk.sources["real"], "--student-start", first) == 0
+    made = json.loads((desk.out / "bundle.json").read_bytes())["provenance"]
+    assert made["inputs"]["student_start"] == made["config"]["student_start_sha256"] == read_bundle(first)[1]
+
+
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
+        (["--images", "real.npz", "--student-start", "nowhere"], "There is no bundle at 'nowhere'"),
+        (["--images", "real.npz", "--student-start", "teacher", "--set", "student.architecture.arguments.base_width=4"], "are of"),
         (["--images", "real.npz", "--ood", "real.npz"], "are for nobody: the method learns from none and no stage of the student has an"),
         (["--images", "real.npz", "--set", "student.stages.0.ood_share=0.5"], "none are given: give some as --ood"),
         ([], "A student trains on one source, not none: give exactly one of --images, --synthesizer."),

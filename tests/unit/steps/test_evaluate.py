@@ -228,7 +228,9 @@ def test_labels_of_other_classes_are_refused(bench: Bench, tmp_path: Path) -> No
         bench.run(make_data(tmp_path / "test.npz", classes=5))
 
 
-@pytest.mark.parametrize(("change", "sentence"), [({"classes": 3}, "has 3 classes"), ({"size": 32}, "expects images")])
+@pytest.mark.parametrize(
+    ("change", "sentence"), [({"classes": 3}, "tells 3 classes apart which are others than"), ({"size": 32}, "expects images")]
+)
 def test_a_student_of_another_teacher_is_refused(bench: Bench, tmp_path: Path, change: dict[str, int], sentence: str) -> None:
     make_bundle(tmp_path / "student", "resnet8", **change)
     with pytest.raises(ConfigError, match=sentence):
