@@ -95,7 +95,7 @@ def execute(request: RunRequest, console: Console) -> RunResult:
     if store.remote:
         store.exists("runs")  # a server that cannot be reached, or refuses us, is told before anything is started
     run = _Run(request, pipeline, store)
-    with lock(request.workdir / "locks" / "run.lock", f"The workspace {str(request.workdir)!r}"):
+    with lock(request.workdir / "locks" / "run.lock", f"The workspace {str(request.workdir)!r} (another --workdir would not wait)"):
         run.prepare()
         with Display(console, PIPELINES[pipeline], request.workdir / "progress", request.workdir / "warnings") as display:
             code = run.watch(display)

@@ -48,9 +48,8 @@ def _show(found: "list[Run]", uri: str) -> None:
     for run in found:
         row = run.to_json(uri)
         scores = (_percent(row[name]) for name in ("student_top1", "teacher_top1", "agreement"))
-        table.add_row(
-            run.id, escape(run.recipe), str(run.seed), run.standing, *scores, run.began[:16].replace("T", " "), _took(run.seconds)
-        )
+        recipe = f"{run.recipe}, {run.student_method}" if run.student_method else run.recipe
+        table.add_row(run.id, escape(recipe), str(run.seed), run.standing, *scores, run.began[:16].replace("T", " "), _took(run.seconds))
     console().print(table)
     console().print(
         f"\nAll below {uri}; `distillery runs RUN` shows where a run's student, set and report are.", highlight=False, soft_wrap=True
@@ -60,7 +59,7 @@ def _show(found: "list[Run]", uri: str) -> None:
 def _show_one(row: dict[str, Any]) -> None:
     shown = {**row, "teacher": f"{row['teacher']['uri']}  ({row['teacher']['sha256'][:12]})", "seconds": _took(row["seconds"])}
     shown |= {name: _percent(row[name]) for name in ("student_top1", "teacher_top1", "agreement")}
-    labels = {"seconds": "took", "page": "report", "student_top1": "top-1", "teacher_top1": "teacher's"}
+    labels = {"seconds": "took", "page": "report", "student_top1": "top-1", "teacher_top1": "teacher's", "student_method": "student by"}
     for name, value in shown.items():
         if value not in ("", None):
             console().print(f"{labels.get(name, name):<12}{value}", highlight=False, markup=False, soft_wrap=True)

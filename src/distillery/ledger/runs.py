@@ -143,6 +143,11 @@ class Run:
         return next((str(section["recipe"]) for section in sections if "recipe" in section), "")
 
     @property
+    def student_method(self) -> str:
+        """Name of the plan that its student was trained by instead of the recipe's; "" for the recipe's own."""
+        return str(self.parameters.get("student_method", ""))
+
+    @property
     def seed(self) -> int:
         """Of every random stream."""
         return int(self._provenance.get("seeds", {}).get("run", 0))
@@ -187,6 +192,7 @@ class Run:
         return {
             "run": self.id,
             "recipe": self.recipe,
+            "student_method": self.student_method,
             "seed": self.seed,
             "state": self.standing,
             "successor": self.successor,

@@ -62,6 +62,16 @@ def test_runs_shows_one_whole(desk: Desk) -> None:
     assert json.loads(desk.call("runs", "second", "--store", desk.store.uri, "--json")[0])["message"] == "It is so."
 
 
+def test_runs_of_one_recipe_are_told_apart_by_their_students_plan(desk: Desk) -> None:
+    desk.run("third", "finished", recipe="students/digits-kd", parameters={"student_method": "fitnets"})
+    desk.run("fourth", "finished", recipe="students/digits-kd", parameters={"student_method": ""})
+    lines = desk.call("runs", "--store", desk.store.uri)[0].splitlines()
+    assert next(line for line in lines if line.startswith("third")).split()[1:3] == ["students/digits-kd,", "fitnets"]
+    assert next(line for line in lines if line.startswith("fourth")).split()[1:3] == ["students/digits-kd", "3"]
+    assert "student by  fitnets" in desk.call("runs", "third", "--store", desk.store.uri)[0]
+    assert "student by" not in desk.call("runs", "fourth", "--store", desk.store.uri)[0]
+
+
 def test_runs_of_an_empty_or_absent_store(desk: Desk) -> None:
     (desk.folder / "empty").mkdir()
     assert "Nothing ran" in desk.call("runs", "--store", desk.folder / "empty")[0]
