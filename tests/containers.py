@@ -23,6 +23,7 @@ from s3_servers import Daemon
 ROOT = Path(__file__).parents[1]
 PROGRAMS = ("dockerd", "containerd", "runc", "docker")
 PACKAGES = "/srv/distillery/packages"
+REGISTRY = "docker-registry"
 USER = "12345:0"
 SCRATCH = ("/gcs", "/s3", "/minio", "/.local", "/.cache", "/.config")
 """Where Kubeflow mounts a volume of each pod; nothing else in it can be written, but what a task mounts itself."""
@@ -98,6 +99,29 @@ class OwnDocker(Docker):
         if BRIDGE.exists() and not self.had_bridge:
             subprocess.run(["ip", "link", "delete", BRIDGE.name], check=False)
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+class Registry:
+    """A real registry in the network of an engine of ours; nobody else reaches it.
+
+    Args:
+        docker: the engine.
+        folder: what is pushed lies in it.
+    """
+
+    def __init__(self, docker: OwnDocker, folder: Path) -> None:
+        self.host, self.docker = "127.0.0.1:5000", docker
+        settings = {"version": 0.1, "storage": {"filesystem": {"rootdirectory": str(folder / "blobs")}}, "http": {"addr": self.host}}
+        (folder / "registry.yml").write_text(json.dumps(settings))
+        inside = ["nsenter", "--net", f"--target={docker.daemon.process.pid}"]
+        subprocess.run([*inside, "ip", "link", "set", "lo", "up"], check=True)
+        self.daemon = Daemon([*inside, REGISTRY, "serve", str(folder / "registry.yml")], folder / "registry.log")
+        for _ in range(600):
+            if "no such host" not in (said := docker("pull", f"{self.host}/nothing:1.0.0", check=False).stderr) and "refused" not in said:
+                return
+            assert self.daemon.process.poll() is None, self.daemon.log.read_text()[-2000:]
+            time.sleep(0.05)
+        raise RuntimeError(f"{REGISTRY} does not answer: {self.daemon.log.read_text()[-2000:]}")
 
 
 @dataclass(frozen=True)

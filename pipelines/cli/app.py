@@ -53,12 +53,18 @@ def about(
 
 
 def main() -> None:
-    """Run the command; an error that the user can mend is one line on stderr and exit code 1."""
+    """Run the command; an error that the user can mend is one line on stderr and exit code 1, and so is torch where it was left out."""
     redact_output()
     try:
         app()
     except DistilleryError as error:
         typer.echo(f"distillery: {' '.join(str(error).split())}", err=True)
+        raise SystemExit(1) from None
+    except ModuleNotFoundError as error:
+        if error.name not in ("torch", "torchvision"):
+            raise
+        what = "This command computes with torch, which is not installed here: the image of tools leaves it out"
+        typer.echo(f"distillery: {what}; give the command where the runtime's packages are.", err=True)
         raise SystemExit(1) from None
 
 

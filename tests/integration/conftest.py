@@ -2,6 +2,7 @@
 
 import os
 import secrets
+import shutil
 import subprocess
 from collections.abc import Iterator
 from importlib.util import find_spec
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from containers import GIVEN, Docker, Images, OwnDocker, build_real, cannot_run, make_thin
+from containers import GIVEN, REGISTRY, Docker, Images, OwnDocker, Registry, build_real, cannot_run, make_thin
 from distillery.storage.s3 import S3Store, make_client
 from mlflow_servers import MlflowServer, Postgres, postgres_programs
 from s3_servers import Ceph, environment, missing_programs
@@ -87,7 +88,7 @@ def mlflow_server(ceph: Ceph, postgres: Postgres, tmp_path_factory: pytest.TempP
 
 
 @pytest.fixture(scope="session")
-def docker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Docker]:
+def docker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OwnDocker]:
     """A container engine of the session's own."""
     if reason := cannot_run():
         skip_or_fail(f"{reason}.")
@@ -96,13 +97,32 @@ def docker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Docker]:
     engine.stop()
 
 
+@pytest.fixture
+def registry(docker: OwnDocker, tmp_path: Path) -> Iterator[Registry]:
+    """A registry that the engine can push to."""
+    if shutil.which(REGISTRY) is None:
+        skip_or_fail(f"digests are given by a registry: install {REGISTRY}.")
+    server = Registry(docker, tmp_path)
+    yield server
+    server.daemon.stop()
+
+
 @pytest.fixture(scope="session")
-def thin(docker: Docker, tmp_path_factory: pytest.TempPathFactory) -> Images:
+def thin(docker: OwnDocker, tmp_path_factory: pytest.TempPathFactory) -> Images:
     """Images that say what the real ones say, and find on this machine what those hold."""
     return make_thin(docker, tmp_path_factory.mktemp("thin"))
 
 
 @pytest.fixture(scope="session")
-def real(request: pytest.FixtureRequest) -> Images:
+def real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Images]:
     """The real images, of about 7 GB, by a build that takes its time; or those of the engine that DISTILLERY_TEST_ENGINE names."""
-    return Images(Docker(GIVEN)) if GIVEN else build_real(request.getfixturevalue("docker"))
+    if GIVEN:
+        yield Images(Docker(GIVEN))
+        return
+    if reason := cannot_run():
+        skip_or_fail(f"{reason}.")
+    engine = OwnDocker(tmp_path_factory.mktemp("real") / "engine", on_the_network=True)
+    try:
+        yield build_real(engine)
+    finally:
+        engine.stop()

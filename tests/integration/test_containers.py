@@ -17,8 +17,10 @@ from kfp import components, dsl, local
 from kfp.local.config import LocalExecutionConfig
 
 from chains import EXPECTS, OVERRIDES, SHARED, make_teacher
-from containers import SCRATCH, USER, Images, derive, executor, fill, labels_of, whole_input
+from containers import SCRATCH, USER, Images, Registry, derive, executor, fill, labels_of, whole_input
 from distillery.provenance import code_version
+from distillery_kfp.images.build import Engine, write_digest
+from distillery_kfp.pipelines.deployment import faults_of
 from distillery_kfp.pipelines.metadata import images
 
 pytestmark = [
@@ -94,15 +96,18 @@ def canary() -> None:
 
 @dsl.component(base_image=IMAGES["cpu"], packages_to_install=[], install_kfp_package=False)
 def look_around() -> str:
-    """Say who this is, and where it may write."""
+    """Say who this is, what it may do, and where it may write."""
     import json
     import os
     from pathlib import Path
 
     import distillery
 
-    places = ["/", "/tmp", "/srv", str(Path(distillery.__file__).parent)]
-    return json.dumps({"uid": os.getuid(), "groups": os.getgroups(), "writable": [place for place in places if os.access(place, os.W_OK)]})
+    places = ["/", "/tmp", os.environ["HOME"], str(Path(distillery.__file__).parent)]
+    status = dict(line.split(":\t", 1) for line in Path("/proc/self/status").read_text().splitlines() if ":\t" in line)
+    rights = {"effective": status["CapEff"], "bounding": status["CapBnd"], "no_new": status["NoNewPrivs"]}
+    writable = [place for place in places if os.access(place, os.W_OK)]
+    return json.dumps({"uid": os.getuid(), "groups": os.getgroups(), **rights, "writable": writable})
 
 
 @pytest.fixture
@@ -130,7 +135,9 @@ def test_a_task_that_fails_is_seen_to_fail(runner: Path) -> None:
 
 
 def test_a_task_is_the_platforms_user_and_writes_nowhere_else(runner: Path) -> None:
-    assert json.loads(look_around().output) == {"uid": 12345, "groups": [0], "writable": ["/tmp"]}
+    none = "0" * 16
+    said = json.loads(look_around().output)
+    assert said == {"uid": 12345, "groups": [0], "effective": none, "bounding": none, "no_new": "1", "writable": ["/tmp"]}
 
 
 def compiled() -> Any:
@@ -164,6 +171,27 @@ def test_the_home_folder_takes_whatever_user(made: Images) -> None:
 
 def mounted(made: Images) -> list[str]:
     return [word for host, place in made.mounts.items() for word in ("--volume", f"{host}:{place}:ro")]
+
+
+def test_a_digest_is_what_a_registry_serves_and_not_the_images_id(
+    thin: Images, registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the digest that the builder writes down the same image is pulled, wherever its name has moved to; by its id none is."""
+    docker, name = thin.docker, f"{registry.host}/team/tools-python:0.1.0"
+    docker("tag", IMAGES["tools"], name)
+    docker("push", name)
+    monkeypatch.setenv("DOCKER_HOST", docker.address)
+    table = tmp_path / "images.yaml"
+    table.write_text("cpu: a.example.com/x:1.0.0\ntools: " + name)
+    write_digest(table, "tools", Engine().digest(name))
+    pinned = yaml.safe_load(table.read_text())["tools"]
+    assert faults_of(pinned) == ""
+    identity = docker("inspect", "--format", "{{.Id}}", name).stdout.strip()
+    repository = name.rpartition(":")[0]
+    docker("rmi", name)
+    assert docker("pull", f"{repository}@{identity}", check=False).returncode != 0
+    docker("pull", pinned)
+    assert docker("inspect", "--format", "{{.Id}}", f"{repository}@{pinned.rpartition('@')[2]}").stdout.strip() == identity
 
 
 @pytest.mark.soak
