@@ -11,6 +11,7 @@ from distillery.redaction import redact_output
 from distillery_kfp.pipelines.cli import options
 from distillery_kfp.pipelines.cli.allowing import allowing
 from distillery_kfp.pipelines.cli.commands.audit import audit_student
+from distillery_kfp.pipelines.cli.commands.cluster_runs import cluster_runs
 from distillery_kfp.pipelines.cli.commands.compare import compare
 from distillery_kfp.pipelines.cli.commands.compiling import compile_pipelines
 from distillery_kfp.pipelines.cli.commands.export import export_images
@@ -23,6 +24,7 @@ from distillery_kfp.pipelines.cli.commands.prune import prune
 from distillery_kfp.pipelines.cli.commands.resume import resume
 from distillery_kfp.pipelines.cli.commands.runs import runs
 from distillery_kfp.pipelines.cli.commands.schedule import schedule_runs
+from distillery_kfp.pipelines.cli.commands.submit import submit_run
 from distillery_kfp.pipelines.cli.commands.train_student import train_student
 from distillery_kfp.pipelines.cli.commands.upload import upload_packages
 from distillery_kfp.pipelines.cli.commands.verify import verify_set
@@ -218,7 +220,9 @@ def evaluate(
 
 app.command("compile")(compile_pipelines)
 app.command("upload")(upload_packages)
+app.command("submit")(submit_run)
 app.command("schedule")(schedule_runs)
+app.command()(cluster_runs)
 app.command("audit")(allowing(audit_student))
 app.command("inspect")(allowing(inspect_set))
 app.command("verify")(verify_set)

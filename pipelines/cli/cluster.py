@@ -15,6 +15,7 @@ NamespaceOption = Annotated[
     str, typer.Option(metavar="NAME", help="Yours, where several people share Kubeflow  \\[default: KF_PIPELINES_NAMESPACE].")
 ]
 ReleaseOption = Annotated[str, typer.Option(metavar="VERSION", help="What versions are called after  \\[default: Distillery's version].")]
+ExperimentOption = Annotated[str, typer.Option(metavar="NAME", help="Kubeflow's experiment that the runs belong to.")]
 PackagesOption = Annotated[list[Path], typer.Option(help="Folder that `distillery compile --out` wrote, or a file of it; may be repeated.")]
 
 

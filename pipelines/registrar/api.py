@@ -14,6 +14,8 @@ Document = dict[str, Any]
 _ROOT = "/apis/v2beta1"
 _PAGE = 100
 CONFLICT, GONE = 409, 404
+OVER = ("SUCCEEDED", "FAILED", "SKIPPED", "CANCELED")
+"""States of runs that will have no other, unless somebody retries them."""
 
 
 class KubeflowApi:

@@ -10,10 +10,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from distillery.errors import ConfigError, MissingResourceError, StoreError
+from distillery.errors import ConfigError, StoreError
 from distillery_kfp.pipelines.registrar.api import Document, KubeflowApi
 from distillery_kfp.pipelines.registrar.schedules import Wanted, mark_of
-from distillery_kfp.pipelines.registrar.uploading import RegisteredVersion, find_version, upload
+from distillery_kfp.pipelines.registrar.uploading import RegisteredVersion, find_version, open_experiment, upload
 
 ROUNDS = 8
 """Listings after which a schedule that will not come to rest is given up: somebody else changes it all the time."""
@@ -76,7 +76,7 @@ def apply(api: KubeflowApi, owner: str, wanted: Sequence[Wanted]) -> list[Change
     versions = {item.package.name: upload(api, item.package, item.release) for item in wanted}
     changes = compare(api, owner, wanted)
     for item in wanted:
-        _settle(api, item, _Place(versions[item.package.name], _experiment(api, item.experiment)))
+        _settle(api, item, _Place(versions[item.package.name], open_experiment(api, item.experiment)))
     for run in _left_over(list(api.recurring_runs()), owner, wanted):
         api.switch_recurring_run(str(run["recurring_run_id"]), enabled=False)
     return changes
@@ -187,15 +187,6 @@ def _left_over(there: Sequence[Document], owner: str, wanted: Sequence[Wanted]) 
     names = {item.schedule.name for item in wanted}
     mine = [run for run in there if mark_of(str(run.get("description", "")))[0] == owner]
     return [run for run in mine if run.get("display_name") not in names and _is_enabled(run)]
-
-
-def _experiment(api: KubeflowApi, name: str) -> str:
-    found = api.experiment(name) or api.create_experiment(name) or api.experiment(name)
-    if found is None:
-        raise MissingResourceError(
-            f"The experiment {name!r} is refused as one that is there, but is not listed: look whether it is archived."
-        )
-    return str(found["experiment_id"])
 
 
 def _is_enabled(run: Document) -> bool:

@@ -1,4 +1,4 @@
-"""Packages as versions of pipelines: made once, and found again ever after."""
+"""Packages as versions of pipelines, and experiments: made once, and found again ever after."""
 
 from dataclasses import dataclass
 
@@ -53,6 +53,18 @@ def upload(api: KubeflowApi, package: PipelinePackage, release: str) -> Register
     if found := _find(api, identity, name):  # somebody else was first, or our own upload was carried out while the server failed
         return found
     raise MissingResourceError(f"The version {name!r} is refused as one that is there, but is not listed: look at Kubeflow's log.")
+
+
+def open_experiment(api: KubeflowApi, name: str) -> str:
+    """The id of an experiment, made where it is not there; several may ask at once.
+
+    Raises:
+        DistilleryError: the server refuses, or does not do its work.
+    """
+    found = api.experiment(name) or api.create_experiment(name) or api.experiment(name)
+    if found is None:
+        raise MissingResourceError(f"The experiment {name!r} is refused as one that is there, but is not listed: is it archived?")
+    return str(found["experiment_id"])
 
 
 def describe_version(package: PipelinePackage) -> str:

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from distillery.environment import environment
 from distillery.errors import MissingResourceError, StoreError
@@ -157,10 +158,7 @@ def read_version(uri: str, name: str, number: str, alias: str) -> Version:
         MissingResourceError: there is none.
         StoreError: MLflow does not answer.
     """
-    with _asking(uri, f"the version {name}:{number}" if number else f"the version {name}@{alias}"):
-        from mlflow import MlflowClient
-
-        client = MlflowClient(tracking_uri=uri)
+    with reading(uri, f"the version {name}:{number}" if number else f"the version {name}@{alias}") as client:
         found = client.get_model_version(name, number) if number else client.get_model_version_by_alias(name, alias)
         held = client.get_registered_model(name).aliases
     aliases = tuple(sorted(name for name, version in held.items() if str(version) == str(found.version)))
@@ -182,6 +180,24 @@ def fetch_version(uri: str, name: str, number: str, folder: Path) -> Path:
     if not any(fetched.iterdir()):  # so it is where they lie in a folder of another machine
         raise MissingResourceError(f"MLflow at {uri} has no files of the version {name}:{number}: look where its artifacts lie.")
     return fetched
+
+
+@contextmanager
+def reading(uri: str, what: str) -> Iterator[Any]:
+    """A client to read with, or to end runs with, for the length of a with block.
+
+    Args:
+        uri: of MLflow.
+        what: is read, for the sentence where that fails.
+
+    Raises:
+        MissingResourceError: it is not there.
+        StoreError: MLflow does not answer.
+    """
+    with _asking(uri, what):
+        from mlflow import MlflowClient
+
+        yield MlflowClient(tracking_uri=uri)
 
 
 @contextmanager

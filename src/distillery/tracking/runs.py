@@ -125,8 +125,20 @@ def _step_tags(step: str, key: str, parent_id: str) -> dict[str, str]:
     return {name: value for name, value in tags.items() if value}
 
 
+def find_experiment(client: Any) -> str:
+    """The id of the experiment that steps write into, "" where it is not there yet."""
+    if known := os.environ.get("MLFLOW_EXPERIMENT_ID"):
+        return known
+    found = client.get_experiment_by_name(_experiment_name())
+    return str(found.experiment_id) if found else ""
+
+
+def _experiment_name() -> str:
+    return os.environ.get("MLFLOW_EXPERIMENT_NAME") or DEFAULT_EXPERIMENT
+
+
 def _experiment(client: Any, uri: str) -> str:
-    name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or DEFAULT_EXPERIMENT
+    name = _experiment_name()
     found = client.get_experiment_by_name(name)
     if found is None:
         try:

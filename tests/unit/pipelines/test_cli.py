@@ -41,6 +41,8 @@ ANSWERED_AT_ONCE = (
     ["methods"],
     ["objectives"],
     ["schedule", "--help"],
+    ["submit", "--help"],
+    ["cluster-runs", "--help"],
     ["upload", "--help"],
 )
 

@@ -1,5 +1,6 @@
-"""`distillery upload` and `distillery schedule` as a person or a chart's job gives them."""
+"""`distillery upload`, `schedule`, `submit` and `cluster-runs` as a person or a chart's job gives them."""
 
+import json
 import re
 import subprocess
 import sys
@@ -9,10 +10,12 @@ from pathlib import Path
 import pytest
 
 from distillery.plain_yaml import write_yaml
+from distillery.storage import FolderStore
 from distillery_kfp.pipelines.cli import app as cli
 from distillery_kfp.pipelines.registrar import access
 from kubeflow_api import FakeKubeflow
 from kubeflow_places import HOST, PARAMETERS, WEEKLY, packed
+from made_up_runs import MadeUp
 
 Call = Callable[..., tuple[int, str, str]]
 
@@ -74,9 +77,46 @@ def test_schedules_are_brought_to_what_the_file_says(call: Call, compiled: Path,
     assert [run["mode"] for run in fake.recurring.values()] == ["DISABLE"]
 
 
+def test_a_run_is_submitted_and_gone_on_with(call: Call, compiled: Path, fake: FakeKubeflow, tmp_path: Path) -> None:
+    (tmp_path / "params.yaml").write_text(write_yaml(PARAMETERS))
+    code, out, _ = call("submit", "compiled/learn-weekly.yaml", "--params", "params.yaml", "--release", "1.4.0")
+    [run] = fake.runs
+    assert code == 0
+    assert re.fullmatch(rf"run   {run}\npage  http://127\.0\.0\.1:\d+/#/runs/details/{run}\n", out)
+    assert fake.runs[run]["display_name"].startswith("learn-weekly-1.4.0-")
+    fake.runs[run]["state"] = "FAILED"
+    code, out, _ = call("submit", "--again", run)
+    assert (code, len(fake.runs)) == (0, 2)
+    assert run not in out
+
+
+def test_runs_are_listed_and_closed(
+    call: Call, compiled: Path, fake: FakeKubeflow, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert call("cluster-runs")[:2] == (0, "The experiment 'distillery' has no runs.\n")
+    (tmp_path / "params.yaml").write_text(write_yaml(PARAMETERS))
+    call("submit", "compiled/learn-weekly.yaml", "--params", "params.yaml")
+    [run] = fake.runs
+    fake.runs[run].update(state="FAILED", finished_at="2026-01-05T03:00:00Z")
+    MadeUp(tmp_path, FolderStore(tmp_path / "store")).run(run)
+    assert re.search(rf"{run} +\S+ +FAILED +open", call("cluster-runs", "--store", "store")[1])
+    monkeypatch.setenv("DISTILLERY_STORE", "store")
+    [row] = json.loads(call("cluster-runs", "--json")[1])
+    assert (row["run"], row["state"], row["record"], row["mlflow"]) == (run, "FAILED", "open", "")
+    assert call("cluster-runs", "--close")[:2] == (0, f"{run}  FAILED  told record\n")
+    assert call("cluster-runs", "--close")[:2] == (0, "")
+    assert re.search(rf"{run} +\S+ +FAILED +failed", call("cluster-runs")[1])
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
+        (("submit",), "give a PACKAGE.yaml, or --again RUN"),
+        (("submit", "--again", "a", "--params", "params.yaml"), "leave --params"),
+        (("submit", "compiled/learn-weekly.yaml"), "params.source_uri is missing"),
+        (("submit", "compiled/learn-weekly.yaml", "--params", "nothing.yaml"), "'nothing.yaml' cannot be read"),
+        (("submit", "compiled"), "cannot be read"),
+        (("cluster-runs", "--store", "nowhere"), "no store at 'nowhere'"),
         (("upload", "nowhere"), "'nowhere' cannot be read"),
         (("upload", "compiled", "--release", "A B"), "--release 'A B'"),
         (("upload", "compiled", "--host", "kubeflow"), "--host = 'kubeflow'"),
