@@ -10,7 +10,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "architecture.md"
-PLATFORM = ("cli", "demo", "runner", "pipelines", "components")
+PLATFORM = ("cli", "demo", "runner", "registrar", "pipelines", "components")
 """Floors above the library, the topmost first; `pipelines` are the modules right below it."""
 Graph = dict[str, set[str]]
 

@@ -119,6 +119,7 @@ class Operation:
         path: with {} for an id.
         query: parameters that it knows.
         body: a key of `KINDS`, or "" for none.
+        right: resource and verb that the server asks Kubernetes for.
     """
 
     name: str
@@ -126,6 +127,7 @@ class Operation:
     path: str
     query: tuple[str, ...] = ()
     body: str = ""
+    right: str = ""
 
     def match(self, method: str, path: str) -> tuple[str, ...] | None:
         """The ids in a path, None where it is another request."""
@@ -135,21 +137,27 @@ class Operation:
 
 
 OPERATIONS = (
-    Operation("create_pipeline", "POST", "/pipelines", body="V2beta1Pipeline"),
-    Operation("get_pipeline_by_name", "GET", "/pipelines/names/{}", ("namespace",)),
-    Operation("upload_version", "POST", "/pipelines/upload_version", ("name", "display_name", "pipelineid", "description", "tags")),
-    Operation("list_versions", "GET", "/pipelines/{}/versions", _PAGED),
-    Operation("get_version", "GET", "/pipelines/{}/versions/{}"),
-    Operation("list_experiments", "GET", "/experiments", ("namespace", *_PAGED)),
-    Operation("create_experiment", "POST", "/experiments", body="V2beta1Experiment"),
-    Operation("list_recurring_runs", "GET", "/recurringruns", ("namespace", "experiment_id", *_PAGED)),
-    Operation("create_recurring_run", "POST", "/recurringruns", body="V2beta1RecurringRun"),
-    Operation("delete_recurring_run", "DELETE", "/recurringruns/{}", ("propagation_policy",)),
-    Operation("enable_recurring_run", "POST", "/recurringruns/{}:enable"),
-    Operation("disable_recurring_run", "POST", "/recurringruns/{}:disable"),
-    Operation("list_runs", "GET", "/runs", ("namespace", "experiment_id", *_PAGED)),
-    Operation("create_run", "POST", "/runs", ("experiment_id",), body="V2beta1Run"),
-    Operation("get_run", "GET", "/runs/{}", ("experiment_id",)),
+    Operation("create_pipeline", "POST", "/pipelines", body="V2beta1Pipeline", right="pipelines create"),
+    Operation("get_pipeline_by_name", "GET", "/pipelines/names/{}", ("namespace",), right="pipelines get"),
+    Operation(
+        "upload_version",
+        "POST",
+        "/pipelines/upload_version",
+        ("name", "display_name", "pipelineid", "description", "tags"),
+        right="pipelines create",
+    ),
+    Operation("list_versions", "GET", "/pipelines/{}/versions", _PAGED, right="pipelines list"),
+    Operation("get_version", "GET", "/pipelines/{}/versions/{}", right="pipelines get"),
+    Operation("list_experiments", "GET", "/experiments", ("namespace", *_PAGED), right="experiments list"),
+    Operation("create_experiment", "POST", "/experiments", body="V2beta1Experiment", right="experiments create"),
+    Operation("list_recurring_runs", "GET", "/recurringruns", ("namespace", "experiment_id", *_PAGED), right="jobs list"),
+    Operation("create_recurring_run", "POST", "/recurringruns", body="V2beta1RecurringRun", right="jobs create"),
+    Operation("delete_recurring_run", "DELETE", "/recurringruns/{}", ("propagation_policy",), right="jobs delete"),
+    Operation("enable_recurring_run", "POST", "/recurringruns/{}:enable", right="jobs enable"),
+    Operation("disable_recurring_run", "POST", "/recurringruns/{}:disable", right="jobs disable"),
+    Operation("list_runs", "GET", "/runs", ("namespace", "experiment_id", *_PAGED), right="runs list"),
+    Operation("create_run", "POST", "/runs", ("experiment_id",), body="V2beta1Run", right="runs create"),
+    Operation("get_run", "GET", "/runs/{}", ("experiment_id",), right="runs get"),
 )
 
 

@@ -18,6 +18,19 @@ OVER = ("SUCCEEDED", "FAILED", "SKIPPED", "CANCELED")
 """States of runs that will have no other, unless somebody retries them."""
 
 
+RIGHTS: dict[str, dict[str, tuple[str, ...]]] = {
+    "upload": {"pipelines": ("create", "get", "list")},
+    "schedule": {
+        "pipelines": ("create", "get", "list"),
+        "experiments": ("create", "list"),
+        "jobs": ("create", "delete", "disable", "enable", "list"),
+    },
+    "submit": {"pipelines": ("create", "get", "list"), "experiments": ("create", "list"), "runs": ("create", "get", "list")},
+    "cluster-runs": {"experiments": ("list",), "runs": ("get", "list")},
+}
+"""Verbs on resources of the group pipelines.kubeflow.org that a command's account needs where Kubeflow asks for one; jobs are schedules."""
+
+
 class KubeflowApi:
     """The API of one server, in one namespace."""
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from distillery.config import canonical_json, nearest
 from distillery.errors import ConfigError
+from distillery_kfp.pipelines.form import ALL, check_form, summaries
 from distillery_kfp.pipelines.registrar.package import PipelinePackage
 
 LARGEST_BYTES = 10_000
@@ -38,7 +39,7 @@ def check_parameters(package: PipelinePackage, given: Mapping[str, Any], where: 
 
     Raises:
         ConfigError: a name that the form does not have, a required one that is missing, a value of another type or none of the choices,
-            a macro in a schedule, or more than the server takes.
+            a macro in a schedule, more than the server takes, or what it takes and no run of ours survives.
     """
     known = sorted(package.parameters)
     for name in given:
@@ -59,6 +60,7 @@ def check_parameters(package: PipelinePackage, given: Mapping[str, Any], where: 
         raise ConfigError(
             f"{where} has {size:,} bytes as JSON: Kubeflow takes at most {LARGEST_BYTES:,}, so put a recipe into a file and give its URI."
         )
+    _check_own(package, values)
     return values
 
 
@@ -83,6 +85,13 @@ def texts_of(value: Any) -> Iterator[str]:
     elif isinstance(value, list | tuple):
         for inner in value:
             yield from texts_of(inner)
+
+
+def _check_own(package: PipelinePackage, values: Mapping[str, Any]) -> None:
+    """Check what only we know of a form of ours, unless the package has another one than this code compiles."""
+    pipeline = package.name.replace("-", "_")
+    if pipeline in ALL and set(package.parameters) == set(summaries(pipeline)):
+        check_form(pipeline, values)
 
 
 def _checked(where: str, value: Any, field: Mapping[str, Any]) -> Any:

@@ -97,6 +97,13 @@ REGISTRAR = (
         f"{_TESTS}/test_schedules.py",
     ),
     Mutant(
+        "a blank where a run needs a value",
+        f"{_ROOM}/parameters.py",
+        "    if pipeline in ALL and set",
+        "    if pipeline not in ALL and set",
+        f"{_TESTS}/test_uploading.py",
+    ),
+    Mutant(
         "the old schedule deleted before the new one is there",
         f"{_ROOM}/reconciling.py",
         "        if not right:\n            _create(",

@@ -13,8 +13,10 @@ from distillery.plain_yaml import write_yaml
 from distillery.storage import FolderStore
 from distillery_kfp.pipelines.cli import app as cli
 from distillery_kfp.pipelines.registrar import access
+from distillery_kfp.pipelines.registrar.api import RIGHTS
 from kubeflow_api import FakeKubeflow
 from kubeflow_places import HOST, PARAMETERS, WEEKLY, packed
+from kubeflow_table import OPERATIONS
 from made_up_runs import MadeUp
 
 Call = Callable[..., tuple[int, str, str]]
@@ -106,6 +108,45 @@ def test_runs_are_listed_and_closed(
     assert call("cluster-runs", "--close")[:2] == (0, f"{run}  FAILED  told record\n")
     assert call("cluster-runs", "--close")[:2] == (0, "")
     assert re.search(rf"{run} +\S+ +FAILED +failed", call("cluster-runs")[1])
+
+
+def test_the_rights_are_those_of_the_requests(call: Call, compiled: Path, fake: FakeKubeflow, tmp_path: Path) -> None:
+    """What each command asks for in all its ways, and no more; the guide shows the same."""
+    (tmp_path / "params.yaml").write_text(write_yaml(PARAMETERS))
+    (tmp_path / "none.yaml").write_text(write_yaml({"owner": "team", "schedules": []}))
+    packages = ("--packages", "compiled")
+    ways: list[tuple[str, ...]] = [("upload", "compiled"), ("schedule", "schedules.yaml", *packages)]
+    ways += [("submit", "compiled/learn-weekly.yaml", "--params", "params.yaml"), ("cluster-runs",)]
+    asked: dict[str, set[str]] = {}
+
+    def give(*words: str) -> None:
+        before = len(fake.made)
+        assert call(*words)[0] == 0
+        asked.setdefault(words[0], set()).update(fake.made[before:])
+
+    for words in ways:
+        for table in (fake.pipelines, fake.versions, fake.experiments, fake.recurring, fake.runs):
+            table.clear()
+        give(*words)
+        give(*words)
+        if words[0] == "schedule":
+            packed(compiled, old=HOST, new=f"{HOST}v2/")
+            give(*words, "--dry-run")
+            give(*words)
+            give("schedule", "none.yaml", *packages)
+        for run in fake.runs.values():
+            run["state"] = "FAILED"
+        if words[0] == "submit":
+            give("submit", "--again", next(iter(fake.runs)))
+    asked["submit"].add("list_runs")  # where nobody knows whether a run was begun
+    asked["cluster-runs"] |= {"list_runs", "get_run"}  # with runs, and with --close
+    rights = {operation.name: operation.right for operation in OPERATIONS}
+    needed = {command: {f"{resource} {verb}" for resource, verbs in said.items() for verb in verbs} for command, said in RIGHTS.items()}
+    assert {command: {rights[name] for name in names} for command, names in asked.items()} == needed
+    guide = (Path(__file__).parents[4] / "docs/guides/schedules.md").read_text()
+    for command, said in RIGHTS.items():
+        listed = "; ".join(f"{resource}: {', '.join(verbs)}" for resource, verbs in said.items())
+        assert f"| `{command}` | {listed} |" in guide
 
 
 @pytest.mark.parametrize(

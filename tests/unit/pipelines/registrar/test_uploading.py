@@ -125,6 +125,10 @@ def test_what_we_compile_is_a_package(tmp_path: Path, golden: Path) -> None:
     assert check_parameters(package, {**defaults, **needed}, "parameters") == {**defaults, **needed}
     with pytest.raises(ConfigError, match="is missing"):
         check_parameters(package, defaults, "parameters")
+    with pytest.raises(ConfigError, match="is missing"):  # Kubeflow takes a blank, and the plan fails
+        check_parameters(package, {**defaults, **dict.fromkeys(needed, " ")}, "parameters")
+    older = replace(package, parameters={**package.parameters, "gone_since": {"parameterType": "STRING"}})
+    assert check_parameters(older, {**dict.fromkeys(needed, " "), "gone_since": ""}, "parameters")
 
 
 def test_packages_come_from_folders_and_files(tmp_path: Path, package: PipelinePackage) -> None:
