@@ -5,12 +5,20 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from types import UnionType
-from typing import Any, Self, Union, get_args, get_origin
+from typing import Annotated, Any, Self, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
 from distillery.errors import ConfigError
+
+_MOST_WHOLE = 2**53
+"""Beyond it a whole number that crosses Kubeflow's borders as a float is another one afterwards."""
+_MOST = 3.4e38
+"""About the largest float32: no device computes with more."""
+
+Beta = Annotated[float, Field(ge=0, lt=1)]
+"""One of Adam's momenta."""
 
 
 def canonical_json(value: object) -> str:
@@ -26,6 +34,17 @@ class Config(BaseModel):
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False)
+
+    @model_validator(mode="after")
+    def _computable(self) -> Self:
+        for name in type(self).model_fields:
+            value = getattr(self, name)
+            for number in value if isinstance(value, tuple) else (value,):
+                most = {int: _MOST_WHOLE, float: _MOST}.get(type(number))
+                if most is not None and abs(number) > most:
+                    shown = f"{number:.3g}" if abs(number) < 1e300 else "1e+300 or more"
+                    raise ValueError(f"{name} has a value of {shown}, which nothing computes with: give at most {most:.3g}")
+        return self
 
     @classmethod
     def parse(cls, value: object, where: str = "") -> Self:

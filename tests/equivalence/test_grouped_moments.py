@@ -49,6 +49,19 @@ def slow_distance(group: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
     return total
 
 
+@pytest.mark.parametrize("groups", [1, 3])
+@pytest.mark.parametrize("middle", [0.0, 10.0, 100.0])
+def test_gradients_of_half_precision_are_the_right_ones_rounded_once(middle: float, groups: int) -> None:
+    features = (draw(12, 5, 3, 7) + middle).to(torch.bfloat16).requires_grad_()
+    exact = features.detach().double().requires_grad_()
+    wanted = LayerMoments(torch.zeros(5), torch.ones(5))
+    moment_distance([batch_moments(features, groups)], [wanted]).backward()
+    torch.stack([slow_distance(group, wanted.mean.double(), wanted.variance.double()) for group in exact.chunk(groups)]).sum().backward()
+    assert features.grad is not None
+    assert exact.grad is not None
+    torch.testing.assert_close(features.grad.double(), exact.grad, rtol=2**-8, atol=1e-4 * exact.grad.abs().max().item())
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("groups", GROUPS)
 @pytest.mark.parametrize("rows", [True, False], ids=["targets of groups", "one target"])

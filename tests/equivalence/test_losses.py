@@ -278,6 +278,14 @@ def test_the_other_priors_are_means_of_absolute_differences_and_of_norms(groups:
     assert mean_norm(images, groups).item() == pytest.approx(norm, rel=1e-12)
 
 
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize(("shape", "variation"), [((4, 1, 1, 3), 1.5), ((4, 1, 3, 1), 1.5), ((4, 1, 1, 1), 0.0)])
+def test_pixels_without_neighbours_in_a_direction_add_nothing(groups: int, shape: tuple[int, ...], variation: float) -> None:
+    images = torch.tensor([0.0, 1.0, 3.0])[: shape[2] * shape[3]].double().expand(4, -1).reshape(shape)
+    assert total_variation_l1(images, groups).item() == groups * variation
+    assert math.isfinite(total_variation_l2(images, groups).item())
+
+
 def test_a_factor_weighs_the_first_layer_alone() -> None:
     batch = [LayerMoments(draw(3), draw(3)), LayerMoments(draw(4), draw(4))]
     target = [LayerMoments(draw(3), draw(3)), LayerMoments(draw(4), draw(4))]

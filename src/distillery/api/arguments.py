@@ -76,13 +76,18 @@ def as_mapping(value: Mapping[str, Any] | None, what: str) -> dict[str, Any]:
     return dict(value or {})
 
 
+def is_count(value: object, least: int = 0) -> bool:
+    """Whether a value is a whole number, of Python or of numpy, from some number on."""
+    return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= least
+
+
 def class_names(classes: int | Sequence[str]) -> Sequence[str]:
     """Names of classes, numbers where only their count is given.
 
     Raises:
         ConfigError: neither names nor a count.
     """
-    if isinstance(classes, Integral) and not isinstance(classes, bool):
+    if isinstance(classes, Integral) and is_count(classes):
         return [str(number) for number in range(int(classes))]
     if isinstance(classes, str):
         raise ConfigError(f"classes = {classes!r} is a text: give a list of names, or how many classes there are.")
@@ -100,7 +105,7 @@ def check_hardware(device: str, threads: int) -> None:
     """
     if not isinstance(device, str):
         raise ConfigError(f"device = {device!r} is not allowed: choose auto, cpu, cuda or cuda:N.")
-    if not isinstance(threads, int) or isinstance(threads, bool) or threads < 0:
+    if not is_count(threads):
         raise ConfigError(f"threads = {threads!r} is not allowed: give 0 (torch's choice) or more.")
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from distillery.api.arguments import Place, as_mapping, located, new_folder, recipe_source
+from distillery.api.arguments import Place, as_mapping, is_count, located, new_folder, recipe_source
 from distillery.api.process import surroundings, visiting
 from distillery.api.progress import silent
 from distillery.api.running import run_step
@@ -74,8 +74,8 @@ def invert(
 
     Source: the data-free statistics of LS-GDFD, arXiv:2012.05578, measured on images as of arXiv:1912.08795.
     """
-    if per_class < 2:
-        raise ConfigError(f"per_class = {per_class} is not allowed: give 2 or more, several hundred for stable moments.")
+    if not is_count(per_class, 2):
+        raise ConfigError(f"per_class = {per_class!r} is not allowed: give a whole number from 2 on, several hundred for stable moments.")
     chosen = as_mapping(overrides, "overrides")
     folder, origin = new_folder(out), located(teacher, "teacher")
     uri = located(store, "store") or str(folder / "store")

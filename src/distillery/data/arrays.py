@@ -17,6 +17,8 @@ _CHANNELS = (1, 3)
 _GREY_WEIGHTS = np.array([19595, 38470, 7471], dtype=np.uint32)
 """ITU-R 601 luma in 1/65536, as pillow has it."""
 _AT_ONCE = 1024
+_MOST_LABELS = 2**31
+"""More than classes that anybody tells apart: what is above is no label, such as a -1 that was saved as unsigned."""
 
 
 def pairs(names: Sequence[str]) -> dict[str, tuple[str, str]]:
@@ -98,7 +100,7 @@ def as_labels(values: NDArray[np.generic], count: int, where: str) -> NDArray[np
         ConfigError: no integers from 0, or not one an image.
     """
     flat = values[:, 0] if values.ndim == 2 and values.shape[1] == 1 else values
-    if flat.dtype.kind not in "iu" or flat.shape != (count,) or int(flat.min()) < 0:
+    if flat.dtype.kind not in "iu" or flat.shape != (count,) or not 0 <= int(flat.min()) <= int(flat.max()) < _MOST_LABELS:
         raise ConfigError(
             f"The labels of {where!r} are {values.dtype} of shape {list(values.shape)}: give {count} integers from 0, one an image."
         )

@@ -43,9 +43,9 @@ class _ChannelMoments(torch.autograd.Function):
         slope = 2 * grad_variance / count
         offset = grad_mean / count - slope * mean
         shape = (ctx.groups, 1, -1, 1, 1)
-        # computed in full precision and rounded once, to what autocast left the features in
-        offset, slope = (value.view(shape).to(features.dtype) for value in (offset, slope))
-        return torch.addcmul(offset, features.unflatten(0, (ctx.groups, -1)), slope).flatten(0, 1), None
+        # in full precision: offset and slope * x nearly cancel each other where |mean| is larger than the deviation
+        gradient = torch.addcmul(offset.view(shape), full_precision(features).unflatten(0, (ctx.groups, -1)), slope.view(shape))
+        return gradient.flatten(0, 1).to(features.dtype), None
 
 
 def _group_statistics(features: Tensor, groups: int) -> tuple[Tensor, Tensor]:

@@ -22,7 +22,7 @@ def total_variation_l2(images: Tensor, groups: int = 1) -> Tensor:
     """Sum over groups and four neighbour directions of the L2 norm of all differences in the group.
 
     Args:
-        images: (G*B, C, H, W) with the group outermost, H and W at least 2.
+        images: (G*B, C, H, W) with the group outermost; where H or W is 1 no pixel has a neighbour that way.
         groups: G, which divides the batch.
 
     Returns:
@@ -37,7 +37,7 @@ def total_variation_l1(images: Tensor, groups: int = 1) -> Tensor:
     """Sum over groups and four neighbour directions of the mean absolute difference in the group.
 
     Args:
-        images: (G*B, C, H, W) with the group outermost, H and W at least 2.
+        images: (G*B, C, H, W) with the group outermost; where H or W is 1 no pixel has a neighbour that way.
         groups: G, which divides the batch.
 
     Returns:
@@ -46,7 +46,10 @@ def total_variation_l1(images: Tensor, groups: int = 1) -> Tensor:
     Source: DeepInversion, arXiv:1912.08795, its code's second form of the prior, without the detour over pixels of 0 to 255.
     """
     _check_groups(images, groups)
-    return groups * torch.stack([difference.abs().mean() for difference in _neighbour_differences(images)]).sum()
+    differences = [difference for difference in _neighbour_differences(images) if difference.numel()]
+    if not differences:
+        return images.new_zeros(())
+    return groups * torch.stack([difference.abs().mean() for difference in differences]).sum()
 
 
 def squared_norm(images: Tensor, groups: int = 1) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from pydantic import AfterValidator, Field, field_validator, model_validator
 from torch import nn
 
-from distillery.config import Config, refuse_idle
+from distillery.config import Beta, Config, refuse_idle
 from distillery.data.augment import AugmentConfig
 from distillery.errors import ConfigError
 from distillery.models.catalog import Architecture
@@ -22,9 +22,6 @@ from distillery.types import Classifier
 
 ALL = "all"
 """In the place of paths: the whole student."""
-
-
-_Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
 class OptimizerConfig(Config):
@@ -43,7 +40,7 @@ class OptimizerConfig(Config):
     rate: float = Field(default=0.1, gt=0)
     momentum: float = Field(default=0.9, ge=0, lt=1)
     nesterov: bool = False
-    betas: tuple[_Beta, _Beta] = (0.9, 0.999)
+    betas: tuple[Beta, Beta] = (0.9, 0.999)
     weight_decay: float = Field(default=1e-4, ge=0)
 
     @model_validator(mode="after")

@@ -4,7 +4,7 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
-from distillery.config import Config
+from distillery.config import Beta, Config
 from distillery.models.generators.config import GeneratorConfig
 
 WEIGHT = "_weight"
@@ -80,7 +80,7 @@ class ConditionalConfig(MethodConfig):
     batch: int = Field(default=128, ge=2)
     steps_per_round: int = Field(default=500, ge=1)
     rate: float = Field(default=1e-3, gt=0)
-    betas: tuple[float, float] = (0.5, 0.999)
+    betas: tuple[Beta, Beta] = (0.5, 0.999)
 
     @property
     def images_per_turn(self) -> int:

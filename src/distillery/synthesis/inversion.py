@@ -10,6 +10,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
+from distillery.config import Beta
 from distillery.errors import ConfigError
 from distillery.foreign_code import guarded
 from distillery.numerics import clamp_through, full_precision
@@ -51,7 +52,7 @@ class InversionConfig(MethodConfig):
     batch: int = Field(default=256, ge=2)
     steps: int = Field(default=2000, ge=1)
     rate: float = Field(default=0.1, gt=0)
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[Beta, Beta] = (0.9, 0.999)
     jitter: int = Field(default=2, ge=0)
     flip: bool = False
     clip: bool = False

@@ -1,6 +1,7 @@
 """Moments of classes without data: images of every class from the teacher alone, a set as any other, and its statistics."""
 
 import logging
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -86,8 +87,9 @@ def test_a_set_is_measured_where_it_lies(recipe: Path, tmp_path: Path, caplog: p
 
 def test_what_does_not_fit_is_one_sentence(recipe: Path, tmp_path: Path) -> None:
     teacher = tmp_path / "teacher"
-    with pytest.raises(ConfigError, match=r"^per_class = 1 is not allowed: give 2 or more"):
-        distillery.invert(teacher, recipe, tmp_path / "out", 1)
+    for wrong in (1, "3", 2.5, None, True, [2]):
+        with pytest.raises(ConfigError, match=rf"^per_class = {re.escape(repr(wrong))} is not allowed: give a whole number from 2 on"):
+            distillery.invert(teacher, recipe, tmp_path / "out", wrong)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match=r"ls_gdfd trains a generator and inverts no images: give a recipe of one of .*toy_inversion"):
         distillery.invert(teacher, "ls_gdfd/digits", tmp_path / "out", 3)
     made = distillery.invert(teacher, recipe, tmp_path / "out", 3, device="cpu")

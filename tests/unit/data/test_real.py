@@ -102,6 +102,8 @@ def npz(**arrays: object) -> bytes:
         (npz(images=PIXELS, labels=LABELS[:3]), ConfigError, r"of shape \[3\]: give 4 integers"),
         (npz(images=PIXELS, labels=LABELS / 1), ConfigError, "labels .* are float64"),
         (npz(images=PIXELS, labels=LABELS - 1), ConfigError, "integers from 0"),
+        (npz(images=PIXELS, labels=(LABELS - 1).astype(np.uint64)), ConfigError, "integers from 0"),
+        (npz(images=PIXELS, labels=(LABELS - 1).astype(np.uint32)), ConfigError, "integers from 0"),
     ],
 )
 def test_bad_npz(tmp_path: Path, data: bytes, kind: type[DistilleryError], words: str) -> None:
