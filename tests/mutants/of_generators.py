@@ -101,4 +101,11 @@ GENERATORS = (
         " + self.gradients + self.activations",
         "tests/unit/synthesis/test_stack_memory.py",
     ),
+    Mutant(
+        "the generators of a share sampled from one stream",
+        "src/distillery/synthesis/stacked.py",
+        'self.sampling = [stream(seed, name, "sampling", index) for index in held]',
+        'self.sampling = [stream(seed, name, "sampling")] * len(held)',
+        "tests/unit/synthesis/test_stacked.py",
+    ),
 )

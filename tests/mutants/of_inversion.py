@@ -59,4 +59,12 @@ INVERSION = (
         "config.competition_weight * divergence.clamp(0, 1)",
         "tests/equivalence/test_adaptive_deep_inversion.py",
     ),
+    Mutant(
+        "a gradient of moments that is rounded before it cancels",
+        "src/distillery/losses/moments.py",
+        "torch.addcmul(offset.view(shape), full_precision(features).unflatten(0, (ctx.groups, -1)), slope.view(shape))",
+        "torch.addcmul(*(part.to(features.dtype) for part in "
+        "(offset.view(shape), features.unflatten(0, (ctx.groups, -1)), slope.view(shape))))",
+        "tests/equivalence/test_grouped_moments.py",
+    ),
 )

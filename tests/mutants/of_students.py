@@ -129,4 +129,18 @@ STUDENTS = (
         'schedule["length"]',
         "tests/unit/recipes/test_student_plans.py",
     ),
+    Mutant(
+        "FSP's pooling read for the student alone",
+        "src/distillery/students/fsp.py",
+        ", pooling=self.config.pooling)",
+        ")",
+        "tests/unit/students/test_objectives.py",
+    ),
+    Mutant(
+        "attention compared in one place",
+        "src/distillery/students/attention.py",
+        "if single and",
+        "if False and",
+        "tests/unit/students/test_objectives.py",
+    ),
 )

@@ -357,7 +357,8 @@ def copy_tree(copy: Path) -> None:
     """Sources, tests and their configuration; and `distillery_kfp`, which an installation would map to the original's folders."""
     for name in COPIED:
         shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
-    shutil.copy(ROOT / "pyproject.toml", copy)
+    for name in ("pyproject.toml", ".gitignore"):  # the tests look at what git lets be
+        shutil.copy(ROOT / name, copy)
     platform = copy / "platform" / "distillery_kfp"
     platform.mkdir(parents=True)
     for name in ("components", "images", "pipelines"):

@@ -122,7 +122,7 @@ def _inverting(recipe: Recipe) -> DistillationRecipe:
         return recipe
     ways = ", ".join(name for name, other in METHODS.items() if other.inverts)
     why = (
-        f"{recipe.method.name} trains a generator"
+        f"{recipe.method.name} {'trains a generator' if recipe.method.target == 'generator' else 'needs a student to play against'}"
         if isinstance(recipe, DistillationRecipe)
         else "A recipe of kind student synthesizes nothing"
     )

@@ -17,6 +17,11 @@ _POOLS: dict[Pooling, Callable[[Tensor, tuple[int, int]], Tensor]] = {
 }
 
 
+def common_size(one: Tensor, other: Tensor) -> tuple[int, int]:
+    """Height and width that two layers' maps (N, C, H, W) are both pooled to: the smaller of each."""
+    return min(one.shape[2], other.shape[2]), min(one.shape[3], other.shape[3])
+
+
 def pool_to(features: Tensor, size: tuple[int, int], pooling: Pooling) -> Tensor:
     """Maps pooled to a size, where they have another.
 
@@ -44,7 +49,7 @@ def fsp_matrix(start: Tensor, end: Tensor, pooling: Pooling = "max") -> Tensor:
 
     Source: Yim et al., CVPR 2017, equation 1; pooled by the maximum as there.
     """
-    size = min(start.shape[2], end.shape[2]), min(start.shape[3], end.shape[3])
+    size = common_size(start, end)
     first, second = (pool_to(features, size, pooling).flatten(2) for features in (start, end))
     return first @ second.mT / (size[0] * size[1])
 
@@ -98,7 +103,7 @@ def attention_distance(teacher: Tensor, student: Tensor) -> Tensor:
     Source: Zagoruyko & Komodakis, arXiv:1612.03928, equation 2, with the mean of squares instead of the norm, as comparisons of methods
     have it: their weight of 1000 is meant for it.
     """
-    size = min(teacher.shape[2], student.shape[2]), min(teacher.shape[3], student.shape[3])
+    size = common_size(teacher, student)
     return (attention_map(teacher, size) - attention_map(student, size)).square().mean()
 
 

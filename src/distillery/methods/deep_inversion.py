@@ -5,10 +5,11 @@ Yin et al., "Dreaming to Distill: Data-free Knowledge Transfer via DeepInversion
 
 from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 from torch.nn import functional
 
+from distillery.config import refuse_idle
 from distillery.errors import ConfigError
 from distillery.losses.adversarial import clamped_divergence, jensen_shannon
 from distillery.losses.priors import mean_norm, total_variation_l1, total_variation_l2
@@ -91,6 +92,12 @@ class AdaptiveDeepInversionConfig(DeepInversionConfig):
     competition_weight: float = Field(default=1.0, ge=0)
     competition: Literal["jensen_shannon", "clamped"] = "jensen_shannon"
     temperature: float = Field(default=3.0, gt=0)
+
+    @model_validator(mode="after")
+    def _competes(self) -> Self:
+        if not self.competition_weight:
+            refuse_idle(self, ["competition", "temperature"], "where competition_weight is 0")
+        return self
 
 
 class DeepInversion(InversionSynthesizer[DeepInversionConfig]):

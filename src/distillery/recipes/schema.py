@@ -15,7 +15,7 @@ from distillery.models.catalog import check_architecture
 from distillery.recipes.effects import check_effects, drop_idle
 from distillery.runtime import Precision
 from distillery.step_table import DEFAULT_KIND, check_kind, find_pipeline
-from distillery.students.plan import StudentConfig
+from distillery.students.plan import StudentConfig, needs_of
 from distillery.synthesis.config import MethodConfig
 from distillery.tracking.protocol import RegistrationConfig
 
@@ -250,6 +250,8 @@ class StudentRecipe(Config):
         """
         recipe: StudentRecipe = cls.parse(document)
         check_architecture(recipe.student.architecture)
+        if recipe.data.labels == "ignore":
+            _check_unread(recipe.student)
         return recipe
 
     @property
@@ -273,6 +275,17 @@ def read_recipe(document: Mapping[str, Any]) -> Recipe:
     kind = str(document.get("kind", DEFAULT_KIND))
     check_kind(kind)
     return KINDS[kind].resolve(document)
+
+
+def _check_unread(student: StudentConfig) -> None:
+    """Refuse objectives that need labels which nobody reads."""
+    for number, stage in enumerate(student.stages):
+        for objective in stage.objectives:
+            if "labels" in needs_of(objective):
+                raise ConfigError(
+                    f"data.labels: ignore lets labels be, and the objective {objective['name']} of student.stages.{number} needs them: "
+                    "set it to auto, or take kd, whose hard labels are then the teacher's."
+                )
 
 
 def _check_ensemble(recipe: DistillationRecipe) -> None:

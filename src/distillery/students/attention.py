@@ -5,7 +5,8 @@ from typing import Literal
 from pydantic import Field
 from torch import Tensor
 
-from distillery.losses.features import attention_distance
+from distillery.errors import ConfigError
+from distillery.losses.features import attention_distance, common_size
 from distillery.students.config import ObjectiveConfig
 from distillery.students.layers import check_maps, check_task, matched_ends
 from distillery.students.objective import Objective, Seen, Tap, TapPair
@@ -49,8 +50,15 @@ class Attention(Objective):
         return TapPair(tuple(pair[0] for pair in self._pairs), tuple(pair[1] for pair in self._pairs))
 
     def check(self, seen: Seen) -> None:
-        """Refuse features that are no maps."""
+        """Refuse features that are no maps, and pairs that are compared in one place, which all look at that."""
         check_maps("attention", seen)
+        single = [(theirs, ours) for theirs, ours in self._pairs if common_size(seen.teacher[theirs], seen.student[ours]) == (1, 1)]
+        if single and (self.config.pairs or len(single) == len(self._pairs)):
+            theirs, ours = single[0]
+            raise ConfigError(
+                f"attention compares where layers look, but {theirs} of the teacher and {ours} of the student meet in maps of 1x1, which "
+                "have one place to look at: name larger maps by pairs, or take fitnets or fsp."
+            )
 
     def terms(self, seen: Seen) -> dict[str, Tensor]:
         """`attention`."""

@@ -66,7 +66,8 @@ def open_class_images(data_uri: str, set_uri: str, teacher: Teacher) -> ClassIma
 
     Raises:
         CheckpointMismatchError: a set of another teacher.
-        ConfigError: both are given; images that do not fit the teacher, or a set without any or of a segmenter.
+        ConfigError: both are given; images that do not fit the teacher, or a set without any, without those of a class, or
+            of a segmenter.
         MissingResourceError: nothing there.
         StoreError: damaged bytes.
     """
@@ -81,4 +82,11 @@ def open_class_images(data_uri: str, set_uri: str, teacher: Teacher) -> ClassIma
     shard = found.load("train")
     if shard.teacher_logits.ndim != 2:
         raise ConfigError(f"The images of the set at {set_uri!r} have no class each: moments of classes are those of a classifier.")
-    return ClassImages(shard.images, shard.teacher_logits.argmax(dim=1), {"set": found.digest}, join_uri(found.store.uri, "manifest.json"))
+    named = shard.teacher_logits.argmax(dim=1)
+    counts = named.bincount(minlength=teacher.classifier.num_classes).tolist()
+    if empty := [name for name, count in zip(teacher.classifier.class_names, counts, strict=True) if not count]:
+        raise ConfigError(
+            f"The set at {set_uri!r} holds no image that the teacher names as class {', '.join(empty[:5])}: make one that does, with more "
+            "steps of the method or a larger set.max_oversampling."
+        )
+    return ClassImages(shard.images, named, {"set": found.digest}, join_uri(found.store.uri, "manifest.json"))

@@ -37,6 +37,10 @@ def recipe(tmp_path: Path) -> Iterator[Path]:
         yield path
 
 
+BLIND = 0
+"""Seed of a teacher that names noise as one class."""
+
+
 def call(*words: str) -> int:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["distillery", *words])
@@ -92,10 +96,20 @@ def test_what_does_not_fit_is_one_sentence(recipe: Path, tmp_path: Path) -> None
             distillery.invert(teacher, recipe, tmp_path / "out", wrong)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match=r"ls_gdfd trains a generator and inverts no images: give a recipe of one of .*toy_inversion"):
         distillery.invert(teacher, "ls_gdfd/digits", tmp_path / "out", 3)
+    with pytest.raises(ConfigError, match="adaptive_deep_inversion needs a student to play against and inverts no images"):
+        distillery.invert(teacher, "adaptive_deep_inversion/digits", tmp_path / "out", 3)
     made = distillery.invert(teacher, recipe, tmp_path / "out", 3, device="cpu")
     make_teacher(tmp_path / "another", seed=1)
     with pytest.raises(CheckpointMismatchError, match="another|teacher"):
         distillery.distill(tmp_path / "another", "ls_gdfd/digits", tmp_path / "run", statistics=made.statistics, overrides=EXPECTS)
+
+
+def test_a_set_without_a_class_says_how_to_get_one_with_it(recipe: Path, tmp_path: Path) -> None:
+    make_teacher(tmp_path / "blind", seed=BLIND)
+    said = r"holds no image that the teacher names as class .*: make one that does, with more steps of the method or a larger set\.max_over"
+    with pytest.raises(ConfigError, match=said):
+        distillery.invert(tmp_path / "blind", recipe, tmp_path / "out", 2, overrides={"set.max_oversampling": 2.0}, device="cpu")
+    assert not (tmp_path / "out" / "class-statistics.safetensors").exists()
 
 
 @pytest.mark.parametrize(("counts", "named"), [([STABLE_IMAGES, STABLE_IMAGES], ""), ([STABLE_IMAGES, STABLE_IMAGES - 1], "b (299)")])

@@ -138,3 +138,11 @@ def test_the_way_to_what_is_there_is_a_setting_or_other_methods(known: dict[str,
     assert asked.way_to("class_moments") == "add --set synthesis.config.targets=class"
     assert known["layers"].way_to("class_moments") == "choose a recipe of a method that does (free, classes)"
     assert known["layers"].way_to("moments") == "choose a recipe of a method that does (moments)"
+
+
+@pytest.mark.parametrize("idle", [{"competition": "clamped"}, {"temperature": 7.0}])
+def test_a_setting_of_a_competition_that_is_left_out_is_refused(idle: dict[str, object]) -> None:
+    config = find_method("adaptive_deep_inversion").load()[1]
+    config.parse(idle)
+    with pytest.raises(ConfigError, match=f"{next(iter(idle))} = .* has no effect where competition_weight is 0"):
+        config.parse({**idle, "competition_weight": 0})

@@ -73,3 +73,12 @@ def test_another_kind_has_its_own_keys_and_pipeline() -> None:
         load_recipe("toys/small", {"synthesis": {"method": "ls_gdfd"}})
     with pytest.raises(ConfigError, match="no kind of recipe 'tyo'; known: distillation, student, toy, did you mean 'toy'"):
         load_recipe("toys/small", {"kind": "tyo"})
+
+
+def test_labels_that_are_let_be_are_refused_where_an_objective_needs_them() -> None:
+    said = r"^data\.labels: ignore lets labels be, and the objective cross_entropy of student\.stages\.0 needs them: set it to auto"
+    with pytest.raises(ConfigError, match=said):
+        load_recipe("students/digits-plain", {"data.labels": "ignore"})
+    for method in ("students/digits-kd", "students/digits-plain"):
+        load_recipe(method, {"data.labels": "read"})
+    load_recipe("students/digits-kd", {"data.labels": "ignore"})

@@ -78,6 +78,8 @@ def test_fsp_weighs_pools_and_reduces_as_told(teacher: Classifier, student: Clas
     assert term(pairs=[PAIR], reduction="mean") == pytest.approx(alone[0] / 64, rel=1e-5)
     assert term(pooling="average") != pytest.approx(term(), rel=1e-3)
     assert term(pairs=[PAIR], pooling="average") == pytest.approx(alone[0], rel=1e-6), "maps of one size are not pooled"
+    alike = at_work(teacher, teacher, {"name": "fsp", "pooling": "average"})
+    assert alike.terms(alike.see(images()))["fsp"] == 0, "both networks' maps are pooled in one way"
 
 
 def test_a_shuffled_control_reads_the_teachers_entries_in_one_other_order(teacher: Classifier) -> None:
@@ -126,6 +128,17 @@ def test_sizes_are_related_as_the_comparisons_have_it() -> None:
         "",
         "twice",
     ]
+
+
+def test_attention_refuses_maps_of_one_place_which_all_look_at_it(teacher: Classifier) -> None:
+    spec = SPEC.model_copy(update={"height": 4, "width": 4})
+    small = Classifier(teacher.network, spec, CLASSES)
+    at_work(small, small, {"name": "attention"}, {"name": "kd"})  # its last stage alone has one place
+    pair = {"name": "attention", "pairs": [["network.blocks.1", "network.blocks.1"], ["network.blocks.2", "network.blocks.2"]]}
+    said = "network.blocks.2 of the teacher and network.blocks.2 of the student meet in maps of 1x1, which have one place to look at"
+    assert said in refused(pair, small, small)
+    tiny = Classifier(teacher.network, SPEC.model_copy(update={"height": 1, "width": 1}), CLASSES)
+    assert "meet in maps of 1x1" in refused({"name": "attention"}, tiny, tiny)
 
 
 def test_attention_compares_every_stage_but_the_stem(teacher: Classifier) -> None:

@@ -65,6 +65,13 @@ def test_a_resumed_share_goes_on_as_one_left_alone(turns: int, at_once: int, tmp
     assert strides(left_alone).count((8 * 9, 1, 3 * 8, 8)) == 6 // at_once * 2, "weights and both moments of two layers, channels-last"
 
 
+def test_what_a_generator_makes_depends_on_none_that_stands_beside_it() -> None:
+    whole, alone = build(share=Share(0, 3, 3)), build(share=Share(1, 2, 3))
+    for _ in range(2):
+        mixed = whole.synthesize(6, torch.tensor([0, 1, 2, 0, 1, 1])).images[[1, 4, 5]]
+        torch.testing.assert_close(mixed, alone.synthesize(3, torch.tensor([1, 1, 1])).images)
+
+
 def test_a_bundle_holds_a_share(tmp_path: Path) -> None:
     method, other = build(), build(seed=5)
     method.advance(None)
