@@ -23,7 +23,7 @@ WORKERS ?= 2
 LOWEST_TESTS ?= tests/unit/api tests/unit/test_packaging.py tests/unit/models/test_export.py tests/unit/models/test_bundle.py \
 	tests/unit/storage tests/unit/data/test_decoding.py tests/unit/tracking tests/unit/steps tests/pipelines/test_compile.py
 
-.PHONY: help setup bytecode lock lock-images lock-images-cpu lowest demo seeds bench demo-split results test soak check mutants goldens graph images compile clean
+.PHONY: help setup bytecode lock lock-images lock-images-cpu lowest demo seeds bench demo-split results test soak check mutants goldens chart graph images compile clean
 
 help: ## Say what each target does
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 14
@@ -114,6 +114,7 @@ check: $(STAMP) ## Lint, format, types, import contracts, house rules, generated
 	.ci/imports
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -q tests/unit/test_house.py tests/unit/test_import_graph.py
 	@$(RUN) -m distillery_kfp.pipelines.readme --check || { echo "These READMEs of components differ from what their code says: run $(RUN) -m distillery_kfp.pipelines.readme."; exit 1; }
+	@$(RUN) -m distillery_kfp.pipelines.chart --check || { echo "These files of the chart differ from what they are made from: run make chart."; exit 1; }
 	@fresh=$$(mktemp -d); trap 'rm -rf "$$fresh"' EXIT; $(BIN)/distillery compile --out "$$fresh" >/dev/null; \
 		diff -ru tests/pipelines/golden "$$fresh" || { echo "The compiled pipelines differ from their goldens: look at the difference, then run make goldens."; exit 1; }
 
@@ -122,6 +123,9 @@ mutants: $(STAMP) ## Break the code on purpose, one line at a time, and see a te
 
 goldens: $(STAMP) ## Write the compiled pipelines that the tests compare with
 	$(BIN)/distillery compile --out tests/pipelines/golden
+
+chart: $(STAMP) ## Write what of charts/distillery is generated: its table of keys and images, its schema's keys, its README
+	$(RUN) -m distillery_kfp.pipelines.chart
 
 graph: $(STAMP) ## Draw the rooms and the arrows between them into docs/architecture.md
 	$(RUN) tests/import_graph.py

@@ -1,6 +1,5 @@
 """Real servers, one of each a test session. Where one is not installed its tests are skipped, or fail where they were asked for."""
 
-import os
 import secrets
 import shutil
 import subprocess
@@ -12,15 +11,9 @@ import pytest
 
 from containers import GIVEN, REGISTRY, Docker, Images, OwnDocker, Registry, build_real, cannot_run, make_thin
 from distillery.storage.s3 import S3Store, make_client
+from integration_rules import skip_or_fail
 from mlflow_servers import MlflowServer, Postgres, postgres_programs
 from s3_servers import Ceph, environment, missing_programs
-
-
-def skip_or_fail(reason: str) -> None:
-    """Skip, unless DISTILLERY_REQUIRE_INTEGRATION=1 says that nothing may be skipped."""
-    if os.environ.get("DISTILLERY_REQUIRE_INTEGRATION") == "1":
-        pytest.fail(f"DISTILLERY_REQUIRE_INTEGRATION=1, but {reason}", pytrace=False)
-    pytest.skip(reason)
 
 
 @pytest.fixture(scope="session")
