@@ -5,6 +5,10 @@ each task, which with injection becomes ours, and after the task one batch of it
 """
 
 import json
+import os
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -20,6 +24,7 @@ from distillery.tracking.ends import find_open
 from distillery.tracking.observer import MlflowTracker
 from distillery.tracking.open import close_parent, open_parent, open_tracker
 from distillery.tracking.protocol import tracking_uri
+from distillery_kfp.pipelines.cli import app as cli
 from distillery_kfp.pipelines.compiled import Compiled
 from distillery_kfp.pipelines.registrar.closing import Closed, close_ended, list_cluster_runs
 from distillery_kfp.pipelines.registrar.package import read_package
@@ -232,6 +237,37 @@ def test_whichever_step_fails_or_is_killed_the_parent_ends(cluster: Cluster, ste
         [cluster.experiment], f"tags.`kfp.pipeline_run_id` = '{killed.run}' and tags.`distillery/role` = 'pipeline'"
     )
     assert parent.info.end_time == ENDED_MS
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from distillery.tracking.open import open_tracker
+with open_tracker("distill_online", Path(sys.argv[1]), "a key") as tracker:
+    tracker.metrics({"loss": 0.5}, 1)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_process_that_is_killed_is_told_of_by_the_command(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = cluster.begin()
+    run.step("plan")
+    names = {"KFP_RUN_ID": run.run, "MLFLOW_TRACKING_URI": cluster.uri}
+    done = subprocess.run([sys.executable, "-c", KILLED, str(cluster.folder)], env={**os.environ, **names}, check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert cluster.statuses(run.run) == {"parent": "RUNNING", "distill_online": "RUNNING"}
+    cluster.end(run.run, "CANCELED")
+    with cluster.fake.serve() as url:
+        monkeypatch.setattr(sys, "argv", ["distillery", "cluster-runs", "--close"])
+        monkeypatch.setenv("KF_PIPELINES_ENDPOINT", url)
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", cluster.uri)
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+    assert (end.value.code or 0) == 0
+    assert f"{run.run}  CANCELED  told MLflow (2)" in capsys.readouterr().out
+    assert cluster.statuses(run.run) == {"parent": "KILLED", "distill_online": "KILLED"}
 
 
 def test_what_works_or_is_another_clusters_is_left_alone(cluster: Cluster) -> None:

@@ -19,6 +19,7 @@ from kubeflow_places import HOST, PARAMETERS, WEEKLY, packed
 from kubeflow_table import OPERATIONS
 from made_up_runs import MadeUp
 
+ROOT = Path(__file__).parents[4]
 Call = Callable[..., tuple[int, str, str]]
 
 
@@ -143,7 +144,7 @@ def test_the_rights_are_those_of_the_requests(call: Call, compiled: Path, fake: 
     rights = {operation.name: operation.right for operation in OPERATIONS}
     needed = {command: {f"{resource} {verb}" for resource, verbs in said.items() for verb in verbs} for command, said in RIGHTS.items()}
     assert {command: {rights[name] for name in names} for command, names in asked.items()} == needed
-    guide = (Path(__file__).parents[4] / "docs/guides/schedules.md").read_text()
+    guide = (ROOT / "docs/guides/schedules.md").read_text()
     for command, said in RIGHTS.items():
         listed = "; ".join(f"{resource}: {', '.join(verbs)}" for resource, verbs in said.items())
         assert f"| `{command}` | {listed} |" in guide
@@ -178,6 +179,28 @@ def test_wrong_use_is_one_line_and_asks_nothing(
     assert err.startswith("distillery: ")
     assert said in err
     assert fake.made == []
+
+
+def test_the_guides_files_and_commands_work(call: Call, fake: FakeKubeflow, tmp_path: Path) -> None:
+    """All but compiling, for which the golden stands that they name, and the last block, which asks for a server."""
+    guide = (ROOT / "docs/guides/schedules.md").read_text()
+    for name, text in re.findall(r"```yaml\n# (\w+\.yaml)(.*?)```", guide, flags=re.DOTALL):
+        (tmp_path / name).write_text(f"# {text}")
+    (tmp_path / "compiled").mkdir()
+    golden = ROOT / "tests/pipelines/golden/generative_distillation.yaml"
+    (tmp_path / "compiled" / golden.name).write_text(golden.read_text().replace("registry.example.com/", HOST))
+    blocks = re.findall(r"```sh\n(.*?)```", guide, flags=re.DOTALL)
+    lines = [line for block in blocks for line in block.splitlines()]
+    assert [line for line in lines if not line.startswith("distillery ")] == [lines[-1]]
+    given = [line.split()[1:] for line in lines[:-1] if not line.startswith("distillery compile")]
+    assert len(given) == 7
+    for words in given:
+        for run in fake.runs.values():
+            run["state"] = "FAILED"
+        code, out, err = call(*(next(iter(fake.runs)) if word == "RUN" else word for word in words))
+        assert (code, err) == (0, ""), words
+    assert len(fake.runs) == 2
+    assert [run["mode"] for run in fake.recurring.values()] == ["ENABLE"]
 
 
 def test_a_server_that_refuses_is_one_line(call: Call, compiled: Path, fake: FakeKubeflow) -> None:
