@@ -15,6 +15,7 @@ setup(
     package_dir={"": "src", **{f"distillery_kfp.{folder}": folder for folder in KFP_FOLDERS}},
     package_data={
         "distillery": ["py.typed"],
+        "distillery.placement": ["profiles/*.yaml"],
         "distillery.reporting": ["*.css", "*.j2"],
         "distillery.recipes": ["*/*.yaml"],
         "distillery_kfp.components": ["*/*/metadata.yaml"],

@@ -6,7 +6,11 @@ Read in Kubeflow Pipelines 2.17's backend and in Argo Workflows 4.0; nothing of 
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from distillery_kfp.pipelines.compiled import Compiled, placeholders, values_of
+from distillery.placement.pools import fields_of
+from distillery_kfp.pipelines.compiled import Compiled, ValueOrigin, placeholders, values_of
+from distillery_kfp.pipelines.fixed import plan_room, pod_settings
+from distillery_kfp.pipelines.form import profiles_of
+from distillery_kfp.pipelines.metadata import metadata
 from distillery_kfp.pipelines.resources import retry_window
 from distillery_kfp.pipelines.variables import SCRATCH_MOUNT, VARIABLES, keys_of
 
@@ -18,9 +22,9 @@ def _resources_are_texts(compiled: Compiled) -> Iterator[str]:
     for graph, name, task in compiled.executed():
         inputs = task.get("inputs", {}).get("parameters", {})
         for channel in sorted(set(_resource_channels(compiled, task))):
-            kind, value = compiled.origin(graph, inputs.get(channel, {}))
-            if kind != "STRING" and not (kind == "constant" and isinstance(value, str)):
-                yield f"a resource of {name} is the {kind or 'unknown'} {value!r}, which the driver reads as empty: make it a STRING"
+            found = compiled.origin(graph, inputs.get(channel, {}))
+            if not found.is_text:
+                yield f"a resource of {name} is the {found}, which the driver reads as empty: make it a STRING"
 
 
 def _promises_reach_steps(compiled: Compiled) -> Iterator[str]:
@@ -33,6 +37,45 @@ def _promises_reach_steps(compiled: Compiled) -> Iterator[str]:
         asked = [compiled.origin(graph, inputs.get(channel, {})) for channel in placeholders(str(accelerator.get("resourceCount", "")))]
         if "accelerators" not in inputs or [compiled.origin(graph, inputs["accelerators"])] != asked:
             yield f"{name} asks for accelerators, but its step does not take their number as `accelerators`"
+
+
+def _places_come_from_the_plan(compiled: Compiled) -> Iterator[str]:
+    """A task is given what the plan says of the size of its step, and the plan, before which nobody could choose, what is written there."""
+    for graph, name, task in compiled.executed():
+        if not (step := compiled.step(task)):
+            continue
+        size = metadata(step).size
+        wanted = set() if size == "first" else {f"plan.{size}_{field}" for field in fields_of(size)}
+        found = {str(origin.name) for origin in _places(compiled, graph, task)}
+        for missing in sorted(wanted - found):
+            yield f"{name} is {size}, but is not given {missing}"
+        for foreign in sorted(found - wanted):
+            yield f"{name} is {size}, but is given {foreign or 'a constant'}"
+
+
+def _fixed_as_chosen(compiled: Compiled) -> Iterator[str]:
+    """User, queue, priority, pull secrets and affinity are those of the profiles that the form offers, which the plan knows."""
+    fixed = compiled.deployment.fixed
+    for _, name, task in compiled.executed():
+        if not (step := compiled.step(task)):
+            continue
+        wanted, settings = pod_settings(fixed, metadata(step).size), compiled.settings(task)
+        for key in ("securityContext", "podMetadata", "imagePullSecret", "nodeAffinity"):
+            if settings.get(key) != wanted.get(key):
+                yield f"{name} has the {key} {settings.get(key)}, but the profiles fix {wanted.get(key)}"
+        if step == "plan":
+            yield from _plan_as_chosen(compiled, name, task)
+
+
+def _plan_as_chosen(compiled: Compiled, name: str, task: dict[str, Any]) -> Iterator[str]:
+    resources, settings = plan_room(compiled.deployment.fixed)
+    if compiled.container(task).get("resources") != resources:
+        yield f"{name} asks for {compiled.container(task).get('resources')}, but the profiles fix {resources}"
+    for key in ("nodeSelector", "tolerations"):
+        if compiled.settings(task).get(key) != settings.get(key):
+            yield f"{name} has the {key} {compiled.settings(task).get(key)}, but the profiles fix {settings.get(key)}"
+    if profiles_of(compiled.spec) != compiled.deployment.own_profiles:
+        yield f"{name} does not know the profiles that the form offers"
 
 
 def _retries_have_their_time(compiled: Compiled) -> Iterator[str]:
@@ -97,6 +140,18 @@ def _variables_arrive(compiled: Compiled) -> Iterator[str]:
                 yield f"{name} has {row.name} = {values.get(row.name)!r}, but the table says {row.value!r}"
 
 
+def _places(compiled: Compiled, graph: str, task: dict[str, Any]) -> Iterator[ValueOrigin]:
+    """Where everything comes from that says what a task gets of which node."""
+    inputs = task.get("inputs", {}).get("parameters", {})
+    for channel in _resource_channels(compiled, task):
+        yield compiled.origin(graph, inputs.get(channel, {}))
+    settings = compiled.settings(task)
+    selector, tolerations = settings.get("nodeSelector", {}), settings.get("tolerations", ())
+    for reference in (selector.get("nodeSelectorJson"), *(row.get("tolerationJson") for row in tolerations)):
+        if reference:
+            yield compiled.origin(graph, reference)
+
+
 def _resource_channels(compiled: Compiled, task: dict[str, Any]) -> Iterator[str]:
     resources = compiled.container(task).get("resources", {})
     for key in (*_BOUNDS, "resourceType", "resourceCount"):
@@ -107,6 +162,8 @@ def _resource_channels(compiled: Compiled, task: dict[str, Any]) -> Iterator[str
 CLUSTER_RULES: tuple[Callable[[Compiled], Iterator[str]], ...] = (
     _resources_are_texts,
     _promises_reach_steps,
+    _places_come_from_the_plan,
+    _fixed_as_chosen,
     _retries_have_their_time,
     _every_task_is_bounded,
     _scratch_is_a_volume,

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 
@@ -11,6 +11,31 @@ from distillery_kfp.pipelines.deployment import Deployment
 from distillery_kfp.pipelines.metadata import component_of
 
 _PLACEHOLDER = re.compile(r"\{\{\$\.inputs\.parameters\['([^']+)'\]\}\}")
+
+
+@dataclass(frozen=True)
+class ValueOrigin:
+    """Where the value of a parameter comes from.
+
+    Attributes:
+        kind: constant | parameter, of the run | output, of a task | item, of a loop.
+        type: Kubeflow's, of what is no constant; "" where nothing declares it.
+        name: of the parameter or the item; of an output `<task>.<output>`.
+        value: of a constant.
+    """
+
+    kind: Literal["constant", "parameter", "output", "item"]
+    type: str = ""
+    name: str = ""
+    value: Any = None
+
+    @property
+    def is_text(self) -> bool:
+        """Whether it is a text whatever a run is given."""
+        return isinstance(self.value, str) if self.kind == "constant" else self.type == "STRING"
+
+    def __str__(self) -> str:
+        return f"constant {self.value!r}" if self.kind == "constant" else f"{self.type or 'unknown'} {self.name!r}"
 
 
 @dataclass(frozen=True)
@@ -49,6 +74,12 @@ class Compiled:
             if "dag" in component:
                 yield name, component
 
+    def tasks_of(self, graph: str) -> dict[str, dict[str, Any]]:
+        """The tasks of the root or of a nested graph, by name."""
+        component = self.spec["root"] if graph == "root" else self.spec["components"][graph]
+        found: dict[str, dict[str, Any]] = component["dag"]["tasks"]
+        return found
+
     def tasks(self) -> Iterator[tuple[str, str, dict[str, Any]]]:
         """(enclosing graph, task name, task) of every task."""
         for graph, component in self.graphs():
@@ -83,30 +114,30 @@ class Compiled:
         """Those of `tasks` that run a container."""
         return ((graph, name, task) for graph, name, task in self.tasks() if self.executor(task))
 
-    def origin(self, graph: str, source: dict[str, Any]) -> tuple[str, Any]:
-        """Where the value of a task's parameter comes from: `("constant", value)`, or `(type, name)` of a parameter or an output.
+    def origin(self, graph: str, source: dict[str, Any]) -> "ValueOrigin":
+        """Where the value of a task's parameter comes from, through every graph around the task.
 
         Args:
             graph: that the task stands in.
             source: one of the task's `inputs.parameters`.
         """
         if "runtimeValue" in source:
-            return "constant", source["runtimeValue"]["constant"]
+            return ValueOrigin("constant", value=source["runtimeValue"]["constant"])
         if "taskOutputParameter" in source:
             made = source["taskOutputParameter"]
-            inner = self.spec["root"] if graph == "root" else self.spec["components"][graph]
-            producer = inner["dag"]["tasks"][made["producerTask"]]["componentRef"]["name"]
-            outputs = self.spec["components"][producer]["outputDefinitions"]["parameters"]
-            return outputs[made["outputParameterKey"]]["parameterType"], f"{made['producerTask']}.{made['outputParameterKey']}"
+            producer, key = made["producerTask"], made["outputParameterKey"]
+            reference = self.tasks_of(graph).get(producer, {}).get("componentRef", {}).get("name", "")
+            outputs = self.spec["components"].get(reference, {}).get("outputDefinitions", {}).get("parameters", {})
+            return ValueOrigin("output", outputs.get(key, {}).get("parameterType", ""), f"{producer}.{key}")
         name = source.get("componentInputParameter", "")
         if graph == "root":
-            return self.parameters().get(name, {}).get("parameterType", ""), name
+            return ValueOrigin("parameter", self.parameters().get(name, {}).get("parameterType", ""), name)
         outer, around = next((outer, task) for outer, _, task in self.tasks() if task["componentRef"]["name"] == graph)
         handed = around.get("inputs", {}).get("parameters", {}).get(name)
         if handed:
             return self.origin(outer, handed)
-        own = self.spec["components"][graph].get("inputDefinitions", {}).get("parameters", {})  # the item of a loop
-        return own.get(name, {}).get("parameterType", ""), name
+        own = self.spec["components"][graph].get("inputDefinitions", {}).get("parameters", {})
+        return ValueOrigin("item", own.get(name, {}).get("parameterType", ""), name)
 
 
 def placeholders(text: str) -> list[str]:

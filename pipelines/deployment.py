@@ -1,4 +1,4 @@
-"""Which images a compiled pipeline runs in, and which Secret pulls them; what is committed names a host that is nobody's."""
+"""What a compiled pipeline names of the place where it runs: images, objects of the namespace, profiles of its nodes."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -10,8 +10,10 @@ import yaml
 
 from distillery.config import nearest
 from distillery.errors import ConfigError, MissingResourceError
+from distillery.placement.profiles import DEFAULT_PROFILE, Fixed, NodeProfile, find_profile, profile_names, read_profile
 from distillery.plain_yaml import read_yaml
 from distillery.step_table import STEPS
+from distillery_kfp.pipelines.fixed import fix
 from distillery_kfp.pipelines.form import check_name
 from distillery_kfp.pipelines.metadata import component_of, images, metadata
 
@@ -35,21 +37,48 @@ _FLAGS = {
 }
 
 
+def offered(*first: tuple[str, NodeProfile]) -> dict[str, NodeProfile]:
+    """Profiles that one compiled file serves: those that are named, and those of the package that agree with the first of them.
+
+    Args:
+        first: names and profiles; the form opens with the first.
+
+    Raises:
+        ConfigError: two that do not agree.
+    """
+    chosen = dict(first)
+    leading, leader = first[0]
+    for name, profile in chosen.items():
+        if not profile.agrees_with(leader):
+            raise ConfigError(
+                f"--profile {name} fixes something else than --profile {leading}, and one compiled file can say one of them: give both the "
+                "same `fixed`, or compile twice."
+            )
+    rest = {name: find_profile(name) for name in profile_names() if name not in chosen}
+    return {**chosen, **{name: profile for name, profile in rest.items() if profile.agrees_with(leader)}}
+
+
+def _packaged() -> dict[str, NodeProfile]:
+    return offered((DEFAULT_PROFILE, find_profile(DEFAULT_PROFILE)))
+
+
 @dataclass(frozen=True)
 class Deployment:
     """What a compiled file names of the place where it runs.
 
     Attributes:
         images: reference by row of images.yaml.
-        pull_secrets: names of Secrets of the run's namespace, for the images.
+        pull_secrets: names of Secrets of the run's namespace, for the images, beside those that the profiles fix.
         settings: names of ConfigMaps that the run form offers, the first as its default.
         credentials: names of Secrets that it offers, likewise.
+        profiles: profiles of the cluster's nodes that it offers by name, likewise; all fix the same.
     """
 
     images: Mapping[str, str] = field(default_factory=images)
     pull_secrets: tuple[str, ...] = ()
     settings: tuple[str, ...] = ("distillery-settings",)
     credentials: tuple[str, ...] = ("distillery-credentials",)
+    profiles: Mapping[str, NodeProfile] = field(default_factory=_packaged)
 
     @property
     def choices(self) -> dict[str, tuple[str, ...]]:
@@ -57,7 +86,18 @@ class Deployment:
 
         An empty name fails in Kubeflow's driver for every task, where no step can say so; a choice is refused by the form and by the API.
         """
-        return {"k8s_credentials": self.credentials, "k8s_settings": self.settings}
+        return {"k8s_credentials": self.credentials, "k8s_settings": self.settings, "run_profile": tuple(self.profiles)}
+
+    @property
+    def fixed(self) -> Fixed:
+        """What the offered profiles fix, with the Secrets that were named for the images."""
+        fixed = next(iter(self.profiles.values())).fixed
+        return fixed.model_copy(update={"pull_secrets": tuple(dict.fromkeys((*fixed.pull_secrets, *self.pull_secrets)))})
+
+    @property
+    def own_profiles(self) -> Document:
+        """Profiles that are not the package's, which the compiled file brings along for its plan."""
+        return {name: profile.to_json() for name, profile in self.profiles.items() if name not in profile_names()}
 
     @property
     def is_placeholder(self) -> bool:
@@ -84,29 +124,31 @@ class Deployment:
             raise ConfigError(f"--release needs images where they are, but {PLACEHOLDER_HOST} is nobody's: give --registry or --images.")
 
     def apply(self, spec: Document, settings: Document) -> None:
-        """Put images and Secrets into both documents of a compiled pipeline, as kfp would have written them."""
+        """Put images, profiles and what these fix into both documents of a compiled pipeline, as kfp would have written them."""
         for label, executor in spec["deploymentSpec"]["executors"].items():
             container = executor["container"]
             container["image"] = self.images[metadata(component_of(label)).image]
             # a container cannot know by itself which image it was made from: a digest stands in no file of the image
             container["env"] = [row for row in container.get("env", []) if row["name"] != IMAGE_VARIABLE]
             container["env"].append({"name": IMAGE_VARIABLE, "value": container["image"]})
-        if self.pull_secrets:
-            for platform in settings["platforms"]["kubernetes"]["deploymentSpec"]["executors"].values():
-                named = [{"secretName": name, "secretNameParameter": {"runtimeValue": {"constant": name}}} for name in self.pull_secrets]
-                platform["imagePullSecret"] = named
+        for task in spec["root"]["dag"]["tasks"].values():
+            if component_of(task["componentRef"]["name"]) == "plan":
+                task["inputs"]["parameters"]["profiles"] = {"runtimeValue": {"constant": self.own_profiles}}
+        fix(spec, settings, self.fixed)
 
 
-def choose_deployment(registry: str = "", table: str = "", **names: Sequence[str]) -> Deployment:
+def choose_deployment(registry: str = "", table: str = "", profiles: Sequence[str] = (), **names: Sequence[str]) -> Deployment:
     """A deployment as it is asked for on the command line.
 
     Args:
         registry: host, and a path below it, that hold the images under their own names; "" keeps the committed host.
         table: a YAML file with references by row of images.yaml, for images of the user's own; it wins over `registry`.
+        profiles: names of the package's profiles or paths of own ones, the first as the form's default; none offers the package's.
         names: `pull_secrets`, `settings` and `credentials`; none keeps what is committed.
 
     Raises:
-        ConfigError: a registry, a reference or a name that cannot be one, a tag that can move, a row that images.yaml does not have.
+        ConfigError: a registry, a reference or a name that cannot be one, a tag that can move, a row that images.yaml does not have;
+            a profile that there is not, that no cluster would take, or that does not agree with the first.
         MissingResourceError: there is no such file.
     """
     chosen = dict(images())
@@ -124,7 +166,8 @@ def choose_deployment(registry: str = "", table: str = "", **names: Sequence[str
         flag, what = _FLAGS[kind]
         for name in given:
             check_name(flag, what, name)
-    return Deployment(chosen, **{kind: tuple(dict.fromkeys(given)) for kind, given in names.items() if given})
+    places = offered(*map(read_profile, profiles)) if profiles else _packaged()
+    return Deployment(chosen, profiles=places, **{kind: tuple(dict.fromkeys(given)) for kind, given in names.items() if given})
 
 
 def faults_of(reference: str) -> str:

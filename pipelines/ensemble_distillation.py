@@ -26,6 +26,6 @@ def shards(form: Form, sections: list[dict[str, Any]], section: dict[str, Any], 
 @pipeline
 def ensemble_distillation(form: Form) -> None:
     """Distil a teacher without its data: train an ensemble in shards, draw one synthetic set, train and register a student."""
-    sections, moments = begin("ensemble_distillation", form)
+    sections, form, moments = begin("ensemble_distillation", form)
     draw = shards(form, sections=sections["shards"], section=sections["materialize"], statistics=moments)
     learn(sections, form, draw.output)

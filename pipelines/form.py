@@ -10,9 +10,9 @@ from typing import Any
 
 from distillery.errors import ConfigError
 from distillery.host import spoken
+from distillery.placement.profiles import DEFAULT_PROFILE, WITHOUT_ACCELERATORS, choose_placement, without_placement
 from distillery.recipes.loader import list_recipes
 from distillery.recipes.parameters import Parameter, parameters_of, read_parameters
-from distillery.recipes.placement import check_placement
 from distillery.recipes.student_plans import plan_names, plans_without_labels
 from distillery.step_table import PIPELINES
 
@@ -23,20 +23,14 @@ GROUPS = ("run_", "teacher_", "images_", "gen_", "synth_", "student_", "eval_", 
 CLUSTER = {
     row.name: row
     for row in (
-        Parameter("k8s_cpu_limit", "4", "CPUs that a task that trains may use at most."),
-        Parameter("k8s_cpu_request", "2", "CPUs of a task that trains."),
         Parameter("k8s_credentials", "distillery-credentials", "Secret with the credentials of the store and of the tracking server."),
-        Parameter("k8s_gpu_limit", "1", "Accelerators of a task that trains; 0 runs it on CPUs."),
-        Parameter("k8s_gpu_node_selector", {}, "Node labels for the tasks that train."),
-        Parameter("k8s_gpu_tolerations", [], "Tolerations of the tasks that train."),
-        Parameter("k8s_gpu_type", "nvidia.com/gpu", "Resource name of the accelerator."),
-        Parameter("k8s_memory_limit", "16Gi", "Memory limit of a task that trains; /dev/shm counts against it."),
-        Parameter("k8s_memory_request", "8Gi", "Memory of a task that trains."),
+        Parameter("k8s_overrides", {}, 'Values in place of the profile, by size and field: {"large.memory_limit": "64Gi"}.'),
         Parameter("k8s_settings", "distillery-settings", "ConfigMap with the addresses of the store and of the tracking server."),
+        Parameter("run_profile", DEFAULT_PROFILE, "Profile of the cluster's nodes: accelerators, CPU, memory, labels and taints."),
     )
 }
 """Fields that only a cluster reads."""
-NO_PROMISE = {"k8s_gpu_limit": "0"}
+NO_PROMISE = {"run_profile": WITHOUT_ACCELERATORS}
 """What a run says where no cluster is asked for accelerators: a step takes what the machine has."""
 
 
@@ -58,11 +52,11 @@ def check_form(pipeline: str, given: Mapping[str, Any]) -> None:
         given: the run form's values by name; what is left out keeps its default.
 
     Raises:
-        ConfigError: an unknown field, a required one that is missing or empty, an object's name that cannot be one, or amounts and
-            labels that no cluster could place.
+        ConfigError: an unknown field, a required one that is missing or empty, an object's name that cannot be one, or a place that no
+            cluster has.
     """
-    own = check_placement({name: value for name, value in given.items() if name not in NAMES})
-    values = read_parameters(pipeline, own)
+    choose_placement(given)
+    values = read_parameters(pipeline, without_placement({name: value for name, value in given.items() if name not in NAMES}))
     for name in required(pipeline):
         if not values[name]:
             raise ConfigError(f"{spoken(name)} is missing: {fields(pipeline)[name].summary}")
@@ -82,6 +76,17 @@ def check_name(field: str, kind: str, name: Any) -> None:
             f"{field} = {name!r} is not allowed: name a {kind} of the namespace, by up to 63 small letters, digits and hyphens; "
             "Kubeflow fails every task of a run without it."
         )
+
+
+def profiles_of(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """Profiles that a compiled pipeline brings along for its plan, by name; none where it offers only the package's.
+
+    Args:
+        spec: the first document of the file.
+    """
+    inputs = spec["root"].get("dag", {}).get("tasks", {}).get("plan", {}).get("inputs", {}).get("parameters", {})
+    found: dict[str, Any] = inputs.get("profiles", {}).get("runtimeValue", {}).get("constant", {})
+    return found
 
 
 def fields(pipeline: str) -> dict[str, Parameter]:

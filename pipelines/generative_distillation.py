@@ -9,7 +9,7 @@ from distillery_kfp.pipelines.wiring import begin, learn, step
 @pipeline
 def generative_distillation(form: Form) -> None:
     """Distil a teacher without its data: train a generator, draw a synthetic set, train and register a student."""
-    sections, moments = begin("generative_distillation", form)
+    sections, form, moments = begin("generative_distillation", form)
     train = step(train_generator, sections["generator"], form, statistics=moments)
     draw = step(materialize, sections["materialize"], form, statistics=moments, synthesizer=train.outputs["synthesizer"])
     learn(sections, form, draw.outputs["dataset"])

@@ -11,7 +11,9 @@ from typing import Any
 
 from kfp import dsl
 
-from distillery_kfp.pipelines.form import CLUSTER, fields
+from distillery.placement.pools import PLACED, fields_of
+from distillery_kfp.pipelines.form import CLUSTER, NAMES, fields
+from distillery_kfp.pipelines.metadata import component_of, metadata
 
 Form = Mapping[str, Any]
 """The fields of a run form by name; while a pipeline is compiled each is a channel of kfp that will hold the value."""
@@ -40,9 +42,11 @@ def nested(name: str, *components: Any) -> Callable[[Callable[..., Any]], Callab
 
     Args:
         name: of the pipeline around it.
-        components: that it runs; of the form it is handed what they take, and what places them.
+        components: that it runs, none of them the plan; of the form it is handed what they take, and what places them.
     """
-    taken = {field for component in components for field in component.component_spec.inputs} | set(CLUSTER)
+    taken = {field for component in components for field in component.component_spec.inputs} | set(NAMES)
+    sizes = {metadata(component_of(component.component_spec.name)).size for component in components}
+    taken |= {f"{size}_{field}" for size in sizes for field in fields_of(size)}
 
     def wrap(body: Callable[..., Any]) -> Callable[..., Any]:
         types = {field: kind for field, kind in _types(name).items() if field in taken}
@@ -57,8 +61,9 @@ def nested(name: str, *components: Any) -> Callable[[Callable[..., Any]], Callab
 
 
 def _types(name: str) -> dict[str, Any]:
-    """The type for kfp of every field of a pipeline's form."""
-    return {field: _TYPES[type(row.default)] for field, row in {**fields(name), **CLUSTER}.items()}
+    """The type for kfp of every field of a pipeline's form, and of what its plan says of places."""
+    defaults = {field: type(row.default) for field, row in {**fields(name), **CLUSTER}.items()}
+    return {field: _TYPES[kind] for field, kind in {**defaults, **PLACED}.items()}
 
 
 def _graph(

@@ -8,6 +8,6 @@ from distillery_kfp.pipelines.wiring import begin, learn, step
 @pipeline
 def inversion_distillation(form: Form) -> None:
     """Distil a teacher without its data: make images by gradients on their pixels, train and register a student."""
-    sections, moments = begin("inversion_distillation", form)
+    sections, form, moments = begin("inversion_distillation", form)
     draw = step(materialize, sections["materialize"], form, statistics=moments)
     learn(sections, form, draw.outputs["dataset"])

@@ -56,6 +56,8 @@ def _platform_inputs_exist(compiled: Compiled) -> Iterator[str]:
         known = set(component.get("inputDefinitions", {}).get("parameters", {}))
         for parameter in sorted(set(values_of(compiled.settings(task), "componentInputParameter")) - known):
             yield f"the Kubernetes settings of {name} use {parameter!r}, which {graph} does not have"
+        for producer in sorted(set(values_of(compiled.settings(task), "producerTask")) - set(compiled.tasks_of(graph))):
+            yield f"the Kubernetes settings of {name} use an output of {producer!r}, which {graph} does not have"
 
 
 def _images_are_listed(compiled: Compiled) -> Iterator[str]:
@@ -69,9 +71,6 @@ def _images_are_listed(compiled: Compiled) -> Iterator[str]:
             yield f"{name} runs in {image!r}, but its {IMAGE_VARIABLE} does not say so"
         if fault := faults_of(image):
             yield f"{name} runs in {image!r}, which {fault}"
-        secrets = [row.get("secretName") for row in compiled.settings(task).get("imagePullSecret", [])]
-        if secrets != list(compiled.deployment.pull_secrets):
-            yield f"{name} is pulled by {secrets}, not by {list(compiled.deployment.pull_secrets)}"
 
 
 def _parameters_read_well(compiled: Compiled) -> Iterator[str]:

@@ -21,33 +21,23 @@ class Metadata:
         name: of the component, its folder and its step.
         stability: alpha | beta | stable.
         image: row of images.yaml.
+        size: of its tasks, by which a profile of the cluster's nodes gives them CPU, memory and accelerators; first for the plan.
         gpu: none | optional | required.
         caching: whether the platform may reuse outputs; decided here, never at submission.
         retries: how often the platform tries again.
         timeout_seconds: when it gives up.
-        cpu_request: CPUs, as an amount or as the field of the run form that holds it; so the next three.
-        cpu_limit: what it may use at most.
-        memory_request: memory.
-        memory_limit: what it may use at most, its shared memory included.
         scratch: limit of the volume for its workspace and temporary files.
     """
 
     name: str
     stability: Literal["alpha", "beta", "stable"]
     image: str
+    size: Literal["first", "small", "medium", "large"]
     gpu: Literal["none", "optional", "required"]
     caching: bool
     retries: int
     timeout_seconds: int
-    cpu_request: str
-    cpu_limit: str
-    memory_request: str
-    memory_limit: str
     scratch: str
-
-    def amounts(self) -> dict[str, str]:
-        """What it gets of a node, by name."""
-        return {name: getattr(self, name) for name in ("cpu_request", "cpu_limit", "memory_request", "memory_limit")}
 
 
 def component_of(name: str) -> str:

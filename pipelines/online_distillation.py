@@ -8,6 +8,6 @@ from distillery_kfp.pipelines.wiring import begin, judge, step
 @pipeline
 def online_distillation(form: Form) -> None:
     """Distil a teacher without its data: a generator and a student play against each other; register the student."""
-    sections, moments = begin("online_distillation", form)
+    sections, form, moments = begin("online_distillation", form)
     play = step(distill_online, sections["distill"], form, statistics=moments)
     judge(sections, form, play.outputs["student"], play.outputs["dataset"])

@@ -6,8 +6,9 @@ from typing import Any
 
 from kfp import dsl, kubernetes
 
-from distillery.recipes.placement import PLACEMENT
-from distillery_kfp.pipelines.metadata import Metadata, component_of, metadata
+from distillery.placement.pools import fields_of
+from distillery.placement.profiles import FIELDS
+from distillery_kfp.pipelines.metadata import component_of, metadata
 from distillery_kfp.pipelines.variables import SCRATCH_MOUNT, SETTINGS_MOUNT, VARIABLES, keys_of
 
 SHARED_MEMORY = "2Gi"
@@ -19,7 +20,7 @@ QUEUE_SECONDS = 24 * 3600
 
 def for_plan(form: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of a run form that the plan step reads: what the recipe knows, and what it can check of the cluster's."""
-    return {name: value for name, value in form.items() if not name.startswith("k8s_") or name in PLACEMENT}
+    return {name: value for name, value in form.items() if not name.startswith("k8s_") or name in FIELDS}
 
 
 def retry_window(retries: int, timeout_seconds: int) -> int:
@@ -36,11 +37,13 @@ def retry_window(retries: int, timeout_seconds: int) -> int:
 
 
 def place(task: dsl.PipelineTask, form: Mapping[str, Any]) -> dsl.PipelineTask:
-    """Give a task what its metadata.yaml and the pipeline's `k8s_` parameters say.
+    """Give a task what its metadata.yaml, the plan and the pipeline's `k8s_` parameters say.
+
+    What no parameter can say, and all that the plan's own pod needs, `deployment` puts in once the pipeline is compiled.
 
     Args:
         task: a task of one component (the Kubernetes settings do nothing on a nested pipeline).
-        form: the pipeline's parameters by name.
+        form: the pipeline's parameters and, behind the plan, what that says of places, by name.
 
     Returns:
         The same task.
@@ -56,9 +59,13 @@ def place(task: dsl.PipelineTask, form: Mapping[str, Any]) -> dsl.PipelineTask:
             backoff_max_duration=f"{retry_window(about.retries, about.timeout_seconds) + (about.retries + 1) * QUEUE_SECONDS}s",
         )
     _inform(task, form)
-    _bound(task, about, form)
+    # kfp 2.17 cannot ask for ephemeral storage (kubeflow/pipelines#11137): the volume has a limit but reserves nothing, and Kubeflow's own
+    # copies of artifacts lie outside it. A LimitRange of the namespace covers both; the guide has one.
+    kubernetes.empty_dir_mount(task, "distillery-scratch", SCRATCH_MOUNT, size_limit=about.scratch)
     if about.gpu != "none":
-        _on_accelerator(task, form)
+        kubernetes.empty_dir_mount(task, "dshm", "/dev/shm", medium="Memory", size_limit=SHARED_MEMORY)
+    if about.size != "first":
+        _give_room(task, {name: form[f"{about.size}_{name}"] for name in fields_of(about.size)})
     return task
 
 
@@ -74,26 +81,16 @@ def _inform(task: dsl.PipelineTask, form: Mapping[str, Any]) -> None:
             task.set_env_variable(row.name, row.value)
 
 
-def _bound(task: dsl.PipelineTask, about: Metadata, form: Mapping[str, Any]) -> None:
-    """Ask for CPU and memory, and set a limit to them and to what the step writes to disk.
-
-    kfp 2.17 cannot ask for ephemeral storage (kubeflow/pipelines#11137): the volume has a limit but reserves nothing, and Kubeflow's own
-    copies of artifacts lie outside it. A LimitRange of the namespace covers both; the guide has one.
-    """
-    amounts = {name: form.get(text, text) for name, text in about.amounts().items()}
-    task.set_cpu_request(amounts["cpu_request"])
-    task.set_cpu_limit(amounts["cpu_limit"])
-    task.set_memory_request(amounts["memory_request"])
-    task.set_memory_limit(amounts["memory_limit"])
-    # kfp 2.17 does not carry these into a loop or condition around the task by itself
-    task.register_pipeline_channels([form[text] for text in about.amounts().values() if text in form])
-    kubernetes.empty_dir_mount(task, "distillery-scratch", SCRATCH_MOUNT, size_limit=about.scratch)
-
-
-def _on_accelerator(task: dsl.PipelineTask, form: Mapping[str, Any]) -> None:
-    task.set_accelerator_type(form["k8s_gpu_type"])
-    task.set_accelerator_limit(form["k8s_gpu_limit"])
-    task.register_pipeline_channels([form["k8s_gpu_type"], form["k8s_gpu_limit"]])
-    kubernetes.add_node_selector_json(task, form["k8s_gpu_node_selector"])
-    kubernetes.add_toleration_json(task, form["k8s_gpu_tolerations"])
-    kubernetes.empty_dir_mount(task, "dshm", "/dev/shm", medium="Memory", size_limit=SHARED_MEMORY)
+def _give_room(task: dsl.PipelineTask, pool: Mapping[str, Any]) -> None:
+    """Ask for what the plan says of a size of step: each a channel of kfp."""
+    task.set_cpu_request(pool["cpu_request"])
+    task.set_cpu_limit(pool["cpu_limit"])
+    task.set_memory_request(pool["memory_request"])
+    task.set_memory_limit(pool["memory_limit"])
+    if "accelerator" in pool:
+        task.set_accelerator_type(pool["accelerator"])
+        task.set_accelerator_limit(pool["accelerators"])
+    kubernetes.add_node_selector_json(task, pool["node_selector"])
+    kubernetes.add_toleration_json(task, pool["tolerations"])
+    # kfp 2.17 does not carry resources into a loop or condition around the task by itself
+    task.register_pipeline_channels(list(pool.values()))

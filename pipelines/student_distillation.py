@@ -8,5 +8,5 @@ from distillery_kfp.pipelines.wiring import learn, plan_run, step
 @pipeline
 def student_distillation(form: Form) -> None:
     """Train and register a student on a synthetic set made before, or on real images as its baseline."""
-    sections = plan_run("student_distillation", form)
+    sections, form = plan_run("student_distillation", form)
     learn(sections, form, step(open_set, sections["source"], form).outputs["dataset"])

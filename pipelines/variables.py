@@ -76,7 +76,7 @@ _TABLE = (
     Variable("MLFLOW_RUN_ID", "platform", "Kubeflow's MLflow plugin sets it, where it is on."),
     Variable("MLFLOW_EXPERIMENT_ID", "platform", "As the run's."),
     Variable("DISTILLERY_IMAGE", "task", "The image that the pipeline was compiled for, for the run's record."),
-    Variable("DISTILLERY_DEVICE", "nobody", "A step takes what its pod was given; k8s_gpu_limit says what that is."),
+    Variable("DISTILLERY_DEVICE", "nobody", "A step takes what its pod was given; the run's profile says what that is."),
     Variable("DISTILLERY_FOLDER_STORE", "nobody", "Allows a store that is lost with the pod: for commands that a person gives."),
     Variable("AWS_ENDPOINT_URL", "nobody", "Another name of S3_ENDPOINT_URL."),
     Variable("AWS_ENDPOINT_URL_S3", "nobody", "Another name of S3_ENDPOINT_URL."),

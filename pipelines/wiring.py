@@ -5,12 +5,14 @@ from typing import Any
 
 from kfp import dsl
 
+from distillery.placement.pools import PLACED
 from distillery_kfp.components.evaluation.evaluate.component import evaluate
 from distillery_kfp.components.ops.plan.component import plan
 from distillery_kfp.components.ops.register.component import register
 from distillery_kfp.components.student.train_student.component import train_student
 from distillery_kfp.components.teacher.extract_statistics.component import extract_statistics
 from distillery_kfp.pipelines.graph import Form
+from distillery_kfp.pipelines.metadata import component_of, metadata
 from distillery_kfp.pipelines.resources import for_plan, place
 
 Sections = Mapping[str, Any]
@@ -26,21 +28,22 @@ def step(component: Any, section: Any, form: Form, **artifacts: Any) -> dsl.Pipe
         form: the fields that are known where the task stands.
         artifacts: what other tasks left, by the component's inputs.
     """
-    known = {"accelerators": form["k8s_gpu_limit"], **form}
+    size = metadata(component_of(component.component_spec.name)).size
+    known = {"accelerators": form.get(f"{size}_accelerators"), **form}
     given = {name: value for name, value in known.items() if name in component.component_spec.inputs}
     return place(component(section=section, **given, **artifacts), form)
 
 
-def plan_run(pipeline: str, form: Form) -> Sections:
-    """How every run begins: its sections."""
-    outputs: Sections = place(plan(pipeline=pipeline, **for_plan(form)), form).outputs
-    return outputs
+def plan_run(pipeline: str, form: Form) -> tuple[Sections, Form]:
+    """How every run begins: its sections, and the form with what the plan says of places."""
+    outputs: Sections = place(plan(pipeline=pipeline, profiles={}, **for_plan(form)), form).outputs
+    return outputs, {**form, **{name: outputs[name] for name in PLACED}}
 
 
-def begin(pipeline: str, form: Form) -> tuple[Sections, Any]:
-    """How a run begins that synthesizes: its sections, and the teacher's moments."""
-    sections = plan_run(pipeline, form)
-    return sections, step(extract_statistics, sections["statistics"], form).outputs["statistics"]
+def begin(pipeline: str, form: Form) -> tuple[Sections, Form, Any]:
+    """How a run begins that synthesizes: as every run, and with the teacher's moments."""
+    sections, form = plan_run(pipeline, form)
+    return sections, form, step(extract_statistics, sections["statistics"], form).outputs["statistics"]
 
 
 def learn(sections: Sections, form: Form, dataset: Any) -> None:

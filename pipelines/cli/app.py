@@ -19,6 +19,7 @@ from distillery_kfp.pipelines.cli.commands.export_student import export_student
 from distillery_kfp.pipelines.cli.commands.extract_statistics import extract_statistics
 from distillery_kfp.pipelines.cli.commands.inspect import inspect_set
 from distillery_kfp.pipelines.cli.commands.invert import invert
+from distillery_kfp.pipelines.cli.commands.pods import show_pods
 from distillery_kfp.pipelines.cli.commands.predict import predict
 from distillery_kfp.pipelines.cli.commands.prune import prune
 from distillery_kfp.pipelines.cli.commands.resume import resume
@@ -223,6 +224,7 @@ app.command("upload")(upload_packages)
 app.command("submit")(submit_run)
 app.command("schedule")(schedule_runs)
 app.command()(cluster_runs)
+app.command("pods")(show_pods)
 app.command("audit")(allowing(audit_student))
 app.command("inspect")(allowing(inspect_set))
 app.command("verify")(verify_set)

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from distillery.config import canonical_json
 from distillery.errors import ConfigError, MissingResourceError
 from distillery.provenance import sha256_bytes
 from distillery_kfp.pipelines.deployment import PLACEHOLDER_HOST
+from distillery_kfp.pipelines.form import profiles_of
 
 LARGEST_BYTES = 32 * 2**20
 """That the server takes of a package."""
@@ -31,6 +32,7 @@ class PipelinePackage:
         sha256: of the IR, over both of its documents as canonical JSON: comments and layout make no other version.
         description: what the pipeline does.
         parameters: what its run form takes, as the IR has it: name -> parameterType, defaultValue, isOptional, literals.
+        profiles: profiles of nodes that it brings along, by name.
     """
 
     name: str
@@ -38,6 +40,7 @@ class PipelinePackage:
     sha256: str
     description: str
     parameters: Mapping[str, Mapping[str, Any]]
+    profiles: Mapping[str, Any] = field(default_factory=dict)
 
     def version(self, release: str) -> str:
         """The name of its version on the server: pipeline, release and the beginning of the IR's hash."""
@@ -113,7 +116,7 @@ def read_package(path: Path) -> PipelinePackage:
             f"The package {str(path)!r} names images at {PLACEHOLDER_HOST}, which is nobody's: compile it with --registry or --images."
         )
     parameters = root.get("inputDefinitions", {}).get("parameters", {})
-    return PipelinePackage(name, data, sha256_bytes(text.encode()), str(info.get("description", "")), parameters)
+    return PipelinePackage(name, data, sha256_bytes(text.encode()), str(info.get("description", "")), parameters, profiles_of(documents[0]))
 
 
 def _documents(data: bytes) -> list[dict[str, Any]] | None:

@@ -91,7 +91,8 @@ def _check_own(package: PipelinePackage, values: Mapping[str, Any]) -> None:
     """Check what only we know of a form of ours, unless the package has another one than this code compiles."""
     pipeline = package.name.replace("-", "_")
     if pipeline in ALL and set(package.parameters) == set(summaries(pipeline)):
-        check_form(pipeline, values)
+        profile = {"run_profile": package.parameters["run_profile"]["defaultValue"], "profiles": package.profiles}
+        check_form(pipeline, {**profile, **values})
 
 
 def _checked(where: str, value: Any, field: Mapping[str, Any]) -> Any:

@@ -56,7 +56,7 @@ def desk(tmp_path: Path) -> Iterator[Path]:
 def form(**more: Any) -> dict[str, Any]:
     """A run of the digits recipe, cut down to seconds."""
     overrides = {**OVERRIDES[RECIPE], **SHARED, **EXPECTS}
-    return {"teacher_uri": "/desk/teacher", "run_recipe": RECIPE, "run_overrides": overrides, "k8s_gpu_limit": "0", **more}
+    return {"teacher_uri": "/desk/teacher", "run_recipe": RECIPE, "run_overrides": overrides, "run_profile": "cpu", **more}
 
 
 def defaults(document: dict[str, Any]) -> dict[str, Any]:
@@ -66,7 +66,7 @@ def defaults(document: dict[str, Any]) -> dict[str, Any]:
 
 def test_the_command_of_the_compiled_pipeline_runs_word_for_word_without_any_right(made: Images, desk: Path) -> None:
     document, _ = yaml.safe_load_all((GOLDEN / "online_distillation.yaml").read_text())
-    values = {**defaults(document), **form(), "pipeline": "online_distillation"}
+    values = {**defaults(document), **form(), "pipeline": "online_distillation", "profiles": {}}
     writable = {place: desk / place.strip("/") for place in SCRATCH}
     places = {**writable, "/scratch": desk / "scratch", "/store": desk / "store", "/desk/teacher": desk / "teacher"}
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from mutant import Mutant
 from of_generators import GENERATORS
 from of_inversion import INVERSION
+from of_places import PLACES
 from of_registrar import REGISTRAR
 from of_students import STUDENTS
 
@@ -26,6 +27,7 @@ MUTANTS: tuple[Mutant, ...] = (
     *GENERATORS,
     *INVERSION,
     *REGISTRAR,
+    *PLACES,
     Mutant(
         "a pipeline found by its target whatever the number of generators",
         "src/distillery/step_table.py",

@@ -7,15 +7,15 @@ from typing import Any
 
 import pytest
 
-from distillery.recipes.placement import PLACEMENT
+from distillery.placement.pools import PLACED
 from distillery_kfp.pipelines.compile import compile_documents
 from distillery_kfp.pipelines.compiled import Compiled
 from distillery_kfp.pipelines.form import ALL
 from distillery_kfp.pipelines.lint import broken_rules
 from distillery_kfp.pipelines.resources import retry_window
 
-AMOUNTS = [name for name in PLACEMENT if name not in ("k8s_gpu_node_selector", "k8s_gpu_tolerations")]
-"""Fields behind the resources of a task; texts, all of them, because the backend reads a number as nothing."""
+AMOUNTS = [name for name, kind in PLACED.items() if kind is str]
+"""What the plan says of the resources of tasks; texts, all of them, because the backend reads a number as nothing."""
 Break = Callable[[dict[str, Any], dict[str, Any]], Any]
 
 
@@ -28,8 +28,8 @@ def task(spec: dict[str, Any], name: str) -> Any:
     return spec["root"]["dag"]["tasks"][name]
 
 
-def parameter(spec: dict[str, Any], name: str) -> Any:
-    return spec["root"]["inputDefinitions"]["parameters"][name]
+def output(spec: dict[str, Any], name: str) -> Any:
+    return spec["components"]["comp-plan"]["outputDefinitions"]["parameters"][name]
 
 
 def container(spec: dict[str, Any], step: str) -> Any:
@@ -40,32 +40,36 @@ def settings_of(settings: dict[str, Any], step: str) -> Any:
     return settings["platforms"]["kubernetes"]["deploymentSpec"]["executors"][f"exec-{step}"]
 
 
+def source_of(spec: dict[str, Any], name: str) -> Any:
+    """Where a channel of the evaluation comes from."""
+    return task(spec, "evaluate")["inputs"]["parameters"][f"pipelinechannel--plan-{name}"]["taskOutputParameter"]
+
+
 def numeric(name: str, kind: str = "NUMBER_INTEGER") -> Break:
-    return lambda spec, _: parameter(spec, name).update(parameterType=kind)
+    return lambda spec, _: output(spec, name).update(parameterType=kind)
 
 
 def constant_number(spec: dict[str, Any], _: dict[str, Any]) -> None:
-    task(spec, "evaluate")["inputs"]["parameters"]["pipelinechannel--k8s_gpu_limit"] = {"runtimeValue": {"constant": 1.0}}
+    task(spec, "evaluate")["inputs"]["parameters"]["pipelinechannel--plan-medium_accelerators"] = {"runtimeValue": {"constant": 1.0}}
 
 
 def from_an_output(spec: dict[str, Any], _: dict[str, Any]) -> None:
     made = {"taskOutputParameter": {"producerTask": "plan", "outputParameterKey": "evaluation"}}
-    task(spec, "evaluate")["inputs"]["parameters"]["pipelinechannel--k8s_cpu_limit"] = made
+    task(spec, "evaluate")["inputs"]["parameters"]["pipelinechannel--plan-medium_cpu_limit"] = made
 
 
 def in_a_group(spec: dict[str, Any], _: dict[str, Any]) -> None:
     """Put the evaluation into a nested graph that is handed the number as an input of its own."""
     tasks = spec["root"]["dag"]["tasks"]
     inner = tasks.pop("evaluate")
-    names = [source["componentInputParameter"] for source in inner["inputs"]["parameters"].values() if "componentInputParameter" in source]
-    handed = {f"pipelinechannel--{name}": {"componentInputParameter": name} for name in names}
-    for source in inner["inputs"]["parameters"].values():
-        if "componentInputParameter" in source:
-            source["componentInputParameter"] = f"pipelinechannel--{source['componentInputParameter']}"
+    handed = {f"pipelinechannel--{name}": source for name, source in inner["inputs"]["parameters"].items()}
+    inner["inputs"]["parameters"] = {
+        name: {"componentInputParameter": f"pipelinechannel--{name}"} for name in inner["inputs"]["parameters"]
+    }
     declared = {name: {"parameterType": "STRING"} for name in handed}
     spec["components"]["comp-group"] = {"dag": {"tasks": {"evaluate": inner}}, "inputDefinitions": {"parameters": declared}}
     tasks["group"] = {"componentRef": {"name": "comp-group"}, "inputs": {"parameters": handed}}
-    numeric("k8s_gpu_limit")(spec, _)
+    numeric("medium_accelerators")(spec, _)
 
 
 def drop(step: str, key: str, variable: str) -> Break:
@@ -97,7 +101,7 @@ def set_variable(name: str, value: str) -> Break:
 
 BREAKS: dict[str, tuple[str, Break]] = {
     **{f"{name} is a number": ("resources_are_texts", numeric(name)) for name in AMOUNTS},
-    "a fraction": ("resources_are_texts", numeric("k8s_cpu_limit", "NUMBER_DOUBLE")),
+    "a fraction": ("resources_are_texts", numeric("medium_cpu_limit", "NUMBER_DOUBLE")),
     "a number put in at compile time": ("resources_are_texts", constant_number),
     "an output that is no text": ("resources_are_texts", from_an_output),
     "a number behind a nested graph": ("resources_are_texts", in_a_group),
@@ -108,6 +112,50 @@ BREAKS: dict[str, tuple[str, Break]] = {
     "another number than the cluster's": (
         "promises_reach_steps",
         lambda spec, _: task(spec, "evaluate")["inputs"]["parameters"].update(accelerators={"runtimeValue": {"constant": "1"}}),
+    ),
+    "an amount of another size": (
+        "places_come_from_the_plan",
+        lambda spec, _: source_of(spec, "medium_cpu_limit").update(outputParameterKey="large_cpu_limit"),
+    ),
+    "an amount that no profile changes": (
+        "places_come_from_the_plan",
+        lambda spec, _: container(spec, "evaluate")["resources"].update(resourceCpuLimit="4"),
+    ),
+    "an accelerator that no profile changes": (
+        "places_come_from_the_plan",
+        lambda spec, _: container(spec, "evaluate")["resources"]["accelerator"].update(resourceType="nvidia.com/gpu"),
+    ),
+    "any node": ("places_come_from_the_plan", lambda _, settings: settings_of(settings, "evaluate").pop("nodeSelector")),
+    "nodes without taints": ("places_come_from_the_plan", lambda _, settings: settings_of(settings, "register").pop("tolerations")),
+    "a plan that waits for itself": (
+        "places_come_from_the_plan",
+        lambda spec, _: container(spec, "plan")["resources"].update(resourceCpuLimit="{{$.inputs.parameters['pipelinechannel--x']}}"),
+    ),
+    "the user of the image": ("fixed_as_chosen", lambda _, settings: settings_of(settings, "evaluate").pop("securityContext")),
+    "root": ("fixed_as_chosen", lambda _, settings: settings_of(settings, "plan")["securityContext"].update(runAsUser="0")),
+    "a queue that nobody chose": (
+        "fixed_as_chosen",
+        lambda _, settings: settings_of(settings, "evaluate").update(podMetadata={"labels": {"kueue.x-k8s.io/queue-name": "x"}}),
+    ),
+    "an affinity that nobody chose": (
+        "fixed_as_chosen",
+        lambda _, settings: settings_of(settings, "plan").update(nodeAffinity=[{"matchExpressions": [{"key": "a", "operator": "Exists"}]}]),
+    ),
+    "another plan than the profiles fix": (
+        "fixed_as_chosen",
+        lambda spec, _: container(spec, "plan")["resources"].update(resourceMemoryLimit="4Gi"),
+    ),
+    "nodes of the plan that no profile fixes": (
+        "fixed_as_chosen",
+        lambda _, settings: settings_of(settings, "plan").update(nodeSelector={"labels": {"pool": "x"}}),
+    ),
+    "taints of the plan that no profile fixes": (
+        "fixed_as_chosen",
+        lambda _, settings: settings_of(settings, "plan").update(tolerations=[{"operator": "Exists"}]),
+    ),
+    "a plan that does not know the profiles": (
+        "fixed_as_chosen",
+        lambda spec, _: task(spec, "plan")["inputs"]["parameters"]["profiles"]["runtimeValue"].update(constant={"x": {}}),
     ),
     "a window of ten minutes": (
         "retries_have_their_time",

@@ -120,11 +120,17 @@ BREAKS: dict[str, tuple[str, Break]] = {
     ),
     "resource channel not taken": (
         "inputs_exist",
-        lambda spec, _: root_tasks(spec)["evaluate"]["inputs"]["parameters"].pop("pipelinechannel--k8s_gpu_limit"),
+        lambda spec, _: root_tasks(spec)["evaluate"]["inputs"]["parameters"].pop("pipelinechannel--plan-medium_accelerators"),
     ),
     "secret name of nobody": (
         "platform_inputs_exist",
         lambda _, settings: platform(settings, "plan")["secretAsEnv"][0]["secretNameParameter"].update(componentInputParameter="x"),
+    ),
+    "an output of a task elsewhere": (
+        "platform_inputs_exist",
+        lambda _, settings: platform(settings, "evaluate")["nodeSelector"]["nodeSelectorJson"]["taskOutputParameter"].update(
+            producerTask="x"
+        ),
     ),
     "moving image": (
         "images_are_listed",
@@ -143,7 +149,7 @@ BREAKS: dict[str, tuple[str, Break]] = {
         lambda spec, _: executors(spec)["exec-plan"]["container"].update(image=executors(spec)["exec-evaluate"]["container"]["image"]),
     ),
     "a pull secret that nobody chose": (
-        "images_are_listed",
+        "fixed_as_chosen",
         lambda _, settings: platform(settings, "plan").update(imagePullSecret=[{"secretName": "x"}]),
     ),
     "no default": (
@@ -197,6 +203,14 @@ BREAKS: dict[str, tuple[str, Break]] = {
     "a ConfigMap without a name": (
         "choices_are_literals",
         lambda spec, _: spec["root"]["inputDefinitions"]["parameters"]["k8s_settings"].update(literals=["distillery-settings", ""]),
+    ),
+    "a profile of any name": (
+        "choices_are_literals",
+        lambda spec, _: spec["root"]["inputDefinitions"]["parameters"]["run_profile"].pop("literals"),
+    ),
+    "a profile that does not agree": (
+        "choices_are_literals",
+        lambda spec, _: spec["root"]["inputDefinitions"]["parameters"]["run_profile"]["literals"].append("team"),
     ),
     "default is no choice": (
         "choices_are_literals",

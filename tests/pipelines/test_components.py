@@ -62,7 +62,8 @@ def test_metadata(name: str) -> None:
     assert (about.image == "gpu") == (about.gpu != "none")
     assert about.caching == STEPS[name].keeps
     assert (about.gpu != "none") == STEPS[name].accelerated
-    assert {text.startswith("k8s_") for text in about.amounts().values()} == {about.gpu != "none"}
+    assert about.size in (("medium", "large") if about.gpu != "none" else ("first", "small"))
+    assert (about.size == "first") == (name == "plan"), "only what stands behind the plan can be placed by it"
     assert set(yaml.safe_load((ROOT / "components" / STEPS[name].stage / name / "metadata.yaml").read_text())) == set(vars(about))
 
 

@@ -138,7 +138,7 @@ def test_images_and_secrets_reach_every_task_and_nothing_else_changes(pipeline: 
         assert [row["secretName"] for row in executor.pop("imagePullSecret")] == ["one", "two"]
     assert [spec, settings] == committed
     assert lint(pipeline, text, chosen) == []
-    assert {line.partition(":")[0] for line in lint(pipeline, text)} == {"images_are_listed"}
+    assert {line.partition(":")[0] for line in lint(pipeline, text)} == {"images_are_listed", "fixed_as_chosen"}
 
 
 @pytest.mark.parametrize("pipeline", ALL)

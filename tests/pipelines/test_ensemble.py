@@ -17,6 +17,7 @@ from distillery.estimate.estimate import Counted, estimate, multiply_out
 from distillery.ledger.audit import audit
 from distillery.ledger.prune import Inventory
 from distillery.models.bundle import VerifiedBundle, read_bundle
+from distillery.placement.profiles import Placement, choose_placement
 from distillery.provenance import sha256_file
 from distillery.recipes.loader import load_recipe
 from distillery.runtime import resolve_runtime
@@ -174,9 +175,9 @@ def test_it_costs_what_all_shards_cost(chain: Chain) -> None:
     assert seconds[1] == pytest.approx(1.5 * seconds[0]), "three generators, of which the largest shard holds two"
 
 
-def cut_of(chain: Chain, placement: dict[str, str] | None = None, **values: Any) -> sharding.Sharding:
+def cut_of(chain: Chain, placement: Placement | None = None, **values: Any) -> sharding.Sharding:
     recipe = load_recipe(RECIPE, {**TINY, **{f"synthesis.{name}": value for name, value in values.items()}})
-    found = sharding.cut_ensemble(recipe, VerifiedBundle(chain.teacher), placement or {}, sharding.torch.device("cpu"))
+    found = sharding.cut_ensemble(recipe, VerifiedBundle(chain.teacher), placement, sharding.torch.device("cpu"))
     assert found is not None
     return found
 
@@ -194,10 +195,10 @@ def test_shards_are_as_few_as_fit_and_of_about_one_size(chain: Chain) -> None:
 def test_without_a_budget_it_is_what_the_machine_has(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "60% of the memory of cpu here" in cut_of(chain, shard_memory_gib=0).sentence()
     monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
-    placed = {"k8s_gpu_limit": "0", "k8s_memory_limit": "10Gi"}
+    placed = choose_placement({"run_profile": "cpu", "k8s_overrides": {"large.memory_limit": "10Gi"}})
     found = cut_of(chain, placed, shard_memory_gib=0)
-    assert (found.budget, found.origin) == (6 * sharding.GIB, "60% of k8s_memory_limit")
-    found = cut_of(chain, {**placed, "k8s_gpu_limit": "1"}, shard_memory_gib=0)
+    assert (found.budget, found.origin) == (6 * sharding.GIB, "60% of large.memory_limit of the profile cpu")
+    found = cut_of(chain, choose_placement({"run_profile": "nvidia"}), shard_memory_gib=0)
     assert found.budget == sharding.UNSEEN_ACCELERATOR
     assert "the plan sees none" in found.origin
 

@@ -112,12 +112,12 @@ def test_no_file_above_the_cap() -> None:
 
 
 def test_no_function_above_the_cap() -> None:
-    long = [
-        f"{name_of(path)}:{node.lineno} {node.name}: {body_length(node)}"
-        for path in SOURCES
-        for node in functions(ast.parse(path.read_text()))
-        if body_length(node) > FUNCTION_CAP
-    ]
+    long = []
+    for path in SOURCES:
+        for node in functions(ast.parse(path.read_text())):
+            spelled_out = node.body[0].lineno - node.lineno if path in COMPONENTS else 0  # what kfp reads the interface from
+            if body_length(node) - spelled_out > FUNCTION_CAP:
+                long.append(f"{name_of(path)}:{node.lineno} {node.name}: {body_length(node)}")
     assert long == []
 
 

@@ -21,14 +21,9 @@ def plan(
     student_method: str,
     student_start_uri: str,
     mlflow_model_name: str,
-    k8s_cpu_limit: str,
-    k8s_cpu_request: str,
-    k8s_gpu_limit: str,
-    k8s_gpu_node_selector: dict[str, Any],
-    k8s_gpu_tolerations: list[Any],
-    k8s_gpu_type: str,
-    k8s_memory_limit: str,
-    k8s_memory_request: str,
+    run_profile: str,
+    k8s_overrides: dict[str, Any],
+    profiles: dict[str, Any],
     gen_rounds: int = 0,
     synth_size: int = 0,
     synth_start_uri: str = "",
@@ -46,15 +41,36 @@ def plan(
         ("distill", dict[str, Any]),
         ("evaluation", dict[str, Any]),
         ("registration", dict[str, Any]),
+        ("small_cpu_request", str),
+        ("small_cpu_limit", str),
+        ("small_memory_request", str),
+        ("small_memory_limit", str),
+        ("small_node_selector", dict[str, Any]),
+        ("small_tolerations", list[Any]),
+        ("medium_cpu_request", str),
+        ("medium_cpu_limit", str),
+        ("medium_memory_request", str),
+        ("medium_memory_limit", str),
+        ("medium_node_selector", dict[str, Any]),
+        ("medium_tolerations", list[Any]),
+        ("medium_accelerator", str),
+        ("medium_accelerators", str),
+        ("large_cpu_request", str),
+        ("large_cpu_limit", str),
+        ("large_memory_request", str),
+        ("large_memory_limit", str),
+        ("large_node_selector", dict[str, Any]),
+        ("large_tolerations", list[Any]),
+        ("large_accelerator", str),
+        ("large_accelerators", str),
     ],
 ):
-    """Resolve the recipe, verify the teacher, and hand every step its section; the parameters are those of the pipelines."""
+    """Resolve the recipe, verify the teacher, and hand every step its section and its place; the parameters are those of the pipelines."""
     form = dict(locals())  # what kfp makes the signature spell out, by name
-    from distillery.steps.plan import run
+    from distillery.steps.plan import PLACED, run
 
     pipeline = form.pop("pipeline")
-    # the form's "" and 0 mean the recipe's own value; the cluster's are amounts, and go as they are
-    given = {name: value for name, value in form.items() if value or name.startswith("k8s_")}
+    given = {name: value for name, value in form.items() if value or name == "run_profile"}  # "" and 0 mean the recipe's own value
     sections = run(pipeline, given)
     names = ("statistics", "generator", "shards", "materialize", "source", "student", "distill", "evaluation", "registration")
-    return tuple(sections.get(name, [] if name == "shards" else {}) for name in names)
+    return tuple(sections.get(name, [] if name == "shards" else {}) for name in (*names, *PLACED))

@@ -15,6 +15,10 @@ def compile_pipelines(
     pull_secret: Annotated[
         list[str] | None, typer.Option(metavar="NAME", help="Secret that images are pulled by; may be repeated.")
     ] = None,
+    profile: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME|FILE.yaml", help="Profile of your nodes that the run form opens with; a further one is offered too."),
+    ] = None,
     settings: Annotated[list[str] | None, typer.Option(metavar="NAME", help="ConfigMap that the run form offers; may be repeated.")] = None,
     release: Annotated[bool, typer.Option("--release", help="Refuse an image without a digest.")] = False,
     credentials: Annotated[list[str] | None, typer.Option(metavar="NAME", help="Secret that the run form offers; may be repeated.")] = None,
@@ -27,7 +31,7 @@ def compile_pipelines(
     from distillery_kfp.pipelines.deployment import PLACEHOLDER_HOST, choose_deployment
 
     names = {"pull_secrets": pull_secret or (), "settings": settings or (), "credentials": credentials or ()}
-    deployment = choose_deployment(registry, images, **names)
+    deployment = choose_deployment(registry, images, profile or (), **names)
     if release:
         deployment.check_release()
     for path in compile_all(out, deployment):

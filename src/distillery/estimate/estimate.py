@@ -160,7 +160,7 @@ def estimate(pipeline: str, parameters: Mapping[str, Any], device: str = "auto",
             check_classes(recipe.student)
         check_networks(recipe, bundle, runtime)
         check_teacher(recipe, info, given)
-        sharding = cut_ensemble(recipe, bundle, parameters, runtime.device)
+        sharding = cut_ensemble(recipe, bundle, None, runtime.device)
         check_judged(recipe.student, bool(data), recipe.registration.metric)
     tested = check_data(data, recipe, info) if data else 0
     measured = profile_run(recipe, runtime.place(teacher), sha256, runtime, share=sharding.largest if sharding else ALONE)

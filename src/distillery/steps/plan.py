@@ -10,10 +10,11 @@ from typing import Any
 from distillery.ledger.runs import write_run
 from distillery.models.bundle import VerifiedBundle
 from distillery.models.catalog import code_of_others
+from distillery.placement.pools import PLACED as PLACED
+from distillery.placement.profiles import choose_placement, without_placement
 from distillery.provenance import Provenance, code_version
 from distillery.recipes.loader import recipe_name
 from distillery.recipes.parameters import Value, read_parameters
-from distillery.recipes.placement import check_placement
 from distillery.recipes.schema import DistillationRecipe, Recipe
 from distillery.recipes.sections import SECTIONS, common_fields
 from distillery.step_table import PIPELINES, STEPS
@@ -53,7 +54,8 @@ def run(pipeline: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
         parameters: the run form's values by name; a missing one, "" or 0 means the default, which may be the recipe's own.
 
     Returns:
-        Section name -> the section as JSON, see `recipes.sections.SECTIONS`; of a step that is fanned out a list of them.
+        Section name -> the section as JSON, see `recipes.sections.SECTIONS`; of a step that is fanned out a list of them. Where the form
+        says where tasks run, beside them what each size of step is given, by the names of `PLACED`.
 
     Raises:
         ConfigError: anything that does not fit, as one sentence.
@@ -63,7 +65,8 @@ def run(pipeline: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
     """
     open_run_store()  # before anything is fetched: a store that loses everything is refused in the first second
     check_observer()
-    values = read_parameters(pipeline, check_placement(parameters))
+    placement = choose_placement(parameters)
+    values = read_parameters(pipeline, without_placement(parameters))
     source = recipe_source(values)
     recipe = resolve_recipe(pipeline, values)
     check_pipeline(pipeline, recipe, source)
@@ -81,10 +84,10 @@ def run(pipeline: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
     check_teacher(recipe, teacher.info, given)
     warn_schedule(recipe)
     warn_answers(recipe)
-    shards = cut(recipe, teacher, parameters, runtime_here(recipe.precision).device)
+    shards = cut(recipe, teacher, placement, runtime_here(recipe.precision).device)
     sections = build_sections(pipeline, recipe, values, teacher, given, shards)
     _record(pipeline, recipe, values, teacher, sections, given)
-    return sections
+    return {**sections, **(placement.pools.outputs() if placement else {})}
 
 
 def build_sections(

@@ -5,7 +5,7 @@ import os
 import torch
 
 from distillery.errors import ConfigError
-from distillery.recipes.placement import read_accelerators
+from distillery.placement.amounts import read_accelerators
 
 
 def check_promise(accelerators: str) -> None:
@@ -19,16 +19,23 @@ def check_promise(accelerators: str) -> None:
     Raises:
         ConfigError: some are promised and torch sees none, or the environment chooses the CPU.
     """
-    if not read_accelerators(accelerators):
+    if not _asked(accelerators):
         return
     device = os.environ.get("DISTILLERY_DEVICE") or "auto"
     if device == "cpu":
         raise ConfigError(
-            f"k8s_gpu_limit = {accelerators!r} promises an accelerator that DISTILLERY_DEVICE = 'cpu' would leave idle: "
-            "set k8s_gpu_limit to 0, or DISTILLERY_DEVICE to auto."
+            f"accelerators = {accelerators!r} promises an accelerator that DISTILLERY_DEVICE = 'cpu' would leave idle: "
+            "choose the profile cpu, or set DISTILLERY_DEVICE to auto."
         )
     if not torch.cuda.is_available():
         raise ConfigError(
-            f"k8s_gpu_limit = {accelerators!r} promises an accelerator, but torch sees none in this container: check k8s_gpu_type, the "
-            "node's driver and the image, or set k8s_gpu_limit to 0 to work on CPUs."
+            f"accelerators = {accelerators!r} promises an accelerator, but torch sees none in this container: check the accelerator of the "
+            "run's profile, the node's driver and the image, or choose the profile cpu to work on CPUs."
         )
+
+
+def _asked(accelerators: str) -> int:
+    try:
+        return read_accelerators(accelerators)
+    except ValueError as error:
+        raise ConfigError(f"accelerators = {accelerators!r} is not allowed: {error}.") from None

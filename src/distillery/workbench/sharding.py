@@ -3,9 +3,7 @@
 import logging
 import math
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import nn
@@ -13,7 +11,8 @@ from torch import nn
 from distillery.engine.progress import Progress
 from distillery.errors import ConfigError
 from distillery.models.bundle import VerifiedBundle
-from distillery.recipes.placement import read_accelerators, read_memory
+from distillery.placement.amounts import read_memory
+from distillery.placement.profiles import Placement
 from distillery.recipes.schema import DistillationRecipe, Recipe
 from distillery.runtime import memory_here
 from distillery.storage.workspace import workspace
@@ -73,13 +72,13 @@ class Sharding:
         )
 
 
-def cut_ensemble(recipe: Recipe, teacher: VerifiedBundle, placement: Mapping[str, Any], device: torch.device) -> Sharding | None:
+def cut_ensemble(recipe: Recipe, teacher: VerifiedBundle, placement: Placement | None, device: torch.device) -> Sharding | None:
     """Cut the generators of a recipe into shards of about equal size, as few as fit the budget; None where it trains one alone.
 
     Args:
         recipe: resolved.
         teacher: its bundle.
-        placement: the run form's values for a cluster's nodes, where there is one.
+        placement: what the run form chose of a cluster's nodes; None where it says nothing of them.
         device: that this machine would train on.
 
     Raises:
@@ -107,7 +106,7 @@ def cut_ensemble(recipe: Recipe, teacher: VerifiedBundle, placement: Mapping[str
     return Sharding(shards, memory, shared, budget, origin)
 
 
-def cut(recipe: Recipe, teacher: VerifiedBundle, placement: Mapping[str, Any], device: torch.device) -> tuple[Share, ...]:
+def cut(recipe: Recipe, teacher: VerifiedBundle, placement: Placement | None, device: torch.device) -> tuple[Share, ...]:
     """The shards of a run, one of all classes where it trains one generator; says how they were cut, and shows it to whoever watches."""
     sharding = cut_ensemble(recipe, teacher, placement, device)
     if sharding is None:
@@ -122,14 +121,13 @@ def _size(module: nn.Module) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in (*module.parameters(), *module.buffers()))
 
 
-def _budget(recipe: DistillationRecipe, placement: Mapping[str, Any], device: torch.device) -> tuple[int, str]:
+def _budget(recipe: DistillationRecipe, placement: Placement | None, device: torch.device) -> tuple[int, str]:
     """Bytes that a shard may take, and where that comes from."""
     if given := recipe.synthesis.shard_memory_gib:
         return math.floor(given * GIB), "synthesis.shard_memory_gib"
     if os.environ.get("KUBERNETES_SERVICE_HOST") and placement:
-        if read_accelerators(placement.get("k8s_gpu_limit", "0")):
+        if placement.accelerated:
             return UNSEEN_ACCELERATOR, "what an accelerator of 16 GiB leaves, since the plan sees none; synthesis.shard_memory_gib says it"
-        limit = read_memory(placement.get("k8s_memory_limit", ""))
-        if limit:
-            return int(limit * SHARE_OF_MACHINE), f"{SHARE_OF_MACHINE:.0%} of k8s_memory_limit"
+        limit = read_memory(placement.pools.large.memory_limit)
+        return int(limit * SHARE_OF_MACHINE), f"{SHARE_OF_MACHINE:.0%} of large.memory_limit of the profile {placement.profile}"
     return int(memory_here(device) * SHARE_OF_MACHINE), f"{SHARE_OF_MACHINE:.0%} of the memory of {device} here"

@@ -7,7 +7,7 @@ import pytest
 from distillery.errors import ConfigError
 from distillery_kfp.pipelines.form import ALL, check_form, literals, required
 
-COMMON: dict[str, Any] = {"teacher_uri": "s3://models/teacher", "k8s_gpu_limit": "1", "k8s_gpu_type": "nvidia.com/gpu"}
+COMMON: dict[str, Any] = {"teacher_uri": "s3://models/teacher", "run_profile": "gke-l4", "k8s_overrides": {"large.memory_limit": "64Gi"}}
 
 
 def good(pipeline: str) -> dict[str, Any]:
@@ -37,8 +37,12 @@ def test_a_good_form(pipeline: str) -> None:
         ({"k8s_credentials": None}, "k8s_credentials = None is not allowed"),
         ({"teacher_uri": ""}, "--teacher is missing: Folder or URI of the teacher's bundle"),
         ({"teacher_uri": "  "}, "--teacher is missing"),
-        ({"k8s_gpu_limit": 1}, "k8s_gpu_limit = 1 is not allowed"),
-        ({"k8s_gpu_limt": "1"}, "Pipeline "),
+        ({"run_profile": "gke"}, "There is no profile 'gke'; known: aks-a100, cpu, "),
+        ({"run_profile": ""}, "There is no profile ''; known: "),
+        ({"k8s_overrides": {"large.accelerators": "8"}}, "k8s_overrides.large.accelerators = '8' is not allowed: a step works on one"),
+        ({"k8s_overrides": "large"}, "k8s_overrides = 'large' is not allowed: give a mapping"),
+        ({"run_profil": "cpu"}, "Pipeline "),
+        ({"k8s_gpu_limit": "1"}, "Pipeline "),
         ({"run_seed": -1}, "--seed = -1 is not allowed"),
     ],
 )

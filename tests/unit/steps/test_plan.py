@@ -11,11 +11,12 @@ from distillery.documents import seal
 from distillery.errors import CheckpointMismatchError, ConfigError, DistilleryError, MissingResourceError, StoreError
 from distillery.models.bundle import save_classifier
 from distillery.models.catalog import Architecture, build_network
+from distillery.placement.profiles import find_profile
 from distillery.provenance import Provenance, code_version
 from distillery.recipes.loader import load_document
 from distillery.recipes.sections import SECTIONS, DistillSection, MaterializeSection
 from distillery.step_table import PIPELINES
-from distillery.steps.plan import run
+from distillery.steps.plan import PLACED, run
 from distillery.types import Classifier, ImageSpec
 
 ONLINE, OFFLINE = "online_distillation", "generative_distillation"
@@ -211,16 +212,22 @@ def test_a_failure_leaves_its_sentence_and_an_untouched_store(teacher: dict[str,
 
 
 def test_what_no_cluster_can_place_is_refused_first(teacher: dict[str, str], tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="k8s_gpu_limit = 'one' is not allowed"):
-        run(ONLINE, {"k8s_gpu_limit": "one", "teacher_uri": "nowhere"})
+    with pytest.raises(ConfigError, match="There is no profile 'gke'; .*did you mean 'gke-l4'"):
+        run(ONLINE, {"run_profile": "gke", "teacher_uri": "nowhere"})
+    with pytest.raises(ConfigError, match="large.accelerators = '2' is not allowed: a step works on one accelerator"):
+        run(ONLINE, {"run_profile": "nvidia", "k8s_overrides": {"large.accelerators": "2"}, "teacher_uri": "nowhere"})
     assert not (tmp_path / "store").exists()
 
 
 def test_where_tasks_run_changes_no_work_and_no_record(teacher: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KFP_RUN_ID", "placed")
-    placed = plan(ONLINE, teacher, k8s_gpu_limit="4", k8s_gpu_type="nvidia.com/gpu", k8s_memory_limit="64Gi")
-    assert placed == plan(ONLINE, teacher)
-    assert "k8s_" not in (tmp_path / "store" / "runs" / "placed" / "run.json").read_text()
+    placed = plan(ONLINE, teacher, run_profile="gke-l4", k8s_overrides={"large.memory_limit": "64Gi"})
+    places = {name: placed.pop(name) for name in PLACED}
+    assert places == {**find_profile("gke-l4").outputs(), "large_memory_limit": "64Gi"}
+    assert placed == plan(ONLINE, teacher), "without a word of places nothing is handed out for them"
+    record = (tmp_path / "store" / "runs" / "placed" / "run.json").read_text()
+    assert "64Gi" not in record
+    assert "gke-l4" not in record
 
 
 def test_missing_teacher(teacher: dict[str, str], tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from distillery.workbench.accelerators import check_promise
 from distillery_kfp.pipelines.metadata import component
 
 ACCELERATED = [name for name, row in STEPS.items() if row.accelerated]
-PROMISE = r"^k8s_gpu_limit = '1' promises an accelerator, but torch sees none in this container"
+PROMISE = r"^accelerators = '1' promises an accelerator, but torch sees none in this container"
 
 
 @pytest.fixture(autouse=True)
@@ -62,10 +62,10 @@ def test_a_promise_that_is_kept(device: str, monkeypatch: pytest.MonkeyPatch) ->
 def test_an_accelerator_is_not_left_idle(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setenv("DISTILLERY_DEVICE", "cpu")
-    with pytest.raises(ConfigError, match="would leave idle: set k8s_gpu_limit to 0"):
+    with pytest.raises(ConfigError, match="would leave idle: choose the profile cpu"):
         check_promise("1")
 
 
 def test_a_promise_that_is_no_number() -> None:
-    with pytest.raises(ConfigError, match="k8s_gpu_limit = 'one' is not allowed"):
+    with pytest.raises(ConfigError, match="accelerators = 'one' is not allowed: give the number of accelerators"):
         check_promise("one")
