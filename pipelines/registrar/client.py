@@ -189,7 +189,9 @@ class Client:
 class _Network:
     def __init__(self, endpoint: str, seconds: float) -> None:
         self._endpoint, self._seconds = endpoint, seconds
-        self._opener = urllib.request.build_opener(_Staying)
+        # over plain HTTP a proxy would read the token, and what is asked so is near
+        proxies = (urllib.request.ProxyHandler({}),) if urlsplit(endpoint).scheme == "http" else ()
+        self._opener = urllib.request.build_opener(_Staying, *proxies)
 
     def __call__(self, request: Request) -> Answer:
         asked = urllib.request.Request(self._endpoint + request.path, request.data, dict(request.headers), method=request.method)

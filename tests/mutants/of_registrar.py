@@ -34,6 +34,13 @@ REGISTRAR = (
         f"{_TESTS}/test_client.py",
     ),
     Mutant(
+        "a token that a proxy can read",
+        f"{_ROOM}/client.py",
+        '.scheme == "http" else ()',
+        '.scheme == "ftp" else ()',
+        f"{_TESTS}/test_client.py",
+    ),
+    Mutant(
         "a request that must not be repeated, repeated",
         f"{_ROOM}/client.py",
         "            if not repeat:\n",

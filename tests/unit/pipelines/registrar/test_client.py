@@ -147,6 +147,17 @@ def test_over_the_network_a_redirection_is_not_followed_either() -> None:
     assert len(reached) == 1
 
 
+def test_over_plain_http_no_proxy_reads_the_token(fake: FakeKubeflow, monkeypatch: pytest.MonkeyPatch) -> None:
+    proxy = FakeKubeflow()
+    with proxy.serve() as between, fake.serve() as url:
+        for name in ("http_proxy", "HTTP_PROXY"):
+            monkeypatch.setenv(name, between)
+        for name in ("no_proxy", "NO_PROXY"):
+            monkeypatch.delenv(name, raising=False)
+        assert KubeflowApi(Client(Access(url, token=lambda: "secret"), pauses=())).pipeline("a") is None
+    assert (fake.made, proxy.made, proxy.violations) == (["get_pipeline_by_name"], [], [])
+
+
 @pytest.mark.parametrize(
     ("answer", "kind", "words"),
     [
