@@ -144,6 +144,10 @@ BREAKS: dict[str, tuple[str, Break]] = {
         "images_are_listed",
         lambda spec, _: executors(spec)["exec-plan"]["container"].update(image="example.net/distillery/runtime-cpu-python:0.1.0"),
     ),
+    "a task that learns another image": (
+        "images_are_listed",
+        lambda spec, _: executors(spec)["exec-plan"]["container"]["env"][-1].update(value="registry.example.com/other:1.0.0"),
+    ),
     "the other image of the table": (
         "images_are_listed",
         lambda spec, _: executors(spec)["exec-plan"]["container"].update(image=executors(spec)["exec-evaluate"]["container"]["image"]),

@@ -7,11 +7,11 @@ import shutil
 import subprocess
 import sys
 import tarfile
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from containers import Docker
 from distillery_kfp.pipelines.deployment import choose_deployment, faults_of
 
 GUIDES = Path(__file__).parents[2] / "docs" / "guides"
@@ -53,32 +53,17 @@ def by_hand(context: Path, root: Path) -> dict[str, str]:
     return variables
 
 
-def docker(*words: str, **more: object) -> "subprocess.CompletedProcess[bytes]":
-    return subprocess.run(["docker", *words], check=True, capture_output=True, timeout=120, **more)  # type: ignore[call-overload,no-any-return]
-
-
-def by_docker(context: Path, root: Path) -> dict[str, str]:
+def by_docker(context: Path, root: Path, docker: Docker) -> dict[str, str]:
     """Build it upon nothing, and unpack it."""
     (context / "Containerfile").write_text(block("dockerfile"))
-    tag = f"distillery-test/leaf:{os.getpid()}"
+    tag = "distillery-test/leaf:1.0.0"
     docker("build", "--build-arg", "BASE=scratch", "--file", "Containerfile", "--tag", tag, ".", cwd=context)
-    try:
-        made = docker("create", tag, "nothing").stdout.decode().strip()
-        docker("export", "--output", str(context / "image.tar"), made)
-        docker("rm", made)
-        settings = json.loads(docker("inspect", "--format", "{{json .Config.Env}}", tag).stdout)
-    finally:
-        docker("rmi", "--force", tag)
+    made = docker("create", tag, "nothing").stdout.strip()
+    docker("export", "--output", str(context / "image.tar"), made)
+    settings = json.loads(docker("inspect", "--format", "{{json .Config.Env}}", tag).stdout)
     with tarfile.open(context / "image.tar") as image:
         image.extractall(root, [member for member in image.getmembers() if member.name.startswith("srv")], filter="data")
     return dict(row.split("=", 1) for row in settings)
-
-
-def has_docker() -> bool:
-    try:
-        return subprocess.run(["docker", "info"], capture_output=True, timeout=20, check=False).returncode == 0
-    except (OSError, subprocess.TimeoutExpired):
-        return False
 
 
 def in_image(root: Path, variables: dict[str, str], allowed: str) -> str:
@@ -89,22 +74,23 @@ def in_image(root: Path, variables: dict[str, str], allowed: str) -> str:
     return subprocess.run([sys.executable, "-c", NETWORK], env=environment, cwd=root, check=True, capture_output=True, text=True).stdout
 
 
-@pytest.mark.parametrize("build", [by_hand, by_docker])
-def test_a_network_of_ones_own_is_found_in_the_derived_image(build: Callable[[Path, Path], dict[str, str]], tmp_path: Path) -> None:
-    if build is by_docker and not has_docker():
-        pytest.skip("no Docker engine here; what the Containerfile does is tried by hand")
+@pytest.mark.parametrize("build", ["by hand", pytest.param("by docker", marks=pytest.mark.integration)])
+def test_a_network_of_ones_own_is_found_in_the_derived_image(build: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     context, root = tmp_path / "context", tmp_path / "root"
     (context / "my_models").mkdir(parents=True)
     root.mkdir()
     nets = block("python", (GUIDES / "foreign-teacher.md").read_text(), "# my_models/nets.py")
     (context / "my_models" / "nets.py").write_text(nets)
-    variables = build(context, root)
+    if build == "by hand":
+        variables = by_hand(context, root)
+    else:
+        variables = by_docker(context, root, request.getfixturevalue("docker"))
     (allowed,) = re.findall(r"`allow_modules: (\S+)`", CLUSTER)
     assert in_image(root, variables, allowed) == f"torch.nn.modules.container {root}/srv/networks/my_models/nets.py"
 
 
 def test_the_guides_images_are_those_it_compiles_with(tmp_path: Path) -> None:
-    built = dict(re.findall(r"--build-arg BASE=(\S+) -t (\S+) ", block("sh")))
+    built = dict(re.findall(r"--build-arg BASE=(\S+) -t (\S+) ", block("sh", start="docker build")))
     (tmp_path / "images.yaml").write_text(block("yaml", start="# images.yaml"))
     assert set(choose_deployment(table=str(tmp_path / "images.yaml")).used.values()) == set(built.values())
     (registry,) = set(re.findall(r"compile --out compiled --registry (\S+)", CLUSTER))
