@@ -12,8 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from distillery.data.given import load_given
 from distillery.data.ood import load_ood
 from distillery.data.reference import open_reference
 from distillery.methods.catalog import METHODS, Need
@@ -103,6 +105,17 @@ class Ground:
             self._job("materialize", {**method, "set": drawn}, out),
             self._job("train_student", {**self.common, "student": student}, out),
         ]
+
+    def real(self, images: Path, out: Path) -> list[tuple[str, dict[str, Any]]]:
+        """A student of two stages on real images and their labels, a fifth of them withheld."""
+        classes = tiny_teacher().class_names
+        digest = load_given(str(images), SPEC, classes, labels=True).digest
+        source = {"sha256": digest, "is_set": False, "labels": True, "classes": classes, "holdout": 0.2}
+        hard = [{"name": "kd", "temperature": 4, "hard": 0.5}]
+        student = {**STAGED, "stages": [STAGED["stages"][0], {**STAGED["stages"][1], "objectives": hard}], "keep_epochs": 2}
+        open_set = self._job("open_set", {**self.common, **source}, out)
+        open_set[1]["settings"]["images_uri"] = str(images)
+        return [open_set, self._job("train_student", {**self.common, "holdout": 0.2, "student": student}, out)]
 
     def ensemble(self, out: Path, shards: tuple[tuple[int, int], ...]) -> list[tuple[str, dict[str, Any]]]:
         """Four generators of LS-GDFD in some of the ensemble's shards, a set of all of them."""
@@ -352,6 +365,18 @@ def test_a_student_of_two_stages_killed_in_the_first_and_between_them(nursery: N
     killed.kill_in_write("train_student", "payload", 6)  # not 5: on a quiet machine that epoch may end before the kill
     killed.complete()
     check_equal(left_alone, killed)
+
+
+def test_a_student_of_real_images_killed_in_each_stage_and_at_the_best_epoch(nursery: Nursery, ground: Ground, tmp_path: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (60, *SPEC.shape), dtype=np.uint8)
+    np.savez(tmp_path / "real.npz", images=images, labels=np.arange(60) % len(tiny_teacher().class_names))
+    left_alone, killed = (Runner(nursery, folder, ground.real(tmp_path / "real.npz", folder / "out")) for folder in both(tmp_path))
+    left_alone.complete()
+    for kind, number in [("payload", 2), ("snapshot", 3), ("pointer", 4), ("payload", 6)]:
+        killed.kill_in_write("train_student", kind, number)
+    killed.complete()
+    check_equal(left_alone, killed)
+    assert "out/student/best/weights.safetensors" in killed.hashes(), "without held-out images no epoch is the best"
 
 
 @pytest.mark.parametrize("method", ["toy_critic", "toy_classes"])

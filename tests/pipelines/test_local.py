@@ -54,6 +54,30 @@ def wait_for(condition: object, seconds: float = 120) -> None:
         time.sleep(0.1)
 
 
+STUDENT = """
+extends: students/digits-plain
+expects: {channels: 1, height: 8, width: 8, classes: 3}
+student: {architecture: {name: resnet8, arguments: {base_width: 8}}, stages: {0: {epochs: 2, steps_per_epoch: 2, batch: 8}}}
+evaluation: {latency: false}
+"""
+
+
+def test_a_student_of_real_images_by_the_pipeline_of_students(desk: Path, tmp_path: Path) -> None:
+    (tmp_path / "student.yaml").write_text(STUDENT)
+    given = ["--images", str(desk / "test.npz"), "--set", "data.holdout=0.2"]
+    shown = distil(desk, tmp_path, str(tmp_path / "student.yaml"), *given)
+    assert [line.split()[0] for line in shown.splitlines()[:5]] == ["1/5", "2/5", "3/5", "4/5", "5/5"]
+    (record,) = records(tmp_path)
+    (student,) = (tmp_path / "store" / "students").iterdir()
+    assert record["results"]["student"] == f"students/{student.name}"  # type: ignore[index]
+    assert record["parameters"]["images_uri"] == str(desk / "test.npz")  # type: ignore[index]
+    assert record["provenance"]["config"]["data"]["holdout"] == 0.2  # type: ignore[index]
+    assert not (tmp_path / "store" / "sets").exists(), "real images are never copied"
+    again = distil(desk, tmp_path, str(tmp_path / "student.yaml"), *given)
+    assert student.name in again
+    assert [path.name for path in (tmp_path / "store" / "students").iterdir()] == [student.name]
+
+
 def test_online_run_and_again(desk: Path, tmp_path: Path) -> None:
     shown = distil(desk, tmp_path, "online.yaml", "--data", str(desk / "test.npz"))
     assert [line.split()[0] for line in shown.splitlines()[:5]] == ["1/5", "2/5", "3/5", "4/5", "5/5"]
