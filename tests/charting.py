@@ -15,8 +15,15 @@ Document = dict[str, Any]
 ROOT = Path(__file__).parents[1]
 CHART = ROOT / "charts/distillery"
 NAMESPACE, RELEASE = "vision", "team"
-LEAST: Document = {"settings": {"values": {"store": "s3://models/distillery"}}}
+LEAST: Document = {"settings": {"values": {"store": "s3://models/distillery"}}, "images": {"registry": "registry.example.net/team"}}
 """The fewest values with which the chart can be installed."""
+WEEKLY: Document = {
+    "name": "weekly",
+    "pipeline": "generative-distillation",
+    "cron": "0 0 3 * * 1",
+    "no_catchup": True,
+    "parameters": {"teacher_uri": "s3://models/digits/teacher"},
+}
 _MLFLOW = {
     "mlflow": {
         "enabled": True,
@@ -29,9 +36,16 @@ VARIANTS: dict[str, Document] = {
     "least": {},
     "keys": {"credentials": {"values": {"s3_access_key": "a", "s3_secret_key": "b"}}, "settings": {"files": {"ca.crt": "-"}}},
     "theirs": {"settings": {"existingConfigMap": "their-settings", "values": None}, "credentials": {"existingSecret": "their-keys"}},
-    "no account": {"runner": {"serviceAccount": {"create": False}}},
+    "no account": {"runner": {"serviceAccount": {"create": False}}, "registrar": {"serviceAccount": {"create": False}}},
     "role of a cloud": {"runner": {"serviceAccount": {"annotations": {"example.net/role": "reader"}}}},
     "plugin": {"runner": {"mlflowKubernetesAuth": True}, "pluginCredentials": {"values": {"token": "t"}}},
+    "shared": {"kubeflow": {"multiUser": True}},
+    "nothing registered": {"registration": {"enabled": False}, "closing": {"enabled": False}, "tests": {"enabled": False}, "images": None},
+    "schedules": {
+        "registration": {"schedules": [WEEKLY], "reconcile": {"enabled": True}, "disableOnUninstall": True},
+        "images": {"pullSecrets": ["team-registry"], "table": {"gpu": "registry.example.net/team/nets-gpu-python:1.0.0"}},
+    },
+    "dry run": {"registration": {"dryRun": True}, "kubeflow": {"endpoint": "https://kubeflow.example.net/pipeline"}},
     "launcher": {
         "launcher": {
             "create": True,
@@ -66,7 +80,7 @@ VARIANTS: dict[str, Document] = {
 
 def values(variant: Document) -> Document:
     """The fewest values with others over them; None takes one away."""
-    return _over(deepcopy(LEAST), variant)
+    return over(deepcopy(LEAST), variant)
 
 
 def render(given: Document) -> list[Document]:
@@ -115,10 +129,11 @@ def pods(documents: list[Document]) -> dict[str, Document]:
     return found
 
 
-def _over(below: Document, above: Document) -> Document:
+def over(below: Document, above: Document) -> Document:
+    """Values with others over them, in place; None takes one away."""
     for key, value in above.items():
         if value is None:
             below.pop(key, None)
         else:
-            below[key] = _over(dict(below.get(key, {})), value) if isinstance(value, dict) else value
+            below[key] = over(dict(below.get(key, {})), value) if isinstance(value, dict) else value
     return below

@@ -1,6 +1,8 @@
 """The chart by Helm's library: what each value turns on, what is refused, and that every object is one that Kubernetes takes."""
 
+import json
 from copy import deepcopy
+from functools import cache
 from typing import Any
 
 import kubernetes_validate
@@ -8,12 +10,22 @@ import pytest
 import yaml
 from helm_python import HelmError, HelmRenderError, HelmValuesError, lint
 
-from charting import CHART, LEAST, NAMESPACE, RELEASE, VARIANTS, notes, objects, pods, render, values
+from charting import CHART, LEAST, NAMESPACE, RELEASE, VARIANTS, WEEKLY, notes, objects, pods, render, values
 from distillery.step_table import STEPS
 from distillery_kfp.pipelines.metadata import metadata
 
 MINORS = ("1.31", "1.34", "1.37")
-ALWAYS = {("ConfigMap", "distillery-settings"), *((kind, "distillery-runner") for kind in ("ServiceAccount", "Role", "RoleBinding"))}
+TOOLS = {
+    ("ConfigMap", "team-registration"),
+    ("Job", "team-registration"),
+    ("CronJob", "team-closing"),
+    ("Pod", "team-test-kubeflow"),
+    ("Pod", "team-test-store"),
+}
+RUNNER = {(kind, "distillery-runner") for kind in ("ServiceAccount", "Role", "RoleBinding")}
+REGISTRAR = {("ServiceAccount", "distillery-registrar")}
+RIGHTS = {("Role", "distillery-registrar"), ("RoleBinding", "distillery-registrar")}
+ALWAYS = {("ConfigMap", "distillery-settings")} | TOOLS | RUNNER | REGISTRAR
 SERVER = {("Deployment", "team-mlflow"), ("Service", "team-mlflow")}
 VOLUME = {("PersistentVolumeClaim", "team-mlflow")}
 USERS = {("ConfigMap", "team-mlflow-auth")}
@@ -21,9 +33,13 @@ EXPECTED = {
     "least": ALWAYS,
     "keys": ALWAYS | {("Secret", "distillery-credentials")},
     "theirs": ALWAYS - {("ConfigMap", "distillery-settings")},
-    "no account": {("ConfigMap", "distillery-settings")},
+    "no account": {("ConfigMap", "distillery-settings")} | TOOLS,
     "role of a cloud": ALWAYS,
     "plugin": ALWAYS | {("Secret", "kfp-mlflow-credentials")},
+    "shared": ALWAYS | RIGHTS,
+    "nothing registered": ALWAYS - TOOLS,
+    "schedules": ALWAYS | {("CronJob", "team-reconcile"), ("Job", "team-disable-schedules")},
+    "dry run": ALWAYS,
     "launcher": ALWAYS | {("ConfigMap", "kfp-launcher")},
     "network": ALWAYS | SERVER | VOLUME | USERS | {("NetworkPolicy", "team-runs")},
     "network anywhere": ALWAYS | {("NetworkPolicy", "team-runs")},
@@ -34,6 +50,7 @@ EXPECTED = {
     "mlflow open": ALWAYS | SERVER | VOLUME,
 }
 MLFLOW = VARIANTS["mlflow"]["mlflow"]
+IMAGE = "registry.example.net/team/nets:1.0.0"
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -41,15 +58,21 @@ def test_each_value_turns_on_its_objects_and_no_others(variant: str) -> None:
     assert set(objects(values(VARIANTS[variant]))) == EXPECTED[variant]
 
 
+@cache
+def check(document: str, minor: str) -> None:
+    """Hold an object against a version of Kubernetes, once: variants share most of theirs."""
+    kubernetes_validate.validate(json.loads(document), minor, strict=True)
+
+
 @pytest.mark.parametrize("minor", MINORS)
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_kubernetes_takes_every_object(variant: str, minor: str) -> None:
     for document in render(values(VARIANTS[variant])):
-        kubernetes_validate.validate(document, minor, strict=True)
+        check(json.dumps(document, sort_keys=True), minor)
 
 
 def test_the_validation_notices_a_field_that_is_none() -> None:
-    (account,) = (document for document in render(LEAST) if document["kind"] == "ServiceAccount")
+    account = objects(LEAST)["ServiceAccount", "distillery-runner"]
     with pytest.raises(kubernetes_validate.ValidationError):
         kubernetes_validate.validate({**account, "automount": True}, MINORS[0], strict=True)
 
@@ -85,6 +108,16 @@ def changed(path: str, value: Any) -> dict[str, Any]:
         ("kubeflow/multiUser", "yes", "want boolean"),
         ("runner/readableSecrets", [], "minItems"),
         ("runner/serviceAccount/automount", True, "additional properties 'automount' not allowed"),
+        ("registration/schedules", [{**WEEKLY, "cron": "0 3 * * 1"}], "at '/registration/schedules/0/cron'"),
+        ("registration/schedules", [{"name": "weekly"}], "missing properties 'pipeline', 'cron', 'no_catchup'"),
+        ("registration/schedules", [{**WEEKLY, "params": {}}], "additional properties 'params' not allowed"),
+        ("registration/owner", "The Team", "at '/registration/owner'"),
+        ("registration/reconcile/schedule", "0 17 * * * *", "at '/registration/reconcile/schedule'"),
+        ("closing/schedule", "hourly", "at '/closing/schedule'"),
+        ("kubeflow/endpoint", "https://me@kubeflow.example.net", "at '/kubeflow/endpoint'"),
+        ("images/registry", "https://registry.example.net", "at '/images/registry'"),
+        ("images/table", {"tpu": "registry.example.net/x:1.0.0"}, "additional properties 'tpu' not allowed"),
+        ("images/table", {"gpu": "registry.example.net/x:latest"}, "at '/images/table/gpu'"),
         ("launcher/providers", {"azure": {}}, "at '/launcher/providers': additional properties 'azure' not allowed"),
         ("networkPolicy/apiServerPorts", [0], "at '/networkPolicy/apiServerPorts/0'"),
         ("networkPolicy/apiServerCidrs", ["everywhere"], "at '/networkPolicy/apiServerCidrs/0'"),
@@ -121,6 +154,13 @@ def test_the_schema_refuses(path: str, value: Any, said: str) -> None:
             {"credentials": {"existingSecret": "theirs", "values": {"s3_access_key": "x"}}},
             "credentials.existingSecret and credentials.values exclude each other",
         ),
+        ({"images": None}, "images.registry is missing, and images.table has no cpu"),
+        (
+            {"images": {"registry": None, "table": {"cpu": IMAGE, "gpu": IMAGE}}},
+            "images.registry is missing, and images.table has no tools",
+        ),
+        ({"registration": {"dryRun": True, "disableOnUninstall": True}}, "registration.dryRun and registration.disableOnUninstall exclude"),
+        ({"registration": {"schedules": [WEEKLY, WEEKLY]}}, 'registration.schedules has two that are called "weekly"'),
         ({"launcher": {"create": True}, "kubeflow": {"multiUser": True}}, "launcher.create and kubeflow.multiUser exclude each other"),
         ({"resourceQuota": {"enabled": True}}, "resourceQuota.enabled needs limitRange.enabled"),
         ({"mlflow": {**MLFLOW, "image": ""}}, "mlflow.image is missing"),
@@ -265,3 +305,5 @@ def test_the_notes_say_how_to_compile_for_other_names() -> None:
     assert "No Secret was named" in notes(LEAST)
     assert "No Secret was named" not in theirs
     assert "http://team-mlflow.vision.svc.cluster.local:5000" in notes(values(VARIANTS["mlflow"]))
+    assert "Schedule      weekly (generative-distillation): 0 0 3 * * 1" in notes(values(VARIANTS["schedules"]))
+    assert "nothing, it was a dry run" in notes(values(VARIANTS["dry run"]))

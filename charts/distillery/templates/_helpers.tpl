@@ -91,3 +91,102 @@ securityContext:
 {{- end }}
 {{- end }}
 {{- end }}
+
+{{- /* The image of a row: of the table of values, else the committed name at the registry. */}}
+{{- define "distillery.image" -}}
+{{- $given := .root.Values.images }}
+{{- $committed := index (include "distillery.table" .root | fromYaml).images .row }}
+{{- index $given.table .row | default (printf "%s/%s" (trimSuffix "/" $given.registry) (base $committed)) }}
+{{- end }}
+
+{{- define "distillery.owner" -}}
+{{- $said := .Values.registration.owner | default (printf "%s.%s" .Release.Namespace .Release.Name) }}
+{{- if gt (len $said) 63 }}{{ printf "%s-%s" (trunc 50 $said | trimSuffix "-" | trimSuffix ".") (sha256sum $said | trunc 12) }}{{ else }}{{ $said }}{{ end }}
+{{- end }}
+
+{{- define "distillery.hasTools" -}}
+{{- with .Values }}{{ if or .registration.enabled .registration.reconcile.enabled .registration.disableOnUninstall .closing.enabled .tests.enabled }}yes{{ end }}{{ end }}
+{{- end }}
+
+{{- /* What every container of the registrar has. */}}
+{{- define "distillery.tool" -}}
+image: {{ include "distillery.image" (dict "root" . "row" "tools") }}
+imagePullPolicy: {{ .Values.images.pullPolicy }}
+resources: {{- toYaml .Values.registrar.resources | nindent 2 }}
+{{ include "distillery.containerSecurity" . }}
+volumeMounts:
+  - {name: scratch, mountPath: /scratch}
+  - {name: registration, mountPath: /etc/registration, readOnly: true}
+  - {name: settings, mountPath: {{ (include "distillery.table" . | fromYaml).mount }}, readOnly: true}
+  {{- if .Values.kubeflow.multiUser }}
+  - {name: token, mountPath: /var/run/secrets/kubeflow/pipelines, readOnly: true}
+  {{- end }}
+{{- end }}
+
+{{- define "distillery.toolEnvironment" -}}
+- {name: HOME, value: /scratch}
+- {name: TMPDIR, value: /scratch}
+- {name: KF_PIPELINES_ENDPOINT, value: {{ .Values.kubeflow.endpoint | default (printf "http://ml-pipeline.%s.svc.cluster.local:8888" .Values.kubeflow.namespace) | quote }}}
+{{- if .Values.kubeflow.multiUser }}
+- {name: KF_PIPELINES_NAMESPACE, value: {{ .Release.Namespace }}}
+{{- end }}
+{{- end }}
+
+{{- define "distillery.toolPod" -}}
+{{ include "distillery.podSecurity" . }}
+serviceAccountName: {{ .Values.registrar.serviceAccount.name }}
+{{- with .Values.images.pullSecrets }}
+imagePullSecrets:
+  {{- range . }}
+  - {name: {{ . }}}
+  {{- end }}
+{{- end }}
+restartPolicy: Never
+volumes:
+  - {name: scratch, emptyDir: {sizeLimit: 1Gi}}
+  - {name: registration, configMap: {name: {{ .Release.Name }}-registration}}
+  - {name: settings, configMap: {name: {{ include "distillery.settingsName" . }}}}
+  {{- if .Values.kubeflow.multiUser }}
+  - name: token
+    projected:
+      sources:
+        - serviceAccountToken: {path: token, audience: pipelines.kubeflow.org, expirationSeconds: 7200}
+  {{- end }}
+{{- end }}
+
+{{- /* A pod that compiles, uploads and schedules; `dry` only looks, `file` holds the schedules. */}}
+{{- define "distillery.registrationPod" -}}
+{{- with .root }}
+{{- include "distillery.toolPod" . }}
+initContainers:
+  - name: compile
+    command:
+      - distillery
+      - compile
+      - --out=/scratch/packages
+      {{- with .Values.images.registry }}
+      - --registry={{ . }}
+      {{- end }}
+      {{- if .Values.images.table }}
+      - --images=/etc/registration/images.yaml
+      {{- end }}
+      {{- range .Values.images.pullSecrets }}
+      - --pull-secret={{ . }}
+      {{- end }}
+      - --settings={{ include "distillery.settingsName" . }}
+      - --credentials={{ include "distillery.credentialsName" . }}
+    env: {{- include "distillery.toolEnvironment" . | nindent 6 }}
+    {{- include "distillery.tool" . | nindent 4 }}
+  {{- if not $.dry }}
+  - name: upload
+    command: [distillery, upload, /scratch/packages, --release={{ .Chart.Version }}]
+    env: {{- include "distillery.toolEnvironment" . | nindent 6 }}
+    {{- include "distillery.tool" . | nindent 4 }}
+  {{- end }}
+containers:
+  - name: schedule
+    command: [distillery, schedule, /etc/registration/{{ $.file }}, --packages=/scratch/packages, --release={{ .Chart.Version }}{{ if $.dry }}, --dry-run{{ end }}]
+    env: {{- include "distillery.toolEnvironment" . | nindent 6 }}
+    {{- include "distillery.tool" . | nindent 4 }}
+{{- end }}
+{{- end }}
