@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from distillery.errors import ConfigError, DistilleryError
+from distillery.grammar import counted
 from distillery.redaction import redact_output
 from distillery_kfp.pipelines.cli import options
 from distillery_kfp.pipelines.cli.allowing import allowing
@@ -181,9 +182,10 @@ def import_teacher(
     names = read_class_names(classes)
     result = import_checkpoint(checkpoint, settings, {**spec, **constants}, names, out, check, weights)
     shown = console()
-    shown.print(f"{out}: {architecture}, {result['parameters']:,} parameters, {result['batchnorm']} BatchNorm layers, {len(names)} classes")
+    layers = counted(result["batchnorm"], "BatchNorm layer")
+    shown.print(f"{out}: {architecture}, {result['parameters']:,} parameters, {layers}, {len(names)} classes")
     if "top1" in result:
-        shown.print(f"top-1 on {result['images']:,} images: {result['top1']:.2%}")
+        shown.print(f"top-1 on {counted(result['images'], 'image')}: {result['top1']:.2%}")
     shown.print(f"sha256 {result['sha256']}", soft_wrap=True)
 
 

@@ -1,17 +1,22 @@
 """What `distillery recipes`, `methods` and `objectives` show, read from plain data: neither torch nor kfp nor mlflow is imported."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+from distillery.host import spoken
 from distillery.methods.catalog import METHODS, NEEDS
 from distillery.plain_yaml import write_yaml
-from distillery.recipes.loader import list_recipes, load_document, pipeline_of, recipe_name
+from distillery.recipes.loader import Preset, list_recipes, load_document, pipeline_of, recipe_name
+from distillery.recipes.parameters import parameters_of
 from distillery.recipes.student_plans import find_plan, plan_names
 from distillery.students.catalog import NEEDS as OBJECTIVE_NEEDS
 from distillery.students.catalog import OBJECTIVES
+
+_ASKED = {"teacher_uri": "BUNDLE", "images_uri": "IMAGES", "eval_data_uri": "TEST_IMAGES"}
+"""What a run is given on the command line where its pipeline takes it, and what stands for it in an example."""
 
 
 def show_recipes(console: Console, folder: str = "") -> None:
@@ -34,9 +39,10 @@ def show_recipes(console: Console, folder: str = "") -> None:
         table.add_row(recipe.name, *(str(about.get(key, "")) for key in ("dataset", "teacher", "student")), *costs)
     console.print(table)
     console.print("\nimages: synthetic images that the student is trained on; steps: its optimizer steps.", highlight=False)
-    console.print(
-        "Next: distillery recipes NAME, or distillery run NAME --teacher BUNDLE --data TEST_IMAGES", highlight=False, soft_wrap=True
-    )
+    first, *others = _commands([recipe for recipe in list_recipes() if not folder or recipe.name.startswith(f"{folder}/")])
+    console.print(f"Next: distillery recipes NAME, or {first[1]}", highlight=False, soft_wrap=True)
+    for folders, command in others:
+        console.print(f"For {', '.join(folders)}: {command}", highlight=False, soft_wrap=True)
 
 
 def show_recipe(console: Console, name: str) -> None:
@@ -58,6 +64,23 @@ def show_recipe(console: Console, name: str) -> None:
         console.print(f"#   {key:<14}{value}", highlight=False, soft_wrap=True, markup=False)
     console.print("# Its values; any of them can be replaced by --set section.key=value:\n", highlight=False)
     console.print(write_yaml(document, default_flow_style=None, width=120), highlight=False, markup=False, soft_wrap=True)
+    console.print(f"# Next: {_command(recipe_name(name), pipeline_of(document))}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _commands(presets: Sequence[Preset]) -> list[tuple[list[str], str]]:
+    """Every way in which some of the presets are run, the commonest first, with the folders whose presets are run so."""
+    ways: dict[str, list[str]] = {}
+    for preset in presets:
+        ways.setdefault(_command("NAME", preset.pipeline), []).append(preset.name.partition("/")[0])
+    ordered = sorted(ways.items(), key=lambda way: -len(way[1]))
+    return [(list(dict.fromkeys(folders)), command) for command, folders in ordered]
+
+
+def _command(name: str, pipeline: str) -> str:
+    """`distillery run` with all that a run of the pipeline cannot do without, and test images where it looks at some."""
+    fields = parameters_of(pipeline)
+    asked = [f"{spoken(field)} {words}" for field, words in _ASKED.items() if fields[field].means_something(pipeline)]
+    return " ".join(["distillery run", name, *asked])
 
 
 def show_methods(console: Console) -> None:

@@ -54,7 +54,7 @@ class RunResult:
         student_uri: opens the student in the store.
         report: the evaluation's report, a file as the student is a folder.
         page: the same and the whole run as a page to look at, such a file.
-        dataset: reference of the synthetic set, its address and sha256.
+        dataset: reference of what the student was trained on: its kind, `set` for a synthetic one or `images`, its address and sha256.
         log: everything that kfp and the steps said.
         tracking_uri: where MLflow keeps the run.
         seconds: wall time.
@@ -222,7 +222,9 @@ class _Run:
         seconds = time.monotonic() - self.began
         times = {"began": self.began_at.isoformat(timespec="seconds"), "seconds": round(seconds, 1)}
         state = RunState.here("finished", self.request.workdir, self.store).to_json()
-        results = amend_run(self.store, self.id, {**times, "state": state})["results"]
+        record = amend_run(self.store, self.id, {**times, "state": state})
+        results, source = record["results"], record["sections"].get("source", {"is_set": True})
+        kind = "set" if source["is_set"] else "images"
         rmtree(self.root / "tmp", ignore_errors=True)
         here = {name: self.store.local_path(results[place]) or self._artifact(name) for name, place in _OUTPUTS.items()}
         return RunResult(
@@ -230,7 +232,7 @@ class _Run:
             pipeline=self.pipeline,
             **here,
             student_uri=join_uri(self.store.uri, results["student"]),
-            dataset={"uri": set_place(results, self.store.uri), "sha256": results["dataset"]["sha256"]},
+            dataset={"kind": kind, "uri": set_place(results, self.store.uri), "sha256": results["dataset"]["sha256"]},
             log=self.log,
             tracking_uri=self.tracking_uri(),
             seconds=seconds,

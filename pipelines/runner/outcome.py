@@ -21,7 +21,7 @@ def show_result(console: Console, result: RunResult) -> None:
         "student": _short(result.student_uri),
         "report": _short(result.page),
         "numbers": _short(result.report),
-        "set": _short(result.dataset["uri"]),
+        result.dataset["kind"]: _short(result.dataset["uri"]),
         "log": _short(result.log),
         "mlflow": mlflow,
         "again": result.command,

@@ -135,7 +135,7 @@ TOYS = (
     Toy("Unregistered", imported="gives other logits when it is built again with the same weights"),
     Toy("Routed", exported=r"cannot be exported \("),
     Toy("LogSoftmaxed"),
-    Toy("Squeezed", imported=r"gives \(3,\) for 1 images of 3x8x8, not logits"),
+    Toy("Squeezed", imported=r"gives \(3,\) for 1 image of 3x8x8, not logits"),
 )
 QUICK = {toy.name for toy in random.Random(190).sample(TOYS, 8)}  # a sample with refusals of both kinds and images of both orders
 

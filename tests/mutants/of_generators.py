@@ -18,6 +18,13 @@ GENERATORS = (
         "tests/pipelines/test_ensemble.py",
     ),
     Mutant(
+        "a shard whose teacher takes no memory",
+        "src/distillery/workbench/sharding.py",
+        "memory.most(budget - shared)",
+        "memory.most(budget)",
+        "tests/unit/workbench/test_sharding.py",
+    ),
+    Mutant(
         "shards on the page without the worst of them",
         "src/distillery/tracking/history.py",
         "max(found) for name, found",

@@ -1,5 +1,6 @@
 """What a student is given: noise that nobody keeps, and real images of which a share is held out to choose the best epoch by."""
 
+import io
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 
 from chains import EXPECTS, STAGE, Chain, make_teacher
 from distillery.data.given import read_facts, withhold
@@ -18,6 +20,10 @@ from distillery.models.bundle import load_classifier, read_origin
 from distillery.provenance import sha256_file
 from distillery.reporting.card import model_card, open_sources
 from distillery.steps import plan
+from distillery.storage import open_store
+from distillery_kfp.pipelines.runner.local import _Run
+from distillery_kfp.pipelines.runner.outcome import show_result
+from distillery_kfp.pipelines.runner.request import RunRequest
 
 KD = "students/digits-kd"
 HARD = {"student.stages": [{**STAGE, "objectives": [{"name": "kd", "hard": 0.5}], "steps_per_epoch": 0}]}
@@ -90,6 +96,14 @@ def test_a_held_out_share_is_never_trained_on_and_chooses_the_best_epoch(desk: P
     page = (desk / "run-2" / "report.html").read_text()
     assert "images that were kept back" in page
     assert "Nothing was held out" not in page
+
+
+def test_real_images_are_called_so_when_their_run_ends(desk: Path, withheld: Chain) -> None:
+    request = RunRequest(withheld.recipe, str(withheld.teacher), withheld.store, desk / "work", run_id=withheld.run)
+    screen = Console(width=200, record=True, file=io.StringIO())
+    show_result(screen, _Run(request, "student_distillation", open_store(withheld.store)).close())
+    said = [line.split()[0] for line in screen.export_text().splitlines() if line.rstrip().endswith("real.npz")]
+    assert said == ["images"]
 
 
 def test_who_trains_on_what(desk: Path, withheld: Chain, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from distillery.grammar import counted
 from distillery_kfp.pipelines.cli.sets import SET_HELP, open_set
 
 
@@ -22,7 +23,7 @@ def export_images(
     config = ExportConfig.parse({"format": format_, "role": role, "shard_size": shard_size}, "export")
     names, sha256 = _teacher(teacher) if teacher else ((), "")
     count = export_set(open_set(where, sha256), out.expanduser().absolute(), config, names)
-    typer.echo(f"{out}: {count:,} images, {config.format}, {config.role}")
+    typer.echo(f"{out}: {counted(count, 'image')}, {config.format}, {config.role}")
 
 
 def _teacher(uri: str) -> tuple[tuple[str, ...], str]:

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from distillery.grammar import counted
 from distillery_kfp.pipelines.cli.stores import DEFAULT_STORE, StoreOption, WorkdirOption, console, open_existing, size, workdir_of
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ def prune(
 
 
 def _places(items: "Sequence[Garbage]") -> str:
-    return f"{len(items)} place{'s' * (len(items) != 1)}"
+    return counted(len(items), "place")
 
 
 def _row(item: "Garbage") -> dict[str, object]:

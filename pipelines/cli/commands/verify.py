@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from distillery.grammar import counted
 from distillery_kfp.pipelines.cli.sets import SET_HELP, open_set
 from distillery_kfp.pipelines.cli.stores import size
 
@@ -15,6 +16,6 @@ def verify_set(where: Annotated[str, typer.Argument(metavar="SET", help=SET_HELP
     manifest = found.manifest
     num_bytes = sum(entry.bytes for entry in manifest.shards)
     typer.echo(
-        f"{found.store.uri}: whole; {len(manifest.shards):,} shards, {manifest.images:,} images to train on, "
+        f"{found.store.uri}: whole; {counted(len(manifest.shards), 'shard')}, {counted(manifest.images, 'image')} to train on, "
         f"{manifest.holdout:,} held out, {size(num_bytes)}, set {found.digest[:12]}"
     )

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from distillery.errors import ConfigError
+from distillery.grammar import with_article
 from distillery.host import Watcher
 from distillery.recipes.loader import is_own_file
 
@@ -42,8 +43,8 @@ def as_text(place: Place, what: str) -> str:
     text = os.fspath(place) if isinstance(place, str | os.PathLike) else place
     if not isinstance(text, str):
         raise ConfigError(
-            f"{what} is a {type(place).__name__}, where a path or a URI is expected: give a text, and write what is only in memory to a "
-            "folder first."
+            f"{what} is {with_article(type(place).__name__)}, where a path or a URI is expected: give a text, and write what is only "
+            "in memory to a folder first."
         )
     if "\0" in text:
         raise ConfigError(f"{what} = {text!r} is not allowed: no path holds the character NUL.")
@@ -72,7 +73,7 @@ def as_mapping(value: Mapping[str, Any] | None, what: str) -> dict[str, Any]:
         ConfigError: it is no mapping.
     """
     if value is not None and not isinstance(value, Mapping):
-        raise ConfigError(f"{what} is a {type(value).__name__}, where names with their values are expected: give a dict.")
+        raise ConfigError(f"{what} is {with_article(type(value).__name__)}, where names with their values are expected: give a dict.")
     return dict(value or {})
 
 

@@ -15,6 +15,7 @@ from distillery.api.arguments import Place, as_mapping, as_text, class_names, lo
 from distillery.api.process import plain_modes, undrawn, visiting
 from distillery.api.progress import silent
 from distillery.errors import ConfigError, DistilleryError
+from distillery.grammar import with_article
 from distillery.models.bundle import load_classifier as read_classifier
 from distillery.models.bundle import local_bundle
 from distillery.models.catalog import Architecture
@@ -144,7 +145,7 @@ def _file_of(weights: Place | nn.Module | Mapping[str, Tensor]) -> Iterator[Path
         weights = weights.network
     state = weights.state_dict() if isinstance(weights, nn.Module) else weights
     if not isinstance(state, Mapping):
-        raise ConfigError(f"weights is a {type(weights).__name__}: give a file, a state dict or a module.")
+        raise ConfigError(f"weights is {with_article(type(weights).__name__)}: give a file, a state dict or a module.")
     with TemporaryDirectory() as folder:
         path = Path(folder) / "weights.pt"
         torch.save(dict(state), path)

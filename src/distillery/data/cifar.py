@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distillery.errors import ConfigError, StoreError
+from distillery.grammar import with_article
 from distillery.storage import Store
 
 _SHAPE = (3, 32, 32)
@@ -205,7 +206,7 @@ def _unpickle(data: bytes, where: str) -> dict[str, Any]:
     except Exception:  # a damaged pickle raises whatever the damage leads to
         raise StoreError(f"{where!r} is damaged or no pickled batch of CIFAR: copy it again.") from None
     if not isinstance(found, dict):
-        raise StoreError(f"{where!r} is no pickled batch of CIFAR but a {type(found).__name__}: copy it again.")
+        raise StoreError(f"{where!r} is no pickled batch of CIFAR but {with_article(type(found).__name__)}: copy it again.")
     texts = {_text(key): value.value if isinstance(value, _Array) else value for key, value in found.items()}
     return {key: value.tolist() if isinstance(value, np.ndarray) and key.endswith("labels") else value for key, value in texts.items()}
 

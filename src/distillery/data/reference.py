@@ -7,8 +7,8 @@ from distillery.data.manifest import MANIFEST
 from distillery.data.noise import is_noise
 from distillery.data.store import SyntheticSet
 from distillery.documents import Format
-from distillery.errors import StoreError
-from distillery.provenance import Provenance
+from distillery.errors import CheckpointMismatchError, StoreError
+from distillery.provenance import Provenance, load_json
 from distillery.storage import FolderStore, open_store
 
 REFERENCE_FORMAT = Format("distillery-set-reference", 2, "run the step that made the set again")
@@ -93,7 +93,23 @@ def find_set(uri: str) -> SyntheticSet | None:
     place = _place(uri)
     if is_noise(uri):
         return None
-    return open_set(place) if _refers(place) or open_store(place).exists(MANIFEST) else None
+    name = REFERENCE if _refers(place) else MANIFEST
+    if name == MANIFEST and not open_store(place).exists(MANIFEST):
+        return None
+    try:
+        return open_set(place)
+    except (CheckpointMismatchError, StoreError) as error:
+        if _says_ours(open_store(place).read(name)):
+            raise
+        raise type(error)(f"{str(error).rstrip('.')}; or, where the folder holds pictures, move its {name} out of it.") from None
+
+
+def _says_ours(data: bytes) -> bool:
+    """Whether a file that could not be read calls itself a document of ours: other programs call theirs by the same names."""
+    try:
+        return str(load_json(data, "").get("format", "")).startswith("distillery-")
+    except StoreError:
+        return False
 
 
 def _place(uri: str) -> str:

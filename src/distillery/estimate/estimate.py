@@ -7,6 +7,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Self
 
+from distillery import grammar
 from distillery.engine.selection import CANDIDATES
 from distillery.errors import ConfigError
 from distillery.estimate.profiling import Profile, Timing, profile_run
@@ -164,7 +165,7 @@ def estimate(pipeline: str, parameters: Mapping[str, Any], device: str = "auto",
         check_judged(recipe.student, bool(data), recipe.registration.metric)
     tested = check_data(data, recipe, info) if data else 0
     measured = profile_run(recipe, runtime.place(teacher), sha256, runtime, share=sharding.largest if sharding else ALONE)
-    hardware = f"{runtime.device}, {runtime.precision}, {runtime.threads} thread{'s' * (runtime.threads != 1)}"
+    hardware = f"{runtime.device}, {runtime.precision}, {grammar.counted(runtime.threads, 'thread')}"
     counted = Counted.of(given, tested)
     if isinstance(recipe, StudentRecipe):
         return multiply_student(recipe, measured, info.spec, counted, steps, hardware)

@@ -11,6 +11,7 @@ from distillery.documents import Format
 from distillery.errors import MissingResourceError
 from distillery.evaluation.diversity import Diversity, class_entropy
 from distillery.evaluation.features import LOGITS, Features
+from distillery.grammar import counted
 from distillery.provenance import Provenance
 from distillery.storage import open_store
 
@@ -146,7 +147,7 @@ def _class_findings(report: HealthReport) -> list[str]:
         rare = sum(count < limit for count in counts)
         found.append(
             f"{rare} of {len(counts)} classes {'are' if rare > 1 else 'is'} missing or rare: class {counts.index(min(counts))} has "
-            f"{min(counts)} of {report.images} images, below {config.min_class_share:.0%} of an even part."
+            f"{min(counts)} of {counted(report.images, 'image')}, below {config.min_class_share:.0%} of an even part."
         )
     chance = 1 / len(counts)
     if (report.confidence - chance) / (1 - chance) < config.min_confidence:

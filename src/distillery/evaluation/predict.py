@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from distillery.errors import ConfigError
+from distillery.grammar import counted
 from distillery.numerics import exact
 from distillery.statistics.modes import eval_mode
 from distillery.types import Classifier
@@ -44,5 +45,7 @@ def predict(classifier: Classifier, images: Tensor, batch: int = 256, progress: 
     logits = torch.cat(parts)
     broken = int((~logits.isfinite().all(dim=1)).sum())
     if broken:
-        raise ConfigError(f"The logits of {broken} of {len(images)} images are not finite, so nothing can be measured: train it again.")
+        raise ConfigError(
+            f"The logits of {broken} of {counted(len(images), 'image')} are not finite, so nothing can be measured: train it again."
+        )
     return logits

@@ -18,6 +18,7 @@ from distillery.evaluation.calibration import Calibration
 from distillery.evaluation.cost import Cost, LatencyConfig
 from distillery.evaluation.ensemble import mean_answer
 from distillery.evaluation.predict import predict
+from distillery.grammar import counted
 from distillery.provenance import Provenance
 from distillery.storage import open_store
 from distillery.types import Classifier
@@ -361,7 +362,9 @@ def _check_labels(data: EvaluationImages, num_classes: int) -> None:
     if data.labels is None:
         return
     if len(data.labels) != len(data.images):
-        raise ConfigError(f"{len(data.images)} images with {len(data.labels)} labels are not allowed: give one label an image.")
+        raise ConfigError(
+            f"{counted(len(data.images), 'image')} with {counted(len(data.labels), 'label')} cannot be measured: give one label an image."
+        )
     if len(data.labels) and not 0 <= int(data.labels.min()) <= int(data.labels.max()) < num_classes:
         given = f"{int(data.labels.min())} to {int(data.labels.max())}"
         raise ConfigError(f"Labels go from {given}, but the student knows classes 0 to {num_classes - 1}: check the labels.")

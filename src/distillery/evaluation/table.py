@@ -4,6 +4,7 @@ from rich.table import Table
 
 from distillery.evaluation.agreement import Agreement
 from distillery.evaluation.report import EvaluationReport, ModelReport
+from distillery.grammar import counted
 
 _SOURCES: dict[str, str] = {
     "test set": "test set",
@@ -18,7 +19,7 @@ NOT_COMPARED = "not compared: its classes are others than the teacher's"
 def table(report: EvaluationReport) -> Table:
     """The report as a table for the terminal: one row a number, the teacher beside the student."""
     models = (report.teacher, report.student)
-    shown = Table(title=f"{report.images:,} images: {_SOURCES[report.source]}")
+    shown = Table(title=f"{counted(report.images, 'image')}: {_SOURCES[report.source]}")
     for heading in ("", f"teacher {report.teacher.name}".strip(), f"student {report.student.name}".strip()):
         shown.add_column(heading, justify="right" if heading else "left")
     if report.labelled:
@@ -44,7 +45,7 @@ def table(report: EvaluationReport) -> Table:
     shown.add_row("MFLOPs an image", *(f"{m.cost.flops / 1e6:,.1f}" for m in models))
     shown.add_row("file size", *(f"{m.cost.weights_bytes / 1024:,.0f} KiB" for m in models))
     for first, second in zip(*(m.cost.latency for m in models), strict=False):
-        label = f"CPU latency, batch {first.batch}, {first.threads} thread{'s' * (first.threads != 1)}"
+        label = f"CPU latency, batch {first.batch}, {counted(first.threads, 'thread')}"
         shown.add_row(label, f"{first.milliseconds:,.2f} ms", f"{second.milliseconds:,.2f} ms")
     return shown
 

@@ -12,6 +12,7 @@ from tempfile import TemporaryDirectory
 
 from distillery.errors import ConfigError, DistilleryError, MissingResourceError, StoreError
 from distillery.evaluation.report import flat_metrics, load_report
+from distillery.grammar import counted
 from distillery.ledger.behind import Behind
 from distillery.ledger.evidence import Link, agree, broken, check_bundle, fetch, find_link, keep, match
 from distillery.ledger.origins import Origin, maker_of_student
@@ -227,7 +228,7 @@ class _Walk:
         number = repr(flat_metrics(report).get(name))
         if tags.get("value") != number:
             raise broken("version", f"its tag value says {name} = {tags.get('value')}, but the report says {number}")
-        link.what = f"{name} {float(number):.4f} on {report.images:,} images: {report.source}"
+        link.what = f"{name} {float(number):.4f} on {counted(report.images, 'image')}: {report.source}"
 
     def _run(self, link: Link) -> None:
         own = self.own

@@ -7,6 +7,7 @@ from distillery.data.given import load_given, read_facts
 from distillery.data.noise import is_noise
 from distillery.data.ood import load_ood
 from distillery.errors import MissingResourceError, StoreError
+from distillery.grammar import counted
 from distillery.ledger.evidence import Link, agree, find_bundle, find_link, names
 from distillery.ledger.origins import Origin, maker_of_set, read_set
 from distillery.models.bundle import read_bundle
@@ -81,7 +82,9 @@ class Behind:
             link.where = own.place(set_of(record.key))
             manifest = read_set(own.store, f"{set_of(record.key)}/", link.where, link.sha256, who)
         self._of_this_teacher(manifest.teacher_sha256)
-        link.what = f"{manifest.images:,} images to train on, {manifest.holdout:,} held out, {len(manifest.shards):,} shards"
+        link.what = (
+            f"{counted(manifest.images, 'image')} to train on, {manifest.holdout:,} held out, {counted(len(manifest.shards), 'shard')}"
+        )
         self.synthesizers = manifest.synthesizers or ("",)
         self._mixed(manifest.provenance, self.source)
         if self.source.missed:  # the set is whole, and its own run is asked for by the links after it
@@ -138,7 +141,8 @@ class Behind:
         first, *_ = states = sorted(found.values(), key=lambda state: state.share.first)
         check_whole(states, first.share.total)
         link.sha256 = name_together(found)
-        several = f"the {first.share.total} generators that made the images, {len(states)} shards of them" * (first.share.total > 1)
+        shards = counted(len(states), "shard")
+        several = f"the {first.share.total} generators that made the images, {shards} of them" * (first.share.total > 1)
         link.what = f"{several or 'what made the images'}, of {first.method}"
 
     def _statistics(self, link: Link) -> None:
@@ -155,7 +159,7 @@ class Behind:
         origin = origin_of_moments(file)
         self.source.recorded("statistics", self.statistics, origin)
         given = f", as given in a file with sha256 {origin.inputs['moments']}" if "moments" in origin.inputs else ""
-        link.what = f"{moments.kind} BatchNorm moments of {len(moments.mean)} layers of the teacher{given}"
+        link.what = f"{moments.kind} BatchNorm moments of {counted(len(moments.mean), 'layer')} of the teacher{given}"
 
     def _ood(self, link: Link) -> None:
         link.sha256 = ", ".join(sorted(self.ood))

@@ -18,6 +18,7 @@ from distillery.evaluation.health import FILE as HEALTH
 from distillery.evaluation.health import HealthReport, load_health
 from distillery.evaluation.report import EvaluationReport
 from distillery.evaluation.report import read_origin as report_origin
+from distillery.grammar import counted
 from distillery.ledger.runs import read_run
 from distillery.methods.catalog import METHODS
 from distillery.models.bundle import DOCUMENT, read_origin
@@ -108,10 +109,10 @@ class PageCollector:
     def _given(self) -> LineageEntry:
         facts = read_facts(self.set_path)
         if is_noise(uri := read_reference(self.set_path).uri):
-            what = f"{count(facts.images)} images of noise, drawn from a seed; no picture was needed for them."
+            what = f"{counted(facts.images, 'image')} of noise, drawn from a seed; no picture was needed for them."
             return LineageEntry(name="Noise", sha256=facts.sha256, what=what, where=uri)
         labels = "with their labels" if facts.labels else "read without labels"
-        what = f"{count(facts.images)} pictures that were there before, {labels}; no step made them."
+        what = f"{counted(facts.images, 'picture')} that were there before, {labels}; no step made them."
         return LineageEntry(name="Given pictures", sha256=facts.sha256, what=what, where=uri)
 
     def _real(self, run: RunRecord, found: SyntheticSet | None) -> RealImages:
@@ -221,7 +222,7 @@ class PageCollector:
         if self._is_given:
             entries = [entries[0], self._given()]
         if found:
-            what = f"{count(found.manifest.images)} pictures with the teacher's answers, every file of them named by hash."
+            what = f"{counted(found.manifest.images, 'picture')} with the teacher's answers, every file of them named by hash."
             entries.append(LineageEntry(name="Synthetic set", sha256=found.digest, what=what, where=found.store.uri))
         if begun := self._student.inputs.get("student_start", ""):
             what = "The network with whose weights the student began, instead of random ones."

@@ -33,7 +33,7 @@ class DeepInversionConfig(InversionConfig):
 
     Attributes:
         coarse_steps: of Adam before the others, on views of half the height and width; ImageNet's setting 0 has them.
-        warmup_steps: over which the rate of each part rises from nearly 0 in a straight line.
+        warmup_steps: over which the rate of each part rises from nearly 0 in a straight line; no part may be shorter.
         schedule: constant, or a cosine down to 0 after the warm-up; of each part by itself.
         label_weight: weight of CE(T(x), y).
         total_variation_weight: of the sum of L2 norms of neighbours' differences over the batch.
@@ -55,6 +55,16 @@ class DeepInversionConfig(InversionConfig):
     moments_weight: float = Field(default=10.0, ge=0)
     first_layer_factor: float = Field(default=1.0, gt=0)
 
+    @model_validator(mode="after")
+    def _warms_up(self) -> Self:
+        for name in ("steps", "coarse_steps"):
+            if 0 < (steps := getattr(self, name)) < self.warmup_steps:
+                raise ValueError(
+                    f"warmup_steps = {self.warmup_steps} is more than {name} = {steps}, so the rate would never be reached: lower it, or "
+                    f"give more {name}"
+                )
+        return self
+
     @property
     def passes(self) -> tuple[Pass, ...]:
         """Half the resolution first, where it is asked for."""
@@ -66,8 +76,8 @@ class DeepInversionConfig(InversionConfig):
         return self.steps + -(-self.coarse_steps // _COARSE**2)
 
     def cut(self, images: int, steps: int) -> Self:
-        """Fewer steps on fewer images, at full resolution."""
-        return super().cut(images, steps).model_copy(update={"coarse_steps": 0})
+        """Fewer steps on fewer images, at full resolution and without warm-up."""
+        return super().cut(images, steps).model_copy(update={"coarse_steps": 0, "warmup_steps": 0})
 
     def rate_at(self, step: int, steps: int) -> float:
         """Adam's rate: up in a straight line, then as the schedule says."""

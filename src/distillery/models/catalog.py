@@ -19,6 +19,7 @@ from distillery.config import Config, nearest
 from distillery.errors import CheckpointMismatchError, ConfigError
 from distillery.extras import need
 from distillery.foreign_code import guarded
+from distillery.grammar import with_article
 from distillery.models.allowance import PACKAGES, check_form, import_factory, is_foreign
 from distillery.provenance import sha256_bytes
 from distillery.step_version import hash_module, hash_trees
@@ -320,7 +321,9 @@ def _call(factory: Callable[..., Any], architecture: Architecture, given: dict[s
     with guarded(f"{architecture.name} cannot be built with arguments {architecture.arguments}", "correct them"), kept_settings():
         network = factory(**given, **architecture.arguments)
     if not isinstance(network, nn.Module):
-        raise ConfigError(f"{architecture.name} gave a {type(network).__name__}: name a callable that returns a torch.nn.Module.")
+        raise ConfigError(
+            f"{architecture.name} gave {with_article(type(network).__name__)}: name a callable that returns a torch.nn.Module."
+        )
     advice = "leave state_dict() and named_modules() of nn.Module as they are"
     with guarded(f"The parts and weights of {architecture.name} cannot be listed", advice):  # what works once is not guarded again
         list(network.named_modules())

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from distillery.errors import ConfigError, MissingResourceError, StoreError
 from distillery.foreign_code import guarded, named
+from distillery.grammar import with_article
 from distillery.models.allowance import allow_named
 from distillery.models.catalog import Architecture, build_network, class_argument
 from distillery.models.findings import check_constants, judge
@@ -93,7 +94,9 @@ def read_checkpoint(path: Path) -> FoundWeights:
             raise StoreError(f"{str(path)!r} cannot be read as safetensors ({named(error)}): download or save it again.") from error
     value = read_objects(path)
     if not isinstance(value, Mapping):
-        raise ConfigError(f"{str(path)!r} holds a {type(value).__name__}, not a dict of weights: save model.state_dict() and import that.")
+        raise ConfigError(
+            f"{str(path)!r} holds {with_article(type(value).__name__)}, not a dict of weights: save model.state_dict() and import that."
+        )
     found = flatten(value)
     if not found.weights:
         keys = listed([str(key) for key in value])

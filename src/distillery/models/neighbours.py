@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from distillery.errors import ConfigError
+from distillery.grammar import with_article
 from distillery.types import Classifier
 
 _CLOSE = 1e-3  # of the largest value; another order of summation stays far below
@@ -45,7 +46,9 @@ def _culprit(classifier: Classifier, images: Tensor, close: float) -> str:
             module = modules[path]
             bare = isinstance(module, _NormBase) and module.running_mean is None
             layer = (
-                f"the layer {path!r}, a {type(module).__name__}{' without running statistics' if bare else ''}," if path else "its forward"
+                f"the layer {path!r}, {with_article(type(module).__name__)}{' without running statistics' if bare else ''},"
+                if path
+                else "its forward"
             )
             return f"{layer} mixes them"
     return "no single layer of it mixes them"

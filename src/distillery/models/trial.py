@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from distillery.errors import ConfigError
 from distillery.foreign_code import guarded
+from distillery.grammar import counted
 from distillery.models.catalog import Architecture, build_network, kept_settings
 from distillery.models.neighbours import check_neighbours, is_close
 from distillery.models.rebuilt import check_rebuilt
@@ -223,20 +224,20 @@ def _forward(classifier: Classifier, name: str, images: Tensor) -> Tensor:
     advice = "make it independent of the batch size" if apart else "check channels, height and width, and that it takes float32"
     with guarded(f"{name} fails on images of {size}{mode}{apart}", advice), kept_settings():
         logits = classifier.network(classifier.prepare(classifier.arrange(images)))
-    expected = (n, classifier.num_classes)
+    expected, shown = (n, classifier.num_classes), f"{counted(n, 'image')} of {size}{mode}"
     if not isinstance(logits, Tensor):
         raise ConfigError(
-            f"{name} gives {type(logits).__name__} for {n} images of {size}{mode}, not logits of {expected}: wrap it in a module that "
+            f"{name} gives {type(logits).__name__} for {shown}, not logits of {expected}: wrap it in a module that "
             "returns the logits alone, or switch other outputs off (googlenet, inception_v3 of torchvision: argument aux_logits=false)."
         )
     if logits.dim() == 4 and tuple(logits.shape[:2]) == expected:
         raise ConfigError(
-            f"{name} gives {tuple(logits.shape)} for {n} images of {size}{mode}, a class for each pixel: what is distilled are "
+            f"{name} gives {tuple(logits.shape)} for {shown}, a class for each pixel: what is distilled are "
             f"classifiers, whose logits are {expected}; give a network that answers once an image."
         )
     if tuple(logits.shape) != expected:
         advice = "keep the dimension of the batch, flatten(1) instead of squeeze()" if apart else "check the class names"
-        raise ConfigError(f"{name} gives {tuple(logits.shape)} for {n} images of {size}{mode}, not logits of {expected}: {advice}.")
+        raise ConfigError(f"{name} gives {tuple(logits.shape)} for {shown}, not logits of {expected}: {advice}.")
     if not logits.is_floating_point():
         raise ConfigError(f"{name} gives logits of {logits.dtype}{mode}, not of floating point: return them before argmax or rounding.")
     if logits.layout != torch.strided or logits.device.type != images.device.type:

@@ -8,6 +8,7 @@ from typing import Any
 
 from distillery.config import nearest
 from distillery.errors import ConfigError
+from distillery.grammar import counted
 from distillery.plain_yaml import read_yaml
 from distillery.recipes.loader import apply_overrides, load_document, merge
 from distillery.students.catalog import find_objective
@@ -96,7 +97,8 @@ def apply_plan(document: Mapping[str, Any], name: str) -> dict[str, Any]:
     total = sum(int(stage.get("epochs", _EPOCHS)) for stage in old)
     if total < len(plan.stages):
         raise ConfigError(
-            f"The student method {name} has {len(plan.stages)} stages, but the recipe trains for {total} epoch: give it more."
+            f"The student method {name} has {counted(len(plan.stages), 'stage')}, but the recipe trains for {counted(total, 'epoch')}: "
+            "give it more."
         )
     known = {objective["name"]: objective for stage in old for objective in stage.get("objectives", ())}
     stages, left = [], total

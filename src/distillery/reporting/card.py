@@ -10,6 +10,7 @@ from distillery.data.manifest import SetManifest
 from distillery.errors import CheckpointMismatchError
 from distillery.evaluation.health import HealthReport, load_health
 from distillery.evaluation.report import EvaluationReport, ModelReport, SnapshotScore, load_report
+from distillery.grammar import counted
 from distillery.methods.catalog import METHODS
 from distillery.models.bundle import BundleInfo, read_bundle, read_origin
 from distillery.provenance import Provenance
@@ -224,7 +225,7 @@ def _measured(report: EvaluationReport | None) -> list[str]:
         right = f"; top-1 {_share(best.correct, best.total)}" if best.total else ""
         rows.append((_best_epoch(best), "", f"same class as the teacher {best.agreement:.2%}{right}"))
     rows += _cost_rows(both)
-    head = f"On {report.images:,} images ({report.source}); shares with their 95 % interval (Wilson)."
+    head = f"On {counted(report.images, 'image')} ({report.source}); shares with their 95 % interval (Wilson)."
     return [head, "", *_table(("", f"teacher {_text(report.teacher.name)}".strip(), f"student {_text(report.student.name)}".strip()), rows)]
 
 
@@ -238,7 +239,7 @@ def _cost_rows(both: tuple[ModelReport, ModelReport]) -> Iterator[Sequence[str]]
     yield "MFLOPs an image", *(f"{m.cost.flops / 1e6:,.1f}" for m in both)
     yield "weights file", *(f"{m.cost.weights_bytes:,} bytes" for m in both)
     for first, second in zip(*(m.cost.latency for m in both), strict=False):
-        label = f"CPU latency, batch {first.batch}, {first.threads} thread{'s' * (first.threads != 1)}"
+        label = f"CPU latency, batch {first.batch}, {counted(first.threads, 'thread')}"
         yield label, *(f"{one.milliseconds:,.2f} ms (median of {one.repeats})" for one in (first, second))
 
 
@@ -299,7 +300,7 @@ def _set_limits(sources: CardSources) -> Iterator[str]:
     if missing:
         yield f"The set has no training image that the teacher puts into: {_classes(missing)}."
     if short := sum(manifest.shortfall):
-        yield f"The set is short of {short:,} images that its quotas asked for."
+        yield f"The set is short of {counted(short, 'image')} that its quotas asked for."
     if sources.health is None:
         yield "The health of the set was not given."
     elif sources.health.findings:

@@ -11,6 +11,7 @@ from distillery.config import Config
 from distillery.data.shards import add_up
 from distillery.data.store import SyntheticSet
 from distillery.evaluation.health import HealthReport
+from distillery.grammar import counted
 from distillery.reporting.words import size
 
 _QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
@@ -102,15 +103,15 @@ def facts_table(summary: SetSummary) -> Table:
     rows = {
         "where": summary.uri,
         "images": f"{summary.images:,} to train on, {summary.holdout:,} held out, {' x '.join(map(str, summary.shape))}",
-        "size on disk": f"{size(summary.bytes)} in {summary.shards:,} shards",
+        "size on disk": f"{size(summary.bytes)} in {counted(summary.shards, 'shard')}",
         "teacher": summary.teacher_sha256[:12],
         "synthesizer": ", ".join(sha256[:12] for sha256 in summary.synthesizers) or "none: made in an online run's turns, or from nothing",
         "asked and obtained": f"{summary.agreed:,} of {asked:,} agree ({summary.agreed / asked:.1%})" if asked else "asked for no class",
-        "short of the quotas": f"{sum(summary.shortfall):,} images",
+        "short of the quotas": f"{counted(sum(summary.shortfall), 'image')}",
         "teacher's confidence": f"mean {health.confidence:.3f};  "
         + "  ".join(f"{name} {level:.3f}" for name, level in summary.confidence.items()),
         "class entropy": f"{health.entropy:.3f} of a uniform histogram's; the rarest class has {health.class_share:.0%} of its even part",
-        "compared by": f"{_feature_name(health)}, {health.sampled:,} images",
+        "compared by": f"{_feature_name(health)}, {counted(health.sampled, 'image')}",
         "distance of two images": f"{diversity.distance:.3f} (cosine), {diversity.class_distance:.3f} within a class",
         "directions": f"{diversity.directions:.1f} (participation ratio)",
         "near-duplicates": f"{diversity.duplicates:.2%} above a cosine of {health.config.duplicate_similarity:g}",

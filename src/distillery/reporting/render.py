@@ -9,6 +9,7 @@ from markupsafe import Markup
 
 from distillery.evaluation.accuracy import ClassAccuracy, whole_matrix
 from distillery.evaluation.report import EvaluationReport, SnapshotScore
+from distillery.grammar import counted
 from distillery.plain_yaml import write_yaml
 from distillery.reporting import words
 from distillery.reporting.charts import Scale, Series, column_chart, key, line_chart, reliability_chart, share_bar
@@ -122,7 +123,7 @@ def comparison(report: EvaluationReport) -> list[dict[str, Any]]:
         row((name, plain), f"cost.{path}", values, [text(value) for value in values], words.compared(values[0], values[1]).text)
     for index, pair in enumerate(zip(*(cost.latency for cost in costs), strict=False)):  # a report of one alone has no pairs
         times = [latency.milliseconds for latency in pair]
-        name = f"CPU latency, batch {pair[0].batch}, {pair[0].threads} thread{'s' * (pair[0].threads != 1)}"
+        name = f"CPU latency, batch {pair[0].batch}, {counted(pair[0].threads, 'thread')}"
         plain = f"time for {words.images(pair[0].batch)}"
         texts = [words.milliseconds(time) for time in times]
         how = words.compared(times[0], times[1], "faster", "slower", "as fast").text

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from distillery.evaluation.accuracy import Cells
 from distillery.evaluation.report import EvaluationReport, ModelReport, SnapshotScore
+from distillery.grammar import counted
 from distillery.reporting.real_images import RealImages, tell_real_images
 
 _SPACE = "\N{NO-BREAK SPACE}"
@@ -194,7 +195,7 @@ def between(correct: int, total: int) -> str:
 
 def images(number: int) -> str:
     """`450 images`, `1 image`."""
-    return f"{count(number)} image{'s' * (number != 1)}"
+    return counted(number, "image")
 
 
 def headline(report: EvaluationReport, real: RealImages | None = None) -> list[str]:

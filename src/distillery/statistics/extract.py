@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from distillery.errors import ConfigError
+from distillery.grammar import counted
 from distillery.numerics import exact
 from distillery.statistics.layers import Layers, find_layers, statistics_of
 from distillery.statistics.modes import eval_mode
@@ -129,7 +130,7 @@ def class_moments(classifier: Classifier, images: Tensor, labels: Tensor, teache
             classifier(images[start : start + batch].to(device).float() / 255)
             for key in found:
                 if len(inputs[key]) != len(groups):
-                    maps = f"{len(inputs[key])} maps of {len(groups)} images"
+                    maps = f"{counted(len(inputs[key]), 'map')} of {counted(len(groups), 'image')}"
                     raise ConfigError(f"The layer {key!r} sees {maps}, so none is of one image's class: take global moments.")
                 running[key].update(inputs[key], groups)
     # rounded once, after all sums
@@ -159,7 +160,9 @@ def _visits(classifier: Classifier, layers: Layers | None = None) -> dict[str, t
 
 def _count(images: Tensor, labels: Tensor, class_names: Sequence[str]) -> Tensor:
     if images.dtype != torch.uint8 or len(images) != len(labels):
-        raise ConfigError(f"{len(images)} images of {images.dtype} with {len(labels)} labels do not fit: give uint8 and a label each.")
+        raise ConfigError(
+            f"{counted(len(images), 'image')} of {images.dtype} with {counted(len(labels), 'label')} do not fit: give uint8, a label each."
+        )
     if not len(images):
         raise ConfigError("There are no images to measure per-class moments on: give labelled images of every class.")
     if not 0 <= int(labels.min()) <= int(labels.max()) < len(class_names):

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.modules.instancenorm import _InstanceNorm
 
 from distillery.errors import ConfigError
+from distillery.grammar import with_article
 from distillery.seeding import seeded
 from distillery.statistics.modes import eval_mode
 from distillery.statistics.taps import tap_inputs
@@ -130,7 +131,9 @@ def _running_mean(module: nn.Module) -> Tensor:
 def _answer(classifier: Classifier, images: Tensor) -> Tensor:
     logits = classifier(classifier.arrange(images))
     if not isinstance(logits, Tensor):
-        raise ConfigError(f"The network gives a {type(logits).__name__} and no logits (N, K): wrap it so that it returns these alone.")
+        raise ConfigError(
+            f"The network gives {with_article(type(logits).__name__)} and no logits (N, K): wrap it so that it returns these alone."
+        )
     return logits
 
 

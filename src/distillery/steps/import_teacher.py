@@ -12,6 +12,7 @@ from torch import Tensor
 from distillery.data.class_names import check_class_names
 from distillery.data.real import LabelledImages, load_labelled
 from distillery.evaluation.suspects import find_suspect
+from distillery.grammar import counted
 from distillery.models.bundle import count_parameters, save_classifier
 from distillery.models.catalog import Architecture
 from distillery.models.foreign import import_checkpoint
@@ -59,7 +60,7 @@ def run(
     classifier = import_checkpoint(Path(checkpoint), parsed, image_spec, names, weights)
     layers = find_layers(classifier)
     if layers.left_out:
-        _log.warning(f"The teacher has {len(layers.visits)} layers with moments{layers.exceptions()}.")
+        _log.warning(f"The teacher has {counted(len(layers.visits), 'layer')} with moments{layers.exceptions()}.")
     result: dict[str, Any] = {
         "parameters": count_parameters(classifier.network),
         "batchnorm": len(layers.visits),

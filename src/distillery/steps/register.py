@@ -17,6 +17,7 @@ from distillery.documents import Format
 from distillery.errors import CheckpointMismatchError, ConfigError
 from distillery.evaluation.report import EvaluationReport, flat_metrics, load_report
 from distillery.evaluation.report import read_origin as report_origin
+from distillery.grammar import counted
 from distillery.ledger.runs import note_results
 from distillery.models.bundle import VerifiedBundle, read_bundle
 from distillery.models.bundle import read_origin as bundle_origin
@@ -151,7 +152,7 @@ def _candidate(settings: RegistrationSection, report: EvaluationReport, origin: 
         value=numbers[metric],
         source=_source(report, report_path),
         tags={name: text for name, text in tags.items() if text},
-        description=f"{settings.recipe}: {metric} {numbers[metric]:.4f} on {report.images:,} images ({report.source}).",
+        description=f"{settings.recipe}: {metric} {numbers[metric]:.4f} on {counted(report.images, 'image')} ({report.source}).",
     )
 
 

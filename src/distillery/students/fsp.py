@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from distillery.config import Config
 from distillery.errors import ConfigError
+from distillery.grammar import counted
 from distillery.losses.features import Pooling, Reduction, fsp_distance, fsp_matrix
 from distillery.students.config import ObjectiveConfig
 from distillery.students.layers import check_maps, check_task, matched_ends
@@ -57,7 +58,8 @@ class FSPConfig(ObjectiveConfig):
         if self.pair_weights and (min(self.pair_weights) < 0 or not any(self.pair_weights)):
             raise ValueError(f"pair_weights = {list(self.pair_weights)} must be 0 or more, one of them above 0")
         if self.pairs and self.pair_weights and len(self.pairs) != len(self.pair_weights):
-            raise ValueError(f"pair_weights has {len(self.pair_weights)} values for {len(self.pairs)} pairs: give one a pair, or none")
+            weights, pairs = counted(len(self.pair_weights), "value"), counted(len(self.pairs), "pair")
+            raise ValueError(f"pair_weights has {weights} for {pairs}: give one each, or none")
         return self
 
 
@@ -107,7 +109,8 @@ class FSP(Objective):
             raise ConfigError("fsp takes matrices between the ends of stages, but both networks have one stage only: name layers by pairs.")
         if self.config.pair_weights and len(self.config.pair_weights) != count:
             raise ConfigError(
-                f"pair_weights has {len(self.config.pair_weights)} values, but there are {count} pairs: give {count}, or none."
+                f"pair_weights has {counted(len(self.config.pair_weights), 'value')}, but the layers make {counted(count, 'pair')}: "
+                f"give {count}, or none."
             )
         self._weights = self.config.pair_weights or (1.0,) * count
         return TapPair(

@@ -1,6 +1,7 @@
 """What objectives on features share: the layers that they compare where nobody names any, and refusals of what they cannot compare."""
 
 from distillery.errors import ConfigError
+from distillery.grammar import counted, with_article
 from distillery.models.stages import stage_outputs
 from distillery.students.objective import Seen, Tap
 from distillery.types import Classifier
@@ -18,7 +19,9 @@ def ends_of(classifier: Classifier, who: str, setting: str) -> tuple[Tap, ...]:
         ConfigError: it has no stages that can be found.
     """
     if not (found := stage_outputs(classifier)):
-        raise ConfigError(f"The {who}, a {type(classifier.network).__name__}, has no stages that could be found: name layers by {setting}.")
+        raise ConfigError(
+            f"The {who}, {with_article(type(classifier.network).__name__)}, has no stages that could be found: name layers by {setting}."
+        )
     return tuple(map(Tap.parse, found))
 
 
@@ -31,8 +34,8 @@ def matched_ends(teacher: Classifier, student: Classifier, setting: str) -> tupl
     theirs, ours = ends_of(teacher, "teacher", setting), ends_of(student, "student", setting)
     if len(theirs) != len(ours):
         raise ConfigError(
-            f"The teacher's maps have {len(theirs)} stages ({_list(theirs)}) and the student's {len(ours)} ({_list(ours)}), which do not "
-            f"pair up: take a student of as many stages, or name layers by {setting}."
+            f"The teacher's maps have {counted(len(theirs), 'stage')} ({_list(theirs)}) and the student's {len(ours)} ({_list(ours)}), "
+            f"which do not pair up: take a student of as many stages, or name layers by {setting}."
         )
     return theirs, ours
 

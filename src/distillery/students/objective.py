@@ -6,6 +6,7 @@ from typing import NamedTuple, Protocol, Self
 
 from torch import Tensor, nn
 
+from distillery.errors import ConfigError
 from distillery.statistics.taps import Side
 from distillery.types import Classifier
 
@@ -24,8 +25,14 @@ class Tap(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """A tap as recipes write it: `network.layer1`, or `network.layer1:input`."""
+        """A tap as recipes write it: `network.layer1`, or `network.layer1:input`.
+
+        Raises:
+            ConfigError: no path, which would be the whole network.
+        """
         path = text.removesuffix(":input")
+        if not path:
+            raise ConfigError(f"The layer {text!r} has no path: give a module's, as named_modules() has it, such as network.layer1.")
         return cls(path, "output" if path == text else "input")
 
     def __str__(self) -> str:

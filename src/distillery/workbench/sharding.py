@@ -10,6 +10,7 @@ from torch import nn
 
 from distillery.engine.progress import Progress
 from distillery.errors import ConfigError
+from distillery.grammar import counted
 from distillery.models.bundle import VerifiedBundle
 from distillery.placement.amounts import read_memory
 from distillery.placement.profiles import Placement
@@ -65,7 +66,7 @@ class Sharding:
     def sentence(self) -> str:
         """What will be done, and why."""
         total, largest = self.shards[-1].total, len(self.largest)
-        shards = "1 shard" if len(self.shards) == 1 else f"{len(self.shards)} shards of at most {largest} each"
+        shards = counted(len(self.shards), "shard") + f" of at most {largest} each" * (len(self.shards) > 1)
         return (
             f"{total} generators in {shards}: about {self.memory.of(1) / GIB:.2g} GiB for one, {self.needed / GIB:.2g} GiB a shard, "
             f"within {self.budget / GIB:.3g} GiB ({self.origin})."

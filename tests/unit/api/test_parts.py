@@ -51,9 +51,9 @@ def test_a_file_a_state_dict_and_a_module_are_one_teacher(network: nn.Module, tm
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"weights": 3}, "weights is a int: give a file, a state dict or a module"),
+        ({"weights": 3}, "weights is an int: give a file, a state dict or a module"),
         ({"classes": "abc"}, "classes = 'abc' is a text"),
-        ({"out": 3}, "out is a int, where a path"),
+        ({"out": 3}, "out is an int, where a path"),
         ({"classes": 4}, "4 class names"),
     ],
 )

@@ -64,6 +64,22 @@ def test_a_damaged_reference_is_refused(tmp_path: Path, data: bytes, kind: type[
         read_reference(tmp_path)
 
 
+@pytest.mark.parametrize("name", [MANIFEST, REFERENCE])
+@pytest.mark.parametrize("data", [b'{"name": "web app"}', b"[1, 2]", b"no json"])
+def test_a_file_of_others_that_is_called_like_ours_says_how_to_get_at_the_pictures(tmp_path: Path, name: str, data: bytes) -> None:
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises((CheckpointMismatchError, StoreError), match=f"; or, where the folder holds pictures, move its {name} out of it."):
+        find_set(str(tmp_path))
+
+
+def test_a_damaged_set_is_told_without_that(store: FolderStore) -> None:
+    publish(store, 1)
+    store.write(MANIFEST, store.read(MANIFEST).replace(b'"holdout": ', b'"holdout": 1'))
+    with pytest.raises(StoreError, match="damaged") as caught:
+        find_set(store.uri)
+    assert "pictures" not in str(caught.value)
+
+
 def test_a_set_is_opened_by_its_folder_its_manifest_or_a_reference(store: FolderStore, tmp_path: Path) -> None:
     folder = tmp_path / "artifact"
     with pytest.raises(MissingResourceError, match="No synthetic set is published"):

@@ -42,7 +42,7 @@ def test_the_order_in_memory_is_the_fastest_that_works(name: str) -> None:
 
 
 REFUSED = {
-    "Squeezed": r"gives \(3,\) for 1 images of 3x8x8.*flatten\(1\) instead of squeeze",
+    "Squeezed": r"gives \(3,\) for 1 image of 3x8x8.*flatten\(1\) instead of squeeze",
     "FixedBatch": r"fails on images of 3x8x8 in a batch of 1, though not of 2 \(RuntimeError: .*\): make it independent",
     "TooDeep": r"fails on images of 3x8x8 \(RuntimeError: Calculated padded input size.*\): check channels, .* float32\.$",
     "Classes": "gives logits of torch.int64, not of floating point",

@@ -90,6 +90,25 @@ def test_recipe_shows_its_values_and_its_pipeline(name: str, pipeline: str) -> N
     assert "resnet8" in text
 
 
+@pytest.mark.parametrize(
+    ("name", "command"),
+    [
+        ("fast_dfkd/digits", "# Next: distillery run fast_dfkd/digits --teacher BUNDLE --data TEST_IMAGES"),
+        ("students/digits-kd", "# Next: distillery run students/digits-kd --teacher BUNDLE --images IMAGES --data TEST_IMAGES"),
+    ],
+)
+def test_a_recipe_ends_with_the_command_that_runs_it(name: str, command: str) -> None:
+    assert shown(listing.show_recipe, name).splitlines()[-1] == command
+
+
+def test_recipes_that_are_run_in_other_ways_are_told_apart() -> None:
+    asked = "distillery run NAME --teacher BUNDLE --images IMAGES --data TEST_IMAGES"
+    assert shown(listing.show_recipes, "students").splitlines()[-1] == f"Next: distillery recipes NAME, or {asked}"
+    first, *others = shown(listing.show_recipes).split("Next: ")[1].splitlines()
+    assert first == "distillery recipes NAME, or distillery run NAME --teacher BUNDLE --data TEST_IMAGES"
+    assert f"For students: {asked}" in others
+
+
 def test_methods_lists_all() -> None:
     text = shown(listing.show_methods)
     assert "fast_dfkd" in text

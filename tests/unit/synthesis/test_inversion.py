@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from distillery.errors import ConfigError
-from distillery.methods.deep_inversion import AdaptiveDeepInversion, AdaptiveDeepInversionConfig
+from distillery.methods.deep_inversion import AdaptiveDeepInversion, AdaptiveDeepInversionConfig, DeepInversionConfig
 from distillery.runtime import resolve_runtime
 from distillery.synthesis.inversion import InversionConfig, InversionSynthesizer, Pass, View
 from distillery.synthesis.protocol import Ingredients
@@ -136,3 +136,11 @@ def test_a_network_that_takes_its_own_size_alone_is_missed_by_name(whose: str) -
     ):
         run()
     run(coarse_steps=0)
+
+
+@pytest.mark.parametrize(("name", "changes"), [("steps", {"steps": 4}), ("coarse_steps", {"steps": 9, "coarse_steps": 4})])
+def test_no_part_is_shorter_than_its_warm_up(name: str, changes: dict[str, int]) -> None:
+    with pytest.raises(ConfigError, match=f"warmup_steps = 5 is more than {name} = 4, so the rate would never be reached: lower it, or"):
+        DeepInversionConfig.parse({**changes, "warmup_steps": 5})
+    config = DeepInversionConfig.parse({**changes, "warmup_steps": 4})
+    assert DeepInversionConfig.parse(config.one_step().to_json()).rate_at(0, 1) == config.rate
