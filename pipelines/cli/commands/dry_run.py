@@ -7,6 +7,7 @@ from distillery_kfp.pipelines.cli.stores import console, size
 
 if TYPE_CHECKING:
     from distillery.estimate.estimate import Estimate
+    from distillery.workbench.moments import GivenMoments
     from distillery_kfp.pipelines.runner.local import RunRequest
 
 
@@ -41,9 +42,14 @@ def starts_of(pipeline: str) -> int:
 def _show(request: "RunRequest", pipeline: str, found: "Estimate") -> None:
     from rich.table import Table
 
+    from distillery.estimate.shortage import shortages
+    from distillery.storage import open_store
+
     screen = console()
     config = found.recipe.to_json()
     config.pop("about")
+    if found.statistics:
+        config.pop("statistics")  # a choice of what is extracted, and nothing is
     for line in (
         f"{request.recipe}: {pipeline}, seed {request.seed}; its resolved values:\n",
         write_yaml(config, default_flow_style=None, width=120),
@@ -57,6 +63,7 @@ def _show(request: "RunRequest", pipeline: str, found: "Estimate") -> None:
     screen.print(table)
     lines = {
         **({"ensemble": found.sharding.sentence()} if found.sharding else {}),
+        **({"moments": _moments(found.statistics)} if found.statistics else {}),
         "images": _images(found),
         "student": f"{found.student_steps:,} optimizer steps",
         "time": f"about {_span(found.seconds)}",
@@ -72,6 +79,14 @@ def _show(request: "RunRequest", pipeline: str, found: "Estimate") -> None:
         "other work on the machine counts in. Nothing was written."
     )
     screen.print(f"\n{note}", highlight=False, soft_wrap=True)
+    for sentence in shortages(found, open_store(request.store), request.workdir):
+        screen.print(sentence, highlight=False, markup=False, soft_wrap=True)
+
+
+def _moments(given: "GivenMoments") -> str:
+    which = "of each class" if given.by_class else "of the teacher"
+    measured = {"data": ", measured on labelled real images", "set": ", measured on a synthetic set"}.get(given.measured_on, "")
+    return f"{which}{measured}, from {given.uri}"
 
 
 def _images(found: "Estimate") -> str:

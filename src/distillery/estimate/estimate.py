@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Self
@@ -17,10 +17,12 @@ from distillery.models.bundle import VerifiedBundle, fetch_bundle
 from distillery.recipes.parameters import read_parameters
 from distillery.recipes.schema import DistillationRecipe, Recipe, StudentRecipe
 from distillery.recipes.workload import workload_of
-from distillery.runtime import resolve_runtime
+from distillery.runtime import memory_here, resolve_runtime
 from distillery.students.check import check_classes, check_judged, check_labels
 from distillery.synthesis.share import ALONE
 from distillery.types import ImageSpec
+from distillery.workbench.amounts import warn_quotas
+from distillery.workbench.moments import GivenMoments
 from distillery.workbench.networks import check_networks
 from distillery.workbench.planning import (
     Given,
@@ -110,6 +112,8 @@ class Estimate:
         workspace: bytes in the workspace.
         hardware: what it was measured on, in words.
         sharding: how an ensemble is cut; None where one generator is trained, or none.
+        capacity: bytes of memory that the device has in all; 0 where nobody looked.
+        statistics: the teacher's moments that the run is given; None where it reads its own.
     """
 
     recipe: Recipe
@@ -123,6 +127,8 @@ class Estimate:
     workspace: int
     hardware: str
     sharding: Sharding | None = None
+    capacity: int = 0
+    statistics: GivenMoments | None = None
 
     @property
     def seconds(self) -> tuple[float, float]:
@@ -155,6 +161,7 @@ def estimate(pipeline: str, parameters: Mapping[str, Any], device: str = "auto",
         check_expected(recipe, info)
         given = open_given(values, recipe, bundle)
         check_room(recipe, info, given.start.images if given.start else 0)
+        warn_quotas(recipe, info)
         runtime = resolve_runtime(device, recipe.precision, threads)
         if not given.labelled:
             check_labels(recipe.student.stages)
@@ -168,8 +175,10 @@ def estimate(pipeline: str, parameters: Mapping[str, Any], device: str = "auto",
     hardware = f"{runtime.device}, {runtime.precision}, {grammar.counted(runtime.threads, 'thread')}"
     counted = Counted.of(given, tested)
     if isinstance(recipe, StudentRecipe):
-        return multiply_student(recipe, measured, info.spec, counted, steps, hardware)
-    return multiply_out(recipe, measured, info.spec, info.num_classes, counted, steps, hardware, sharding)
+        found = multiply_student(recipe, measured, info.spec, counted, steps, hardware)
+    else:
+        found = multiply_out(recipe, measured, info.spec, info.num_classes, counted, steps, hardware, sharding)
+    return replace(found, capacity=memory_here(runtime.device), statistics=given.statistics)
 
 
 def multiply_student(recipe: StudentRecipe, measured: Profile, spec: ImageSpec, counted: Counted, steps: int, hardware: str) -> Estimate:

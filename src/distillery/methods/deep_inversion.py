@@ -65,6 +65,11 @@ class DeepInversionConfig(InversionConfig):
                 )
         return self
 
+    def check_networks(self, teacher: Classifier, student: Classifier) -> None:
+        """Refuse a teacher that takes images of its own size alone, where it is shown smaller ones."""
+        if self.coarse_steps:
+            check_pooled(teacher, "teacher", _COARSE, "coarse_steps")
+
     @property
     def passes(self) -> tuple[Pass, ...]:
         """Half the resolution first, where it is asked for."""
@@ -102,6 +107,12 @@ class AdaptiveDeepInversionConfig(DeepInversionConfig):
     competition_weight: float = Field(default=1.0, ge=0)
     competition: Literal["jensen_shannon", "clamped"] = "jensen_shannon"
     temperature: float = Field(default=3.0, gt=0)
+
+    def check_networks(self, teacher: Classifier, student: Classifier) -> None:
+        """Refuse either network, where it is shown such images."""
+        super().check_networks(teacher, student)
+        if self.coarse_steps and self.competition_weight:
+            check_pooled(student, "student", _COARSE, "coarse_steps")
 
     @model_validator(mode="after")
     def _competes(self) -> Self:

@@ -21,6 +21,7 @@ from distillery.step_table import PIPELINES, STEPS
 from distillery.students.check import check_classes, check_judged, check_labels
 from distillery.synthesis.share import ALONE, Share
 from distillery.tracking.open import check_observer, open_parent
+from distillery.workbench.amounts import warn_quotas, warn_space
 from distillery.workbench.bench import open_run_store, reporting, runtime_here, workspace
 from distillery.workbench.given import absolute
 from distillery.workbench.keys import step_versions
@@ -63,7 +64,7 @@ def run(pipeline: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
         MissingResourceError: no such file or bundle.
         StoreError: a damaged bundle, or a store that cannot be written.
     """
-    open_run_store()  # before anything is fetched: a store that loses everything is refused in the first second
+    store = open_run_store()  # before anything is fetched: a store that loses everything is refused in the first second
     check_observer()
     placement = choose_placement(parameters)
     values = read_parameters(pipeline, without_placement(parameters))
@@ -82,6 +83,8 @@ def run(pipeline: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
     check_networks(recipe, teacher, runtime_here(recipe.precision))
     check_judged(recipe.student, bool(values["eval_data_uri"]), recipe.registration.metric)
     check_teacher(recipe, teacher.info, given)
+    warn_quotas(recipe, teacher.info)
+    warn_space(recipe, teacher.info, store, given.start.images if given.start else 0)
     warn_schedule(recipe)
     warn_answers(recipe)
     shards = cut(recipe, teacher, placement, runtime_here(recipe.precision).device)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from distillery.errors import ConfigError, MissingResourceError
-from distillery.storage.local import TEMPORARY, receive
+from distillery.storage.local import TEMPORARY, free_space, receive
 from distillery.storage.workspace import workspace
 
 
@@ -154,6 +154,11 @@ class Store(ABC):
         """Where the object lies (or would lie) on this machine, None where the store is not a folder."""
         check_key(key)
         return None
+
+    def free_space(self) -> int | None:
+        """Bytes that are free in it, None where nobody can tell."""
+        folder = self.local_path("free")
+        return None if folder is None else free_space(folder.parent)
 
     def clean(self) -> int:
         """Remove what killed writers left unfinished, and say how many; only for a caller that is the sole writer (it holds the lock)."""

@@ -4,6 +4,7 @@ import errno
 import hashlib
 import os
 import secrets
+import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -129,6 +130,12 @@ def flush(path: Path, flags: int = os.O_RDONLY | os.O_DIRECTORY) -> None:
             raise
     finally:
         os.close(descriptor)
+
+
+def free_space(folder: Path) -> int:
+    """Bytes that are free where a folder is, or would be made."""
+    nearest = next(part for part in (folder, *folder.absolute().parents) if part.exists())
+    return shutil.disk_usage(nearest).free
 
 
 def refusal(start: str, path: Path, error: OSError, size: int = 0, place: str = "store") -> str:

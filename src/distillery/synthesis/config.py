@@ -1,11 +1,14 @@
 """What every method's settings answer, so that nobody guesses from the names of keys; imports no torch."""
 
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from pydantic import Field, model_validator
 
 from distillery.config import Beta, Config
 from distillery.models.generators.config import GeneratorConfig
+
+if TYPE_CHECKING:
+    from distillery.types import Classifier
 
 WEIGHT = "_weight"
 """Ending of the fields that weigh a term: a method's loss is the sum of its terms, each times its weight."""
@@ -42,6 +45,17 @@ class MethodConfig(Config):
     def warmup_turns(self) -> int:
         """Turns at the start in which the student must not train."""
         return 0
+
+    def check_networks(self, teacher: "Classifier", student: "Classifier") -> None:
+        """Refuse networks that cannot be shown what the method shows them, before anything is trained; by default nothing is refused.
+
+        Args:
+            teacher: frozen, in eval mode.
+            student: likewise. Both may stand on the meta device.
+
+        Raises:
+            ConfigError: names the setting.
+        """
 
     def cut(self, images: int, steps: int) -> Self:
         """The same settings with a smaller turn and without warm-up, so that a turn's cost can be measured in little time.

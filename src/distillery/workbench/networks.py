@@ -33,7 +33,10 @@ def check_networks(recipe: Recipe, teacher: VerifiedBundle, runtime: Runtime, ma
     names = recipe.student.class_names(info.class_names)
     order = try_architecture(recipe.student.architecture, info.spec, len(names), runtime)
     if looks_inside(recipe.student.stages) or recipe.student.classes:
-        _check_stages(recipe, info, runtime, order)
+        check_stages(recipe.student.stages, *_built(recipe, info, runtime, order))
+    if makes_images and isinstance(recipe, DistillationRecipe) and recipe.method.target == "images":
+        teacher_alike, student = _built(recipe, info, runtime, order)
+        recipe.settings.check_networks(teacher_alike.eval(), student.freeze().eval())
     name = info.architecture.name
     if ":" not in name:
         return
@@ -48,8 +51,8 @@ def check_networks(recipe: Recipe, teacher: VerifiedBundle, runtime: Runtime, ma
         raise ConfigError(found.bfloat16)
 
 
-def _check_stages(recipe: Recipe, info: BundleInfo, runtime: Runtime, order: MemoryFormat) -> None:
-    """Try the plan on networks of ours without memory; where one is foreign, whose factory may not know that, on both as they are."""
+def _built(recipe: Recipe, info: BundleInfo, runtime: Runtime, order: MemoryFormat) -> tuple[Classifier, Classifier]:
+    """Networks to try things on: ours without memory; where one is foreign, whose factory may not know that, both as they are."""
     names = info.class_names, recipe.student.class_names(info.class_names)
     networks = (info.architecture, info.memory_format, names[0]), (recipe.student.architecture, order, names[1])
     ours = not any(":" in architecture.name for architecture, *_ in networks)
@@ -60,4 +63,4 @@ def _check_stages(recipe: Recipe, info: BundleInfo, runtime: Runtime, order: Mem
         return classifier if ours else runtime.place(classifier)
 
     teacher, student = (build(*network) for network in networks)
-    check_stages(recipe.student.stages, teacher.freeze(), student)
+    return teacher.freeze(), student

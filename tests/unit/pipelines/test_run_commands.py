@@ -13,6 +13,8 @@ from distillery.ledger.runs import find_run
 from distillery.models.bundle import save_classifier
 from distillery.provenance import Provenance, code_version
 from distillery.recipes.loader import load_recipe
+from distillery.statistics.extract import global_moments
+from distillery.statistics.moments import save_moments
 from distillery.storage import FolderStore
 from distillery.workbench.keys import step_versions
 from distillery_kfp.pipelines.cli import app as cli
@@ -21,6 +23,7 @@ from distillery_kfp.pipelines.runner import forkserver
 from distillery_kfp.pipelines.runner.resume import request_of, workspace_of
 from fakes import TINY, tiny_teacher
 from made_up_runs import MadeUp, digest
+from short_recipes import SHORT
 
 
 class Desk(MadeUp):
@@ -219,6 +222,25 @@ def test_a_dry_run_says_what_a_run_would_cost_and_writes_nothing(desk: Desk, mon
     assert "The rest are estimates" in out
     _, err = desk.call("run", "own.yaml", "--teacher", "absent", "--dry-run", code=1)
     assert len(err.splitlines()) == 1
+
+
+def test_a_dry_run_names_the_moments_that_it_is_given_and_what_it_has_too_little_of(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(profiling, "_start", lambda: (1.0, 1000))
+    monkeypatch.setattr(FolderStore, "free_space", lambda store: 1)
+    monkeypatch.chdir(desk.folder)
+    teacher = tiny_teacher(steps=1)
+    sha256 = save_classifier(desk.folder / "teacher", teacher, TINY, Provenance(code_version=code_version()))
+    save_moments(desk.folder / "own.safetensors", global_moments(teacher, sha256), Provenance(code_version=code_version()))
+    small = {"expects": {"height": 8, "width": 8, "classes": 4}, **SHORT["deep_inversion/digits"]}
+    sets = [word for key, value in small.items() for word in ("--set", f"{key}={json.dumps(value)}")]
+    words = ["run", "deep_inversion/digits", "--teacher", "teacher", "--store", "new", "--workdir", "elsewhere", "--dry-run", *sets]
+    out, _ = desk.call(*words)
+    assert "statistics: {kind: global}" in out
+    assert "\nmoments " not in out
+    out, _ = desk.call(*words, "--statistics", "own.safetensors")
+    assert "statistics:" not in out
+    assert f"\nmoments    of the teacher, from {desk.folder / 'own.safetensors'}\n" in out
+    assert "1 bytes are free at " in out.replace("\N{NO-BREAK SPACE}", " ")
 
 
 @pytest.mark.parametrize(("available", "starts"), [(True, 1), (False, 5)])

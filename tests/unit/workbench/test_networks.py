@@ -33,6 +33,7 @@ from distillery.types import Classifier, ImageSpec, MemoryFormat
 from distillery.workbench.assembly import build_student
 from distillery.workbench.networks import check_networks
 from fakes import CPU
+from short_recipes import SHORT
 from toy_objectives import register
 
 SPEC = ImageSpec(channels=3, height=8, width=8, mean=(0.5,) * 3, std=(0.25,) * 3)
@@ -127,6 +128,35 @@ def test_a_plan_that_names_layers_is_tried_on_networks_of_ours_and_of_others(
     check(layer)
     with pytest.raises(ConfigError, match=rf"^student.stages.0 cannot be trained: The objective hint reads '{layer}x' of the student"):
         check(f"{layer}x")
+
+
+@pytest.mark.parametrize(
+    ("method", "teacher", "student", "whose"),
+    [
+        ("deep_inversion", "toy_networks:Pooled", "resnet8", "teacher"),
+        ("adaptive_deep_inversion", "toy_networks:Pooled", "resnet8", "teacher"),
+        ("adaptive_deep_inversion", "resnet8", "toy_networks:Pooled", "student"),
+    ],
+)
+def test_images_of_half_the_size_are_tried_before_anything_is_trained(
+    tmp_path: Path, method: str, teacher: str, student: str, whose: str
+) -> None:
+    architecture = Architecture(name=teacher)
+    classifier = Classifier(build_network(architecture, SPEC, 3), SPEC, ("a", "b", "c"))
+    save_classifier(tmp_path / "teacher", classifier, architecture, Provenance(code_version="t"))
+
+    def check(coarse_steps: int, makes_images: bool = True, **settings: float) -> None:
+        changes = {**SHORT[f"{method}/digits"], "expects": OVERRIDES["expects"], "student.architecture": {"name": student, "arguments": {}}}
+        changes["synthesis.config"] = {**changes["synthesis.config"], "coarse_steps": coarse_steps, **settings}
+        recipe = load_recipe(f"{method}/digits", changes)
+        check_networks(recipe, VerifiedBundle(tmp_path / "teacher"), CPU, makes_images)
+
+    check(0)
+    check(1, makes_images=False)
+    with pytest.raises(ConfigError, match=f"^coarse_steps shows the {whose} images of 4x4, and it takes 8x8 alone: set"):
+        check(1)
+    if whose == "student":
+        check(1, competition_weight=0.0)
 
 
 @pytest.mark.parametrize(("teacher", "student"), [("Float32Only", "Pooled"), ("Pooled", "Float32Only")])
