@@ -29,7 +29,7 @@ from distillery.methods.catalog import METHODS
 from distillery.models.bundle import count_parameters, load_classifier, read_bundle
 from distillery.provenance import sha256_bytes
 from distillery.recipes.loader import load_recipe, parse_assignments, recipe_names
-from distillery.recipes.schema import DistillationRecipe, Recipe
+from distillery.recipes.schema import DistillationRecipe, StudentsRecipe, training
 from distillery.recipes.workload import workload_of
 from distillery.runtime import Runtime, resolve_runtime
 from distillery.statistics.moments import read_origin
@@ -103,9 +103,9 @@ class Sweep:
         keys = ((key.rpartition(":"), value) for key, value in self.overrides.items())
         return {key: value for (meant, _, key), value in keys if meant in ("", own)}
 
-    def recipe(self, row: str) -> Recipe:
+    def recipe(self, row: str) -> StudentsRecipe:
         """The resolved recipe of a row."""
-        return load_recipe(self.source(row), self.changes(row))
+        return training(load_recipe(self.source(row), self.changes(row)))
 
 
 @dataclass(frozen=True)
@@ -219,7 +219,7 @@ def measured_on(statistics: str) -> dict[str, str]:
     return {name: digest for name, digest in read_origin(Path(statistics)).inputs.items() if name in ("data", "set")}
 
 
-def several(sweep: Sweep, recipe: Recipe, row: str) -> dict[str, int]:
+def several(sweep: Sweep, recipe: StudentsRecipe, row: str) -> dict[str, int]:
     """How many generators made a row's images, where it is more than one."""
     if row not in sweep.recipes or not isinstance(recipe, DistillationRecipe):
         return {}
@@ -268,7 +268,7 @@ def taught_on(images: str, sweep: Sweep, row: str, folder: Path, seed: int) -> F
     return Found(scores_of(sweep, load_classifier(out).freeze(), recipe), seconds)
 
 
-def scores_of(sweep: Sweep, student: Classifier, recipe: Recipe) -> dict[str, Any]:
+def scores_of(sweep: Sweep, student: Classifier, recipe: StudentsRecipe) -> dict[str, Any]:
     """Student and teacher on the test images."""
     teacher = load_classifier(sweep.teacher).freeze()
     return {
@@ -294,7 +294,7 @@ def of_report(report: EvaluationReport, role: str) -> dict[str, Any]:
     return found | ({"correct": model.accuracy.correct, "total": model.accuracy.total} if report.labelled else {})
 
 
-def curve(report: EvaluationReport, recipe: Recipe, laps: Sequence[Entry], before: float) -> list[dict[str, Any]]:
+def curve(report: EvaluationReport, recipe: StudentsRecipe, laps: Sequence[Entry], before: float) -> list[dict[str, Any]]:
     """Kept epochs with the minutes at which each was reached.
 
     Args:

@@ -103,4 +103,5 @@ def literals(pipeline: str) -> dict[str, tuple[str, ...]]:
     """Fields of the pipeline's form that are a choice, with the values they offer."""
     plans = plan_names() if PIPELINES[pipeline].kind == "student" else plans_without_labels()
     recipes = tuple(recipe.name for recipe in list_recipes() if recipe.pipeline == pipeline)
-    return {"run_recipe": recipes, "student_method": ("", *plans)}  # the empty one is the recipe's own
+    own = {"student_method": ("", *plans)} if "student_method" in fields(pipeline) else {}  # the empty one is the recipe's own
+    return {"run_recipe": recipes, **own}

@@ -111,13 +111,14 @@ class Chain:
         if not self.teacher.exists():
             make_teacher(self.teacher)
         out = self.folder / self.run
-        overrides = {**OVERRIDES.get(self.recipe, {}), **SHARED, **EXPECTS, **self.more}
+        trained = SHARED if "student" in load_document(self.recipe) else {}
+        overrides = {**OVERRIDES.get(self.recipe, {}), **trained, **EXPECTS, **self.more}
         with self.environment():
             given = {"teacher_uri": str(self.teacher), **self._needed(overrides), **self.form}
             values = {"run_recipe_uri" if is_own_file(self.recipe) else "run_recipe": self.recipe, "run_seed": 0, **given}
             self.sections = sections = plan.run(self.pipeline, {**values, "run_overrides": overrides})
             pipeline = PIPELINES[self.pipeline]
-            names = ("statistics", "synthesizer", "set", "student", "report.json", "report.html", "registration.json")
+            names = ("statistics", "class_statistics", "synthesizer", "set", "student", "report.json", "report.html", "registration.json")
             places = {"page" if name == "report.html" else name.partition(".")[0]: out / name for name in names}
             places = {name: place for name, place in places.items() if name in pipeline.artifacts}
             for step in pipeline.steps[1:]:

@@ -16,6 +16,7 @@ from distillery.errors import DistilleryError
 from distillery.evaluation.report import EvaluationReport, load_report
 from distillery.extras import need
 from distillery.recipes.loader import load_recipe
+from distillery.recipes.schema import training
 from distillery.recipes.workload import workload_of
 from distillery.redaction import redact_output
 from distillery.runtime import resolve_runtime
@@ -129,7 +130,7 @@ def student_row(title: str, report: EvaluationReport, result: RunResult) -> Tabl
 
 def on_noise(folder: Path, size: Size) -> RunRequest:
     """The comparison: FastDFKD's student, number of images and steps, on noise, by the way that any images that are there take."""
-    recipe = load_recipe(RECIPES["FastDFKD"], size.of(RECIPES["FastDFKD"]))
+    recipe = training(load_recipe(RECIPES["FastDFKD"], size.of(RECIPES["FastDFKD"])))
     student = recipe.student.to_json()
     chosen = {f"student.{name}": student[name] for name in ("architecture", "stages")}
     return RunRequest(

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -39,7 +39,8 @@ logger = logging.getLogger(__name__)
 
 _SHARED_CORES = {"GOMP_SPINCOUNT": "2000"}  # torch's threads wait so long for each other that one more process makes them ten times slower
 _POLL_SECONDS = 0.2
-_OUTPUTS = {"student": "student", "report": "evaluation", "page": "page"}  # of the run's last steps, and what its record calls them
+_OUTPUTS = {"student": "student", "report": "evaluation", "page": "page", "class_statistics": "statistics"}
+"""What a run's last steps write, and what its record calls it."""
 _REMIND_SECONDS = 10.0  # a signal that falls between two processes is lost, so it is sent again
 
 
@@ -50,11 +51,9 @@ class RunResult:
     Attributes:
         run_id: names the run in the store and in the tracking database.
         pipeline: what ran.
-        student: the student's bundle, a folder of the store; where that is remote, the copy in the workspace.
-        student_uri: opens the student in the store.
-        report: the evaluation's report, a file as the student is a folder.
-        page: the same and the whole run as a page to look at, such a file.
-        dataset: reference of what the student was trained on: its kind, `set` for a synthetic one or `images`, its address and sha256.
+        made: what its last steps made, by artifact, as files and folders of the store; where that is remote, the copies in the workspace.
+        uri: opens in the store what the run was for: its student, or the statistics of each class.
+        dataset: reference of the images that the run worked on: their kind, `set` for a synthetic one or `images`, address and sha256.
         log: everything that kfp and the steps said.
         tracking_uri: where MLflow keeps the run.
         seconds: wall time.
@@ -63,15 +62,28 @@ class RunResult:
 
     run_id: str
     pipeline: str
-    student: Path
-    student_uri: str
-    report: Path
-    page: Path
+    made: Mapping[str, Path]
+    uri: str
     dataset: dict[str, str]
     log: Path
     tracking_uri: str
     seconds: float
     command: str = ""
+
+    @property
+    def student(self) -> Path:
+        """The student's bundle, a folder; of a run that trains one."""
+        return self.made["student"]
+
+    @property
+    def report(self) -> Path:
+        """The evaluation's report, a file; of such a run."""
+        return self.made["report"]
+
+    @property
+    def page(self) -> Path:
+        """The same and the whole run as a page to look at, a file; of such a run."""
+        return self.made["page"]
 
 
 def execute(request: RunRequest, console: Console) -> RunResult:
@@ -218,7 +230,7 @@ class _Run:
         raise SystemExit(1)
 
     def close(self) -> RunResult:
-        """Note how long it took, and read what the register step noted: where everything lies."""
+        """Note how long it took, and read what its last step noted: where everything lies."""
         seconds = time.monotonic() - self.began
         times = {"began": self.began_at.isoformat(timespec="seconds"), "seconds": round(seconds, 1)}
         state = RunState.here("finished", self.request.workdir, self.store).to_json()
@@ -226,12 +238,12 @@ class _Run:
         results, source = record["results"], record["sections"].get("source", {"is_set": True})
         kind = "set" if source["is_set"] else "images"
         rmtree(self.root / "tmp", ignore_errors=True)
-        here = {name: self.store.local_path(results[place]) or self._artifact(name) for name, place in _OUTPUTS.items()}
+        places = {name: results[place] for name, place in _OUTPUTS.items() if place in results}
         return RunResult(
             run_id=self.id,
             pipeline=self.pipeline,
-            **here,
-            student_uri=join_uri(self.store.uri, results["student"]),
+            made={name: self.store.local_path(place) or self._artifact(name) for name, place in places.items()},
+            uri=join_uri(self.store.uri, next(iter(places.values()))),
             dataset={"kind": kind, "uri": set_place(results, self.store.uri), "sha256": results["dataset"]["sha256"]},
             log=self.log,
             tracking_uri=self.tracking_uri(),

@@ -14,13 +14,12 @@ from distillery_kfp.pipelines.runner.local import RunResult
 
 def show_result(console: Console, result: RunResult) -> None:
     """Print the evaluation, then one line a thing that can be picked up."""
-    console.print(table(load_report(result.report)))
+    if "report" in result.made:
+        console.print(table(load_report(result.report)))
     uri = redact(result.tracking_uri)
     mlflow = f"mlflow ui --backend-store-uri {uri}" if uri.startswith("sqlite:") else uri
     places = {
-        "student": _short(result.student_uri),
-        "report": _short(result.page),
-        "numbers": _short(result.report),
+        **_made(result),
         result.dataset["kind"]: _short(result.dataset["uri"]),
         "log": _short(result.log),
         "mlflow": mlflow,
@@ -30,6 +29,13 @@ def show_result(console: Console, result: RunResult) -> None:
     for name, place in places.items():
         if place:
             console.print(f"{name:<9}{place}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _made(result: RunResult) -> dict[str, str]:
+    """What the run was for, and what is said of it."""
+    if "class_statistics" in result.made:
+        return {"moments": _short(result.uri)}
+    return {"student": _short(result.uri), "report": _short(result.page), "numbers": _short(result.report)}
 
 
 def _short(path: Path | str) -> str:

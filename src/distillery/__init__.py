@@ -12,11 +12,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from distillery.api.distilling import Distilled, StepResult, distill
+    from distillery.api.distilling import Distilled, distill
     from distillery.api.evaluating import evaluate
     from distillery.api.exporting import export
     from distillery.api.inverting import Inverted, invert
     from distillery.api.progress import TextProgress
+    from distillery.api.running import StepResult
     from distillery.api.sets import MaterializedSet, materialize
     from distillery.api.teachers import ImportedTeacher, import_teacher, load_classifier
     from distillery.errors import CheckpointMismatchError, ConfigError, DistilleryError, MissingResourceError, StoreError

@@ -47,6 +47,7 @@ command is called alike."""
 PLACES = {
     "gen_rounds": "synthesis.rounds",
     "synth_size": "set.size",
+    "synth_per_class": "per_class",
     "student_architecture": "student.architecture.name",
     "mlflow_model_name": "registration.model_name",
 }

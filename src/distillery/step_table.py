@@ -12,7 +12,9 @@ from typing import Any, Literal, NewType
 from distillery.errors import ConfigError
 
 StatisticsFile = NewType("StatisticsFile", Path)
-"""The teacher's moments."""
+"""The teacher's moments, as a method reads them."""
+ClassStatisticsFile = NewType("ClassStatisticsFile", Path)
+"""The teacher's moments of each class, measured on images: what a run of such statistics is for."""
 SynthesizerFolder = NewType("SynthesizerFolder", Path)
 """A synthesizer's bundle."""
 SetFolder = NewType("SetFolder", Path)
@@ -26,7 +28,7 @@ PageFile = NewType("PageFile", Path)
 RegistrationFile = NewType("RegistrationFile", Path)
 """What the model registry answered, as JSON."""
 
-Artifact = Literal["statistics", "synthesizer", "set", "student", "report", "page", "registration"]
+Artifact = Literal["statistics", "class_statistics", "synthesizer", "set", "student", "report", "page", "registration"]
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,7 @@ class Step:
         reads: artifacts of the steps before it that a pipeline may hand it.
         gathers: of what it reads, what comes from every task of a step that is fanned out; its input is called so with an s.
         writes: artifacts that it leaves.
+        ends: what a run was for is there once it has ended: it notes in the run's record where everything lies.
         keeps: its outputs are kept under its key and taken again where equal work is asked for; else it looks at the world, or changes it.
         accelerated: it works on an accelerator where the cluster has one for it.
         heading: over what the page of a run shows of it; "" where that shows nothing.
@@ -56,6 +59,7 @@ class Step:
     reads: tuple[Artifact, ...] = ()
     gathers: tuple[Artifact, ...] = ()
     writes: tuple[Artifact, ...] = ()
+    ends: bool = False
     keeps: bool = False
     accelerated: bool = False
     heading: str = ""
@@ -114,7 +118,18 @@ STEPS: dict[str, Step] = {
             accelerated=True,
             heading="Drawing the synthetic set",
         ),
-        Step("open_set", "synthesis", "open the images to learn from", section="source", writes=("set",), keeps=True),
+        Step("open_set", "synthesis", "open the images that are there", section="source", writes=("set",), keeps=True),
+        Step(
+            "extract_class_statistics",
+            "teacher",
+            "measure the statistics of each class",
+            section="class_statistics",
+            reads=("set",),
+            writes=("class_statistics",),
+            ends=True,
+            keeps=True,
+            accelerated=True,
+        ),
         Step(
             "train_student",
             "student",
@@ -154,12 +169,13 @@ STEPS: dict[str, Step] = {
             section="registration",
             reads=("student", "report"),
             writes=("registration",),
+            ends=True,
         ),
     )
 }
 """The steps by name, in the order of a run."""
 LAST = "register"
-"""The step whose record tells that a run ended, where no runner writes that into the store."""
+"""The step that ends a run of a student."""
 
 
 @dataclass(frozen=True)
@@ -170,7 +186,7 @@ class Pipeline:
         name: of its module in `pipelines`.
         steps: names of its steps, in the order of a run.
         kind: of the recipes that it runs.
-        coupling: of the methods that it runs; "" where its recipes have none.
+        coupling: of the methods that it runs; "" where its recipes name none.
         targets: what these methods may optimise.
         fanned: steps that it runs as several tasks side by side, each with a share of more than one generator; else it trains exactly
             one, or none.
@@ -199,6 +215,10 @@ class Pipeline:
         return tuple(artifact for step in self.steps for artifact in STEPS[step].writes)
 
 
+DEFAULT_KIND = "distillation"
+"""The kind of a recipe that names none."""
+STATISTICS_KIND = "statistics"
+"""The kind of recipes that measure the teacher's statistics of each class, and train nobody."""
 _SCORED = ("evaluate", LAST)
 PIPELINES: dict[str, Pipeline] = {
     row.name: row
@@ -234,11 +254,18 @@ PIPELINES: dict[str, Pipeline] = {
             recipe="fast_dfkd/digits",
         ),
         Pipeline("student_distillation", ("plan", "open_set", "train_student", *_SCORED), kind="student", recipe="students/digits-kd"),
+        Pipeline(
+            "class_statistics",
+            ("plan", "extract_statistics", "materialize", "extract_class_statistics"),
+            kind=STATISTICS_KIND,
+            coupling="offline",
+            targets=("images",),
+            recipe="statistics/digits",
+        ),
+        Pipeline("image_statistics", ("plan", "open_set", "extract_class_statistics"), kind=STATISTICS_KIND, recipe="statistics/images"),
     )
 }
 """The pipelines by name."""
-DEFAULT_KIND = "distillation"
-"""The kind of a recipe that names none."""
 
 
 def find_pipeline(kind: str = DEFAULT_KIND, coupling: str = "", target: str = "", generators: int = 1) -> str:
@@ -258,7 +285,8 @@ def find_pipeline(kind: str = DEFAULT_KIND, coupling: str = "", target: str = ""
     for row in rows:
         if row.coupling == coupling and target in (row.targets or ("",)) and bool(row.fanned) == (generators > 1):
             return row.name
-    asked = f"an {coupling} method that optimises {'images' if target == 'images' else f'{generators} generators'}" if coupling else "it"
+    several = "one generator" if generators == 1 else f"{generators} generators"
+    asked = f"an {coupling} method that optimises {'images' if target == 'images' else several}" if coupling else "it"
     raise ConfigError(
         f"No pipeline runs {asked}: {kind} has {', '.join(row.name for row in rows)}; choose another method, or one generator."
     )

@@ -17,11 +17,13 @@ from distillery.methods.catalog import METHODS
 from distillery.models.bundle import count_parameters, load_classifier, save_classifier
 from distillery.models.catalog import Architecture, build_network
 from distillery.provenance import Provenance
+from distillery.recipes.class_statistics import StatisticsRecipe
 from distillery.recipes.loader import PRESETS, list_recipes, load_recipe, recipe_names
 from distillery.recipes.schema import Recipe, StudentRecipe
 from distillery.recipes.sections import DistillSection, GeneratorSection, MaterializeSection, MethodSection, StudentSection
 from distillery.recipes.workload import workload_of
 from distillery.runtime import resolve_runtime
+from distillery.statistics.counts import STABLE_IMAGES
 from distillery.step_table import STEPS
 from distillery.steps.plan import run as plan
 from distillery.synthesis.protocol import Ingredients, Synthesizer
@@ -171,6 +173,10 @@ def test_names_are_unique_and_stand_under_their_method() -> None:
         if row.kind == "student":
             assert (row.name.split("/")[0], row.method) == ("students", "")
             continue
+        if row.kind == "statistics":
+            assert row.name.split("/")[0] == "statistics"
+            assert row.method in ("", "deep_inversion")
+            continue
         assert row.method == row.name.split("/")[0]
         assert row.method in METHODS
 
@@ -186,17 +192,19 @@ def test_about_is_complete_and_true(name: str) -> None:
     recipe = recipe_of(name)
     about, cost = recipe.about, workload_of(recipe)
     assert (about.images, about.student_steps) == (cost.images, cost.student_steps)
-    for field in ("title", "paper", "table", "dataset", "teacher", "student", "weights"):
+    for field in ("title", "paper", "table", "dataset", "teacher", "weights"):
         assert getattr(about, field), field
-    assert min(number for name, number in recipe.expects.to_json().items() if name != "student_start") > 0
-    if isinstance(recipe, StudentRecipe):
+    assert bool(about.student) != isinstance(recipe, StatisticsRecipe)
+    expected = [number for name, number in recipe.expects.to_json().items() if name != "student_start"]
+    assert min(expected) > 0 or name == "statistics/images", "which takes any teacher"
+    if isinstance(recipe, StudentRecipe) or not recipe.synthesis.method:
         return
     assert about.paper.split()[0] in METHODS[recipe.synthesis.method].paper
-    if recipe.method.coupling == "online":
+    if recipe.method.coupling == "online" and not isinstance(recipe, StatisticsRecipe):
         assert sum(stage.epochs * stage.steps_per_epoch for stage in recipe.student.stages) == about.student_steps
 
 
-@pytest.mark.parametrize("name", [name for name in RECIPES if "/digits" in name])
+@pytest.mark.parametrize("name", [name for name in RECIPES if "/digits" in name and not name.startswith("statistics/")])
 def test_a_digits_student_is_at_most_an_eighth_of_its_teacher(name: str) -> None:
     recipe = recipe_of(name)
     teacher = build(Architecture(name="wrn_16_2"), recipe)
@@ -263,16 +271,19 @@ def first_of_their_networks() -> set[str]:
     """A recipe for each method, teacher and student, and all of the digits': the others differ from it in numbers alone."""
     first: dict[tuple[str, ...], str] = {}
     for row in list_recipes():
+        if row.kind == "statistics":
+            continue
         teacher = row.about["teacher"].partition(" (")[0]
         first.setdefault((row.method, teacher, row.about["student"], row.name if "/digits" in row.name else ""), row.name)
     return set(first.values())
 
 
 RUN = first_of_their_networks()
-SYNTHESIZING = [row.name for row in list_recipes() if row.method]
+SYNTHESIZING = [row.name for row in list_recipes() if row.kind == "distillation"]
+INVERTING = [row.name for row in list_recipes() if row.kind == "statistics" and row.method]
 
 
-@pytest.mark.parametrize("name", [name for name in RECIPES if name not in SYNTHESIZING])
+@pytest.mark.parametrize("name", [row.name for row in list_recipes() if row.kind == "student"])
 def test_a_student_s_recipe_is_planned_on_real_images_and_trained_for_a_step_of_every_stage(
     name: str, teachers: Teachers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -298,6 +309,20 @@ def test_a_student_s_recipe_is_planned_on_real_images_and_trained_for_a_step_of_
     numbers = run_step("train_student", sections["student"], places, form)
     assert numbers["epochs"] == len(recipe.student.stages)
     assert load_classifier(tmp_path / "student").num_classes == classes
+
+
+@pytest.mark.parametrize("name", INVERTING)
+def test_statistics_are_planned_at_full_size_on_as_many_images_of_each_class_as_are_stable(
+    name: str, teachers: Teachers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DISTILLERY_WORKDIR", str(tmp_path))
+    recipe = recipe_of(name)
+    uri, teacher, _ = teachers.get(recipe)
+    sections = plan(recipe.pipeline, {"run_recipe": name, "teacher_uri": str(uri)})
+    assert set(sections) == {"statistics", "materialize", "class_statistics"}
+    drawn = MaterializeSection.parse(sections["materialize"])
+    assert (drawn.set.size, drawn.set.holdout) == (STABLE_IMAGES * teacher.num_classes, 0.0)
+    assert recipe.about.images == drawn.set.size
 
 
 @pytest.mark.parametrize("name", SYNTHESIZING)

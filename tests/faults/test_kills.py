@@ -95,6 +95,15 @@ class Ground:
             self._job("train_student", {**self.common, "student": STUDENT}, out),
         ]
 
+    def measuring(self, name: str, out: Path) -> list[tuple[str, dict[str, Any]]]:
+        """A set whose images are made from nothing, and the teacher's statistics of each class on it."""
+        method = {**self.common, "method": name, "method_config": killed_settings(name)}
+        drawn = {"size": 60, "holdout": 0.0, "shard_images": 15, "max_oversampling": 8}
+        return [
+            self._job("materialize", {**method, "set": drawn}, out, without="synthesizer"),
+            self._job("extract_class_statistics", self.common, out),
+        ]
+
     def offline(self, name: str, out: Path, student: dict[str, Any] = STUDENT) -> list[tuple[str, dict[str, Any]]]:
         """A generator, a set of it, a student on the set."""
         method = {**self.common, "method": name, "method_config": killed_settings(name)}
@@ -334,6 +343,18 @@ def test_inversion_killed_between_and_inside_shards(method: str, nursery: Nurser
     assert next(event["round"] for event in resumed if event["event"] == "resumed") >= 1
     assert sum(name.startswith("store/sets/") for name in left_alone.hashes()) >= 5
     check_equal(left_alone, killed)
+
+
+def test_statistics_of_each_class_on_images_whose_making_was_killed_are_the_same_bytes(
+    nursery: Nursery, ground: Ground, tmp_path: Path
+) -> None:
+    left_alone, killed = (Runner(nursery, folder, ground.measuring("deep_inversion", folder / "out")) for folder in both(tmp_path))
+    left_alone.complete()
+    for kind, number in [("shard", 1), ("payload", 3)]:
+        killed.kill_in_write("materialize", kind, number)
+    killed.complete()
+    check_equal(left_alone, killed)
+    assert "out/class_statistics" in killed.hashes()
 
 
 @pytest.mark.parametrize("method", [row.name for row in METHODS.values() if row.coupling == "offline" and not row.inverts])

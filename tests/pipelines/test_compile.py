@@ -88,6 +88,25 @@ def platform(settings: dict[str, Any], step: str) -> dict[str, Any]:
     return found
 
 
+def medium_of(found: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """What stands for the step that passes images through networks once, of which each pipeline has one."""
+    chosen: dict[str, Any]
+    (chosen,) = (found[name] for step in ("evaluate", "extract-class-statistics") if (name := f"{prefix}{step}") in found)
+    return chosen
+
+
+def medium_task(spec: dict[str, Any]) -> dict[str, Any]:
+    return medium_of(root_tasks(spec))
+
+
+def medium_executor(spec: dict[str, Any]) -> dict[str, Any]:
+    return medium_of(executors(spec), "exec-")
+
+
+def medium_platform(settings: dict[str, Any]) -> dict[str, Any]:
+    return medium_of(settings["platforms"]["kubernetes"]["deploymentSpec"]["executors"], "exec-")
+
+
 def nest_condition(spec: dict[str, Any]) -> None:
     root_tasks(spec)["loop"] = {"componentRef": {"name": "comp-loop"}, "parameterIterator": {"items": {"raw": "[1]"}}}
     inner = {"componentRef": {"name": "comp-plan"}, "triggerPolicy": {"condition": "true"}, "cachingOptions": {}}
@@ -120,7 +139,7 @@ BREAKS: dict[str, tuple[str, Break]] = {
     ),
     "resource channel not taken": (
         "inputs_exist",
-        lambda spec, _: root_tasks(spec)["evaluate"]["inputs"]["parameters"].pop("pipelinechannel--plan-medium_accelerators"),
+        lambda spec, _: medium_task(spec)["inputs"]["parameters"].pop("pipelinechannel--plan-medium_accelerators"),
     ),
     "secret name of nobody": (
         "platform_inputs_exist",
@@ -128,9 +147,7 @@ BREAKS: dict[str, tuple[str, Break]] = {
     ),
     "an output of a task elsewhere": (
         "platform_inputs_exist",
-        lambda _, settings: platform(settings, "evaluate")["nodeSelector"]["nodeSelectorJson"]["taskOutputParameter"].update(
-            producerTask="x"
-        ),
+        lambda _, settings: medium_platform(settings)["nodeSelector"]["nodeSelectorJson"]["taskOutputParameter"].update(producerTask="x"),
     ),
     "moving image": (
         "images_are_listed",
@@ -150,7 +167,7 @@ BREAKS: dict[str, tuple[str, Break]] = {
     ),
     "the other image of the table": (
         "images_are_listed",
-        lambda spec, _: executors(spec)["exec-plan"]["container"].update(image=executors(spec)["exec-evaluate"]["container"]["image"]),
+        lambda spec, _: executors(spec)["exec-plan"]["container"].update(image=medium_executor(spec)["container"]["image"]),
     ),
     "a pull secret that nobody chose": (
         "fixed_as_chosen",
@@ -189,9 +206,9 @@ BREAKS: dict[str, tuple[str, Break]] = {
     ),
     "condition below a loop": ("loops_and_conditions", lambda spec, _: nest_condition(spec)),
     "loop over a named output": ("loops_and_conditions", lambda spec, _: loop_over_named_output(spec)),
-    "no shared memory": ("accelerated_tasks_survive", lambda _, settings: platform(settings, "evaluate").pop("emptyDirMounts")),
-    "no retry": ("accelerated_tasks_survive", lambda spec, _: root_tasks(spec)["evaluate"].pop("retryPolicy")),
-    "no time limit": ("accelerated_tasks_survive", lambda _, settings: platform(settings, "evaluate").pop("activeDeadlineSeconds")),
+    "no shared memory": ("accelerated_tasks_survive", lambda _, settings: medium_platform(settings).pop("emptyDirMounts")),
+    "no retry": ("accelerated_tasks_survive", lambda spec, _: medium_task(spec).pop("retryPolicy")),
+    "no time limit": ("accelerated_tasks_survive", lambda _, settings: medium_platform(settings).pop("activeDeadlineSeconds")),
     "too large": ("stays_small", lambda spec, _: spec.update(ballast="x" * 150_000)),
     "plan is cached": ("caching_as_declared", lambda spec, _: root_tasks(spec)["plan"].update(cachingOptions={"enableCache": True})),
     "training is not cached": ("caching_as_declared", lambda spec, _: root_tasks(spec)[_first_kept(spec)].pop("cachingOptions")),

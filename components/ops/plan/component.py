@@ -15,12 +15,6 @@ def plan(
     run_seed: int,
     teacher_uri: str,
     teacher_sha256: str,
-    eval_data_uri: str,
-    synth_ood_uri: str,
-    student_architecture: str,
-    student_method: str,
-    student_start_uri: str,
-    mlflow_model_name: str,
     run_profile: str,
     k8s_overrides: dict[str, Any],
     profiles: dict[str, Any],
@@ -29,6 +23,13 @@ def plan(
     synth_start_uri: str = "",
     images_uri: str = "",
     synth_statistics_uri: str = "",
+    synth_ood_uri: str = "",
+    synth_per_class: int = 0,
+    eval_data_uri: str = "",
+    student_architecture: str = "",
+    student_method: str = "",
+    student_start_uri: str = "",
+    mlflow_model_name: str = "",
 ) -> NamedTuple(  # type: ignore[valid-type]
     "Sections",
     [
@@ -37,6 +38,7 @@ def plan(
         ("shards", list[dict[str, Any]]),
         ("materialize", dict[str, Any]),
         ("source", dict[str, Any]),
+        ("class_statistics", dict[str, Any]),
         ("student", dict[str, Any]),
         ("distill", dict[str, Any]),
         ("evaluation", dict[str, Any]),
@@ -72,5 +74,6 @@ def plan(
     pipeline = form.pop("pipeline")
     given = {name: value for name, value in form.items() if value or name == "run_profile"}  # "" and 0 mean the recipe's own value
     sections = run(pipeline, given)
-    names = ("statistics", "generator", "shards", "materialize", "source", "student", "distill", "evaluation", "registration")
+    made = ("statistics", "generator", "shards", "materialize", "source", "class_statistics")
+    names = (*made, "student", "distill", "evaluation", "registration")
     return tuple(sections.get(name, [] if name == "shards" else {}) for name in (*names, *PLACED))

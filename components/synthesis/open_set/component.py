@@ -1,4 +1,4 @@
-"""Shim of the step that opens the images which a student is trained on, where no step makes them."""
+"""Shim of the step that opens the images which a run works on, where no step makes them."""
 
 from typing import Any
 

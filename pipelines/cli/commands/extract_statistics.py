@@ -35,10 +35,6 @@ def extract_statistics(
     Nothing else is left.
     """
     from distillery.provenance import sha256_file
-    from distillery.recipes.sections import StatisticsSection, common_fields
-    from distillery.step_table import StatisticsFile
-    from distillery.steps.extract_statistics import Inputs, Outputs, run
-    from distillery.workbench.planning import verify_teacher
     from distillery_kfp.pipelines.runner.local import check_writable
 
     out = out.expanduser().absolute()
@@ -46,12 +42,7 @@ def extract_statistics(
     check_writable(Path(workdir).expanduser().absolute() if workdir else None, "--workdir")
     chosen = {"DISTILLERY_DEVICE": device, "DISTILLERY_THREADS": str(threads or ""), "DISTILLERY_FOLDER_STORE": "1"}
     with _workspace(workdir) as folder, environment({**chosen, "DISTILLERY_WORKDIR": str(folder)}):
-        found = verify_teacher(teacher, "")
-        common = common_fields(0, found.sha256, "float32", found.info.architecture)
-        section = StatisticsSection.parse({**common, "kind": "per_class" if data or set_uri else "global"}, "statistics")
-        numbers = run(
-            section.to_json(), Inputs(teacher_uri=teacher, data_uri=data, set_uri=set_uri), Outputs(statistics=StatisticsFile(out))
-        )
+        numbers = _measure(teacher, data, set_uri, out) if data or set_uri else _read(teacher, out)
     console().print(f"{out}: {'  '.join(f'{name} {value:,.0f}' for name, value in numbers.items())}", markup=False, soft_wrap=True)
     console().print(f"sha256 {sha256_file(out)}", soft_wrap=True)
 
@@ -64,3 +55,40 @@ def _workspace(workdir: str) -> Iterator[Path]:
         return
     with TemporaryDirectory(prefix="distillery-") as folder:
         yield Path(folder)
+
+
+def _read(teacher: str, out: Path) -> dict[str, float]:
+    """The moments of the teacher's own buffers."""
+    from distillery.recipes.sections import StatisticsSection, common_fields
+    from distillery.step_table import StatisticsFile
+    from distillery.steps.extract_statistics import Inputs, Outputs, run
+    from distillery.workbench.planning import verify_teacher
+
+    found = verify_teacher(teacher, "")
+    section = StatisticsSection.parse(common_fields(0, found.sha256, "float32", found.info.architecture), "statistics")
+    return run(section.to_json(), Inputs(teacher_uri=teacher), Outputs(statistics=StatisticsFile(out)))
+
+
+def _measure(teacher: str, data: str, set_uri: str, out: Path) -> dict[str, float]:
+    """Those of each class: the last step of the pipeline that takes images which are there, by a reference to them."""
+    from distillery.errors import ConfigError
+    from distillery.provenance import Provenance, code_version
+    from distillery.recipes.sections import ClassStatisticsSection, common_fields
+    from distillery.step_table import ClassStatisticsFile, SetFolder
+    from distillery.steps.extract_class_statistics import Inputs, Outputs, run
+    from distillery.workbench.class_images import open_measured
+    from distillery.workbench.given import absolute, refer_to
+    from distillery.workbench.planning import verify_teacher
+
+    if data and set_uri:
+        raise ConfigError(f"Moments of classes are measured on one source, not on {data!r} and {set_uri!r}: give one of them.")
+    bundle = verify_teacher(teacher, "")
+    found = open_measured(absolute(data or set_uri), bundle)
+    if set_uri and not found.synthetic:
+        raise ConfigError(f"--set-uri {set_uri!r} is no set: give labelled images as --data.")
+    section = ClassStatisticsSection.parse(common_fields(0, bundle.sha256, "float32", bundle.info.architecture), "class_statistics")
+    made = Provenance(inputs={"teacher": bundle.sha256, **found.inputs}, code_version=code_version())
+    with TemporaryDirectory() as reference:
+        refer_to(found, bundle.info, Path(reference), made)
+        inputs = Inputs(teacher_uri=teacher, set=SetFolder(Path(reference)))
+        return run(section.to_json(), inputs, Outputs(class_statistics=ClassStatisticsFile(out)))

@@ -13,7 +13,7 @@ from distillery_kfp.pipelines.cli import options
 from distillery_kfp.pipelines.cli.stores import console, workdir_of
 
 if TYPE_CHECKING:
-    from distillery.recipes.schema import Recipe
+    from distillery.recipes.schema import StudentsRecipe
     from distillery.step_table import SetFolder
 
 
@@ -41,7 +41,7 @@ def train_student(
     epoch is the student. The same command goes on where it was stopped.
     """
     from distillery.recipes.loader import parse_assignments
-    from distillery.recipes.schema import read_recipe
+    from distillery.recipes.schema import read_recipe, training
     from distillery.recipes.student_plans import changed_document
     from distillery.step_table import StatisticsFile, StudentFolder, SynthesizerFolder
     from distillery.steps.train_student import Inputs, Outputs, run
@@ -52,7 +52,7 @@ def train_student(
     _check_folders(out, folder)
     chosen = {"DISTILLERY_WORKDIR": str(folder), "DISTILLERY_DEVICE": device, "DISTILLERY_THREADS": str(threads or "")}
     with environment({**chosen, "DISTILLERY_FOLDER_STORE": "1"}):
-        planned = read_recipe(changed_document(recipe, student_method, parse_assignments(set_ or [])))
+        planned = training(read_recipe(changed_document(recipe, student_method, parse_assignments(set_ or []))))
         section = _plan(planned, teacher, seed, synthesizer, ood, student_start)
         out.parent.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as beside:
@@ -86,7 +86,7 @@ def _check_folders(out: Path, workdir: Path) -> None:
         raise StoreError(f"--out {str(out)!r} holds something that is no bundle: choose a new or an empty folder.")
 
 
-def _plan(recipe: "Recipe", teacher_uri: str, seed: int, synthesizer: Path | None, ood_uri: str, start_uri: str) -> dict[str, Any]:
+def _plan(recipe: "StudentsRecipe", teacher_uri: str, seed: int, synthesizer: Path | None, ood_uri: str, start_uri: str) -> dict[str, Any]:
     """The step's section, checked against the teacher as a run's plan would."""
     from distillery.recipes.sections import StudentSection, common_fields
     from distillery.synthesis.bundle import describe_synthesizer, list_synthesizers
@@ -114,7 +114,7 @@ def _plan(recipe: "Recipe", teacher_uri: str, seed: int, synthesizer: Path | Non
     return StudentSection.parse(section, "student").to_json()
 
 
-def _sized(recipe: "Recipe") -> Any:
+def _sized(recipe: "StudentsRecipe") -> Any:
     """The recipe's student for images without end; where a recipe makes no set, its stages name their steps."""
     from distillery.recipes.schema import DistillationRecipe
 
@@ -123,22 +123,20 @@ def _sized(recipe: "Recipe") -> Any:
     return recipe.student.model_copy(update={"stages": tuple(stage.sized(recipe.set.size) for stage in recipe.student.stages)})
 
 
-def _holdout(recipe: "Recipe") -> float:
+def _holdout(recipe: "StudentsRecipe") -> float:
     """The share of real images that is withheld, where a recipe says one."""
     from distillery.recipes.schema import StudentRecipe
 
     return recipe.data.holdout if isinstance(recipe, StudentRecipe) else 0.0
 
 
-def _open(uri: str, recipe: "Recipe", teacher_uri: str, folder: Path) -> "SetFolder":
+def _open(uri: str, recipe: "StudentsRecipe", teacher_uri: str, folder: Path) -> "SetFolder":
     """The reference that a pipeline's step before this one would hand on."""
-    from distillery.data.given import write_images_reference
-    from distillery.data.reference import SetReference, write_reference
     from distillery.provenance import Provenance, code_version
     from distillery.recipes.schema import StudentRecipe
     from distillery.step_table import SetFolder
     from distillery.students.check import check_classes, check_labels
-    from distillery.workbench.given import absolute, open_source, wants_labels
+    from distillery.workbench.given import absolute, open_source, refer_to, wants_labels
     from distillery.workbench.planning import verify_teacher
 
     bundle = verify_teacher(teacher_uri, "")
@@ -148,11 +146,7 @@ def _open(uri: str, recipe: "Recipe", teacher_uri: str, folder: Path) -> "SetFol
     if not found.labelled:
         check_labels(recipe.student.stages)
         check_classes(recipe.student)
-    if found.synthetic:
-        write_reference(folder, SetReference(uri=found.uri, sha256=found.sha256))
-    else:
-        made = Provenance(inputs={"teacher": bundle.sha256, **found.inputs}, code_version=code_version())
-        write_images_reference(folder, found.facts(bundle.info), found.uri, made)
+    refer_to(found, bundle.info, folder, Provenance(inputs={"teacher": bundle.sha256, **found.inputs}, code_version=code_version()))
     return SetFolder(folder)
 
 

@@ -1,47 +1,28 @@
 """A recipe from its teacher to an evaluated student, step after step in this process."""
 
 import os
-import secrets
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from distillery.api.arguments import Place, as_mapping, as_text, located, new_folder, recipe_source
 from distillery.api.process import surroundings, visiting
 from distillery.api.progress import silent
-from distillery.api.running import run_tasks
+from distillery.api.running import StepResult, new_run, run_pipeline
 from distillery.api.teachers import load_classifier
 from distillery.errors import ConfigError, StoreError
 from distillery.host import INPUTS, Watcher
 from distillery.ledger.runs import note_results
 from distillery.models.allowance import allow_modules
 from distillery.recipes.loader import is_own_file, typed_modules
-from distillery.recipes.schema import read_recipe
+from distillery.recipes.schema import read_recipe, training
 from distillery.recipes.student_plans import changed_document
-from distillery.step_table import LAST, PIPELINES, STEPS
-from distillery.steps import plan
+from distillery.step_table import LAST
 from distillery.tracking.open import close_parent
 from distillery.types import Classifier
 from distillery.workbench.bench import open_run_store
 from distillery.workbench.students import keep_student
-
-
-@dataclass(frozen=True)
-class StepResult:
-    """One finished step.
-
-    Attributes:
-        section: what the plan handed to it.
-        metrics: what it returned.
-        seconds: what it took; next to nothing where it was done before.
-    """
-
-    section: Mapping[str, Any]
-    metrics: Mapping[str, Any]
-    seconds: float
 
 
 @dataclass(frozen=True)
@@ -196,7 +177,7 @@ class _Run:
     """The steps of one run, in order."""
 
     def __init__(self, folder: Path, recipe: str, teacher: str, store: str, watch: Watcher) -> None:
-        self.id = os.environ.get("KFP_RUN_ID") or f"local-{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(2)}"
+        self.id = new_run()
         self.done: dict[str, StepResult] = {}
         self.result = Distilled(folder, recipe, teacher, store, self.id, self.done)
         self.watch = watch
@@ -210,30 +191,22 @@ class _Run:
             registered: hand the student to the registry.
         """
         result = self.result
-        pipeline = read_recipe(changed_document(result.recipe, chosen["student_method"], chosen["run_overrides"])).pipeline
+        changes = changed_document(result.recipe, chosen["student_method"], chosen["run_overrides"])
+        pipeline = training(read_recipe(changes)).pipeline
         source = "run_recipe_uri" if is_own_file(result.recipe) else "run_recipe"
-        given = {"teacher_uri": result.teacher, **uris}
         _make(result.folder)
-        sections = plan.run(pipeline, {**chosen, **given, source: result.recipe})
-        row = PIPELINES[pipeline]
-        for name in row.steps[1:]:
-            if name != LAST or registered:
-                self._step(name, sections, row.artifacts, given)
+        form, given = {**chosen, source: result.recipe}, {"teacher_uri": result.teacher, **uris}
+        for task, ended in run_pipeline(
+            pipeline, form, given, lambda artifact: Path(getattr(result, artifact)), "" if registered else LAST
+        ):
+            self.done[task] = ended
         if not registered:
             self._end()
-
-    def _step(self, name: str, plan: Mapping[str, Any], artifacts: Sequence[str], given: Mapping[str, str]) -> None:
-        began, row = time.monotonic(), STEPS[name]
-        handled = [artifact for artifact in (*row.reads, *row.writes) if artifact in artifacts]
-        places: dict[str, Path] = {artifact: getattr(self.result, artifact) for artifact in handled}
-        for task, section, metrics in run_tasks(name, plan, places, given):
-            self.done[task] = StepResult(section, metrics, time.monotonic() - began)
-            began = time.monotonic()
 
     def _end(self) -> None:
         """What the last step does beside asking the registry: the student goes into the store, and the run's record says where all is."""
         store = open_run_store()
-        note_results(store, self.id, keep_student(store, self.result.student))
+        note_results(store, self.id, {"student": keep_student(store, self.result.student)})
         close_parent("FINISHED")
 
 

@@ -1,13 +1,65 @@
-"""A step called by its row in the table, in this process."""
+"""A step called by its row in the table, and all steps of a run one after another, in this process."""
 
-from collections.abc import Iterator, Mapping
-from dataclasses import fields
+import os
+import secrets
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, fields
+from datetime import UTC, datetime
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from distillery.step_table import STEPS
+from distillery.step_table import PIPELINES, STEPS
+from distillery.steps import plan
 from distillery.synthesis.bundle import list_synthesizers
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """One finished step.
+
+    Attributes:
+        section: what the plan handed to it.
+        metrics: what it returned.
+        seconds: what it took; next to nothing where it was done before.
+    """
+
+    section: Mapping[str, Any]
+    metrics: Mapping[str, Any]
+    seconds: float
+
+
+def new_run() -> str:
+    """A name for a run of this process, unless whoever started it has given one."""
+    return os.environ.get("KFP_RUN_ID") or f"local-{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(2)}"
+
+
+def run_pipeline(
+    pipeline: str, form: Mapping[str, Any], given: Mapping[str, str], place: Callable[[str], Path], skip: str = ""
+) -> Iterator[tuple[str, StepResult]]:
+    """Plan a run, and run its steps in their order.
+
+    Args:
+        pipeline: its name.
+        form: the run form's values by name, but for those of `given`.
+        given: addresses, by the form's names; a step is given those that it reads.
+        place: says where an artifact is to lie.
+        skip: a step that is left out; "" for none.
+
+    Yields:
+        Each task's name and what came of it; the plan is none.
+    """
+    row = PIPELINES[pipeline]
+    sections = plan.run(pipeline, {**form, **given})
+    for name in row.steps[1:]:
+        if name == skip:
+            continue
+        began, step = time.monotonic(), STEPS[name]
+        places: dict[str, Path] = {artifact: place(artifact) for artifact in (*step.reads, *step.writes) if artifact in row.artifacts}
+        for task, section, metrics in run_tasks(name, sections, places, given):
+            yield task, StepResult(section, metrics, time.monotonic() - began)
+            began = time.monotonic()
 
 
 def run_tasks(

@@ -17,7 +17,7 @@ PLACES = {
     "MaterializedSet": "api.sets",
     "MissingResourceError": "errors",
     "ProgressEvent": "host",
-    "StepResult": "api.distilling",
+    "StepResult": "api.running",
     "StoreError": "errors",
     "TextProgress": "api.progress",
     "allow_modules": "models.allowance",

@@ -64,14 +64,15 @@ class ImagesFacts(Config):
     holdout: int = 0
 
 
-def load_given(uri: str, spec: ImageSpec, class_names: Sequence[str], labels: bool) -> GivenImages:
-    """Read real images for a student.
+def load_given(uri: str, spec: ImageSpec, class_names: Sequence[str], labels: bool, must: bool = False) -> GivenImages:
+    """Read real images.
 
     Args:
         uri: as `load_labelled` takes it with labels, as `load_ood` does without: then whatever labels stand beside the images are let be.
         spec: of the teacher's images.
         class_names: the student's classes.
         labels: read them.
+        must: nothing can be done with the images without them.
 
     Raises:
         ConfigError: nothing that can be read, no labels where they are asked for, images of another size, or a label without a class.
@@ -79,7 +80,7 @@ def load_given(uri: str, spec: ImageSpec, class_names: Sequence[str], labels: bo
         StoreError: damaged bytes.
     """
     if labels:
-        found = _labelled(uri, spec, class_names)
+        found = _labelled(uri, spec, class_names, must)
         return GivenImages(found.images, found.labels, uri, found.digest())
     images = read_without_labels(uri, spec)
     if tuple(images.shape[1:]) != spec.shape:
@@ -104,11 +105,13 @@ def withhold(images: int, holdout: int) -> tuple[Tensor, Tensor]:
     return places[holdout:].sort().values, places[:holdout].sort().values
 
 
-def _labelled(uri: str, spec: ImageSpec, class_names: Sequence[str]) -> LabelledImages:
+def _labelled(uri: str, spec: ImageSpec, class_names: Sequence[str], must: bool) -> LabelledImages:
     try:
         found = load_labelled(uri, class_names, spec, split="train")
         found.check(spec, len(class_names))
     except ConfigError as error:
+        if must:
+            raise
         raise ConfigError(f"{str(error).rstrip('.')}; or let labels be with data.labels: ignore, where no objective needs them.") from None
     return found
 

@@ -32,29 +32,37 @@ logger = logging.getLogger(__name__)
 _GOLDEN = 0.6180339887498949
 
 
-class SetConfig(Config):
+class QuotaConfig(Config):
+    """How a set is filled whose size and use somebody else decides.
+
+    Attributes:
+        max_oversampling: raw images drawn are at most this many times the set's, up to the end of a batch that has to be made whole.
+        strict: a shortfall is an error; else it is published in the manifest with a warning.
+        shard_images: images of a shard; a checkpoint holds those that are not yet in one.
+        max_bytes: pixels of the whole set, or of an online run's pool; more is refused before work begins.
+    """
+
+    max_oversampling: float = Field(default=10.0, ge=1)
+    strict: bool = False
+    shard_images: int = Field(default=2048, ge=1)
+    max_bytes: int = Field(default=2**36, ge=1)
+
+
+class SetConfig(QuotaConfig):
     """What a materialized set holds.
 
     Attributes:
         size: images of the whole set, held-out ones included; each class gets an equal quota by the teacher's argmax.
         batch: images asked of the synthesizer at a time; a method whose target is images makes as many as its own settings say.
-        max_oversampling: raw images drawn are at most this many times `size`, up to the end of a batch that has to be made whole.
         holdout: share of each class's images that no student trains on.
-        strict: a shortfall is an error; else it is published in the manifest with a warning.
-        shard_images: images of a shard; a checkpoint holds those that are not yet in one.
         labels: classes asked for: uniform leaves the draw to the synthesizer, missing asks for those whose quota is open. A method whose
             target is images is always asked for these, as many of each as are missing.
-        max_bytes: pixels of the whole set, or of an online run's pool; more is refused before work begins.
     """
 
     size: int = Field(default=10_000, ge=2)
     batch: int = Field(default=256, ge=2)
-    max_oversampling: float = Field(default=10.0, ge=1)
     holdout: float = Field(default=0.05, ge=0, le=0.5)
-    strict: bool = False
-    shard_images: int = Field(default=2048, ge=1)
     labels: Literal["uniform", "missing"] = "uniform"
-    max_bytes: int = Field(default=2**36, ge=1)
 
 
 @dataclass(frozen=True)

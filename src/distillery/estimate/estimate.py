@@ -10,15 +10,15 @@ from typing import Any, Self
 from distillery import grammar
 from distillery.engine.selection import CANDIDATES
 from distillery.errors import ConfigError
-from distillery.estimate.profiling import Profile, Timing, profile_run
+from distillery.estimate.profiling import Profile, Timing, profile_run, profile_statistics
 from distillery.evaluation.report import MAX_TRAINING_IMAGES
 from distillery.host import spoken
-from distillery.models.bundle import VerifiedBundle, fetch_bundle
+from distillery.models.bundle import BundleInfo, VerifiedBundle, fetch_bundle
+from distillery.recipes.class_statistics import StatisticsRecipe
 from distillery.recipes.parameters import read_parameters
-from distillery.recipes.schema import DistillationRecipe, Recipe, StudentRecipe
+from distillery.recipes.schema import DistillationRecipe, Recipe, StudentRecipe, StudentsRecipe
 from distillery.recipes.workload import workload_of
 from distillery.runtime import memory_here, resolve_runtime
-from distillery.students.check import check_classes, check_judged, check_labels
 from distillery.synthesis.share import ALONE
 from distillery.types import ImageSpec
 from distillery.workbench.amounts import warn_quotas
@@ -29,6 +29,7 @@ from distillery.workbench.planning import (
     check_data,
     check_expected,
     check_pipeline,
+    check_plan,
     check_room,
     check_teacher,
     open_given,
@@ -163,17 +164,17 @@ def estimate(pipeline: str, parameters: Mapping[str, Any], device: str = "auto",
         check_room(recipe, info, given.start.images if given.start else 0)
         warn_quotas(recipe, info)
         runtime = resolve_runtime(device, recipe.precision, threads)
-        if not given.labelled:
-            check_labels(recipe.student.stages)
-            check_classes(recipe.student)
+        check_plan(recipe, given, bool(data))
         check_networks(recipe, bundle, runtime)
         check_teacher(recipe, info, given)
         sharding = cut_ensemble(recipe, bundle, None, runtime.device)
-        check_judged(recipe.student, bool(data), recipe.registration.metric)
     tested = check_data(data, recipe, info) if data else 0
-    measured = profile_run(recipe, runtime.place(teacher), sha256, runtime, share=sharding.largest if sharding else ALONE)
     hardware = f"{runtime.device}, {runtime.precision}, {grammar.counted(runtime.threads, 'thread')}"
     counted = Counted.of(given, tested)
+    if isinstance(recipe, StatisticsRecipe):
+        measured = profile_statistics(recipe, runtime.place(teacher), sha256, runtime)
+        return multiply_statistics(recipe, measured, info, counted, steps, hardware)
+    measured = profile_run(recipe, runtime.place(teacher), sha256, runtime, share=sharding.largest if sharding else ALONE)
     if isinstance(recipe, StudentRecipe):
         found = multiply_student(recipe, measured, info.spec, counted, steps, hardware)
     else:
@@ -208,6 +209,37 @@ def multiply_student(recipe: StudentRecipe, measured: Profile, spec: ImageSpec, 
         store=kept,
         store_peak=kept + 2 * measured.trainer_bytes + snapshots * measured.student_bytes + waiting,
         workspace=students + _PAGE,
+        hardware=hardware,
+    )
+
+
+def multiply_statistics(
+    recipe: StatisticsRecipe, measured: Profile, info: BundleInfo, counted: Counted, steps: int, hardware: str
+) -> Estimate:
+    """As `multiply_out`, of a run that trains no student: images are inverted or given, and looked at once."""
+    images = recipe.per_class * info.num_classes if recipe.inverts else counted.given - counted.given_holdout
+    pixels, parts = images * math.prod(info.spec.shape), []
+    if recipe.inverts:
+        turns, most = -(-images // recipe.settings.images_per_turn), recipe.set.max_oversampling
+        made, label = turns * measured.turn.seconds, images * measured.teacher_image
+        parts.append(Part("synthesis", turns, (made, made * most), _how("a turn", measured.turn)))
+        how = "the teacher's forward pass of one image; more where quotas stay open"
+        parts.append(Part("labelling", images, (label, label * most), how))
+    look = images * measured.teacher_image
+    parts.append(Part("measuring", images, (look, look), "the teacher's forward pass of one image"))
+    start = steps * measured.startup
+    parts.append(Part("starting steps", steps, (start, start), "the same imports in a fresh process"))
+    kept = (pixels + images * (_LOGIT * info.num_classes + _ASKED)) * recipe.inverts + 2 * measured.teacher_bytes
+    return Estimate(
+        recipe=recipe,
+        images=images,
+        counted=counted,
+        student_steps=0,
+        parts=tuple(parts),
+        memory=measured.startup_bytes + measured.teacher_bytes + measured.synthesizer_bytes + measured.turn.bytes + pixels,
+        store=kept,
+        store_peak=kept + 2 * measured.synthesizer_bytes,
+        workspace=measured.teacher_bytes,
         hardware=hardware,
     )
 
@@ -316,7 +348,7 @@ def _drawing(recipe: DistillationRecipe, measured: Profile) -> Part:
     return Part("drawing the set", draws, (drawn, drawn * recipe.set.max_oversampling), _how("a batch", measured.draw) + more)
 
 
-def _around(recipe: Recipe, measured: Profile, tested: int, snapshots: int, steps: int) -> list[Part]:
+def _around(recipe: StudentsRecipe, measured: Profile, tested: int, snapshots: int, steps: int) -> list[Part]:
     """The evaluation, and what every step costs before it begins."""
     looks = tested * (measured.teacher_image + measured.student_image * (2 + snapshots))
     timing = recipe.evaluation.timing

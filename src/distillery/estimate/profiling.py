@@ -20,11 +20,14 @@ from distillery.engine.feeds import LabelledFeed, PoolFeed, own_images
 from distillery.engine.fit import StudentTrainer
 from distillery.engine.labelling import teacher_logits
 from distillery.evaluation.predict import predict
-from distillery.recipes.schema import DistillationRecipe, Recipe
+from distillery.methods.catalog import Method
+from distillery.recipes.class_statistics import StatisticsRecipe
+from distillery.recipes.schema import DistillationRecipe, StudentsRecipe
 from distillery.runtime import Runtime
 from distillery.statistics.extract import global_moments
 from distillery.step_table import STEPS
 from distillery.students.plan import StageConfig, needs_of
+from distillery.synthesis.config import MethodConfig
 from distillery.synthesis.protocol import Ingredients, Synthesizer
 from distillery.synthesis.share import ALONE, Share
 from distillery.types import Classifier
@@ -93,7 +96,40 @@ class Profile:
     trainer_bytes: int
 
 
-def profile_run(recipe: Recipe, teacher: Classifier, teacher_sha256: str, runtime: Runtime, seed: int = 0, share: Share = ALONE) -> Profile:
+def profile_statistics(recipe: StatisticsRecipe, teacher: Classifier, teacher_sha256: str, runtime: Runtime, seed: int = 0) -> Profile:
+    """As `profile_run`, of a run that trains no student: a turn of the method, where images are inverted, and looks of the teacher.
+
+    Args:
+        recipe: resolved.
+        teacher: frozen, placed on the runtime's device.
+        teacher_sha256: of its bundle.
+        runtime: device, precision and threads of the run.
+        seed: of the random images.
+    """
+    maker = None
+    if recipe.inverts:
+        turns = -(-recipe.per_class * teacher.num_classes // recipe.settings.images_per_turn)
+        maker = _Maker(recipe.method, recipe.settings, turns, teacher, teacher_sha256, runtime, seed)
+    images = _noise(teacher, seed)
+    startup, startup_bytes = _start()
+    return Profile(
+        turn=maker.time_turn() if maker else _NOTHING,
+        stages=(),
+        draw=_NOTHING,
+        teacher_image=_time_look(lambda part: teacher_logits(teacher, part), images, runtime),
+        student_image=0.0,
+        startup=startup,
+        startup_bytes=startup_bytes,
+        teacher_bytes=_size(teacher.state_dict()),
+        student_bytes=0,
+        synthesizer_bytes=_size(maker.whole().state_dict()) if maker else 0,
+        trainer_bytes=0,
+    )
+
+
+def profile_run(
+    recipe: StudentsRecipe, teacher: Classifier, teacher_sha256: str, runtime: Runtime, seed: int = 0, share: Share = ALONE
+) -> Profile:
     """Time the parts of a run: some ten seconds, more where a single step on eight images takes longer.
 
     Args:
@@ -106,16 +142,15 @@ def profile_run(recipe: Recipe, teacher: Classifier, teacher_sha256: str, runtim
     """
     synthesis = _Bench(recipe, teacher, teacher_sha256, runtime, seed, share) if isinstance(recipe, DistillationRecipe) else None
     bench = synthesis or _Trainee(recipe, teacher, runtime, seed)
-    draws = torch.Generator().manual_seed(seed)
-    images = torch.randint(256, (max(_FIRST_SIZE, 64), *teacher.spec.shape), dtype=torch.uint8, generator=draws)
+    images = _noise(teacher, seed)
     looks: tuple[Callable[[torch.Tensor], object], ...] = (
         lambda part: teacher_logits(teacher, part),
         lambda part: predict(bench.student, part),
     )
-    forward = [_timed(partial(_look, look, images), len(images), FORWARD_SECONDS, runtime).seconds / len(images) for look in looks]
+    forward = [_time_look(look, images, runtime) for look in looks]
     startup, startup_bytes = _start()
     return Profile(
-        turn=synthesis.time_turn() if synthesis else _NOTHING,
+        turn=synthesis.maker.time_turn(synthesis.opponent) if synthesis else _NOTHING,
         stages=tuple(bench.time_stage(stage, images) for stage in recipe.student.stages),
         draw=synthesis.time_draw(forward[0]) if synthesis else _NOTHING,
         teacher_image=forward[0],
@@ -124,7 +159,7 @@ def profile_run(recipe: Recipe, teacher: Classifier, teacher_sha256: str, runtim
         startup_bytes=startup_bytes,
         teacher_bytes=_size(teacher.state_dict()),
         student_bytes=_size(bench.student.state_dict()),
-        synthesizer_bytes=_size(synthesis.whole().state_dict()) if synthesis else 0,
+        synthesizer_bytes=_size(synthesis.maker.whole().state_dict()) if synthesis else 0,
         trainer_bytes=_size(bench.trainer(recipe.student.stages[0]).state_dict()),
     )
 
@@ -132,11 +167,9 @@ def profile_run(recipe: Recipe, teacher: Classifier, teacher_sha256: str, runtim
 class _Trainee:
     """Builds a student and its trainer, as small as they have to be."""
 
-    def __init__(self, recipe: Recipe, teacher: Classifier, runtime: Runtime, seed: int) -> None:
+    def __init__(self, recipe: StudentsRecipe, teacher: Classifier, runtime: Runtime, seed: int) -> None:
         self.planned, self.teacher, self.runtime, self.seed = recipe.student, teacher, runtime, seed
-        draws = torch.Generator().manual_seed(seed)
-        self.ood = ImagePool(teacher.spec, runtime.device)  # whatever such images show, they cost the same
-        self.ood.append(torch.randint(256, (_OOD, *teacher.spec.shape), dtype=torch.uint8, generator=draws))
+        self.ood = _others(teacher, runtime, seed)
         self.names = recipe.student.class_names(teacher.class_names)
         self.student = build_student(recipe.student.architecture, teacher, runtime, seed, self.names)
 
@@ -160,36 +193,42 @@ class _Trainee:
         return _timed(steps, stage.batch, STUDENT_SECONDS / len(self.planned.stages), self.runtime)
 
 
-class _Bench(_Trainee):
-    """Builds what makes images as well."""
+class _Maker:
+    """Builds a method's synthesizer, as small as it has to be."""
 
     def __init__(
-        self, recipe: DistillationRecipe, teacher: Classifier, teacher_sha256: str, runtime: Runtime, seed: int, share: Share = ALONE
+        self,
+        method: Method,
+        settings: MethodConfig,
+        turns: int,
+        teacher: Classifier,
+        teacher_sha256: str,
+        runtime: Runtime,
+        seed: int,
+        share: Share = ALONE,
     ) -> None:
-        super().__init__(recipe, teacher, runtime, seed)
-        self.recipe, self.settings = recipe, recipe.settings
+        self.method, self.settings, self.runtime = method, settings, runtime
         moments = None
-        required = recipe.method.required(self.settings)
+        required = method.required(settings)
         if {"moments", "class_moments"} & set(required):
             moments = global_moments(teacher, teacher_sha256).to(runtime.device)
             if "class_moments" in required:  # whatever the moments of a class are, matching them costs the same
                 moments = moments.select(torch.arange(teacher.num_classes))
-        others = self.ood if "ood" in required else None
+        others = _others(teacher, runtime, seed) if "ood" in required else None
         # gradient norms cost extra in the first turns only
-        self.ingredients = Ingredients(teacher, runtime, seed, moments, turns=recipe.turns, ood=others, diagnose=False, share=share)
+        self.ingredients = Ingredients(teacher, runtime, seed, moments, turns=turns, ood=others, diagnose=False, share=share)
 
     def synthesizer(self, images: int, steps: int) -> Synthesizer:
-        """The recipe's with a smaller turn, see `MethodConfig.cut`."""
-        synthesizer: Synthesizer = self.recipe.method.load()[0](self.settings.cut(images, steps), self.ingredients)
+        """The method's with a smaller turn, see `MethodConfig.cut`."""
+        synthesizer: Synthesizer = self.method.load()[0](self.settings.cut(images, steps), self.ingredients)
         return synthesizer
 
     def whole(self) -> Synthesizer:
-        """The recipe's, past its warm-up."""
+        """The method's, past its warm-up."""
         return self.synthesizer(self.settings.images_per_turn, self.settings.steps_per_turn)
 
-    def time_turn(self) -> Timing:
+    def time_turn(self, opponent: Classifier | None = None) -> Timing:
         """One turn; where it has many steps, from turns of one and of three of them."""
-        opponent = self.student if self.recipe.method.coupling == "online" else None
 
         def turns(n: int, steps: int = 1) -> Callable[[], object]:
             synthesizer = self.synthesizer(n, steps)
@@ -206,11 +245,23 @@ class _Bench(_Trainee):
         seconds = fixed + steps * step
         return Timing(seconds, one.measured, full, max(one.bytes, int(three.bytes * scale)))
 
+
+class _Bench(_Trainee):
+    """Builds what makes images as well."""
+
+    def __init__(
+        self, recipe: DistillationRecipe, teacher: Classifier, teacher_sha256: str, runtime: Runtime, seed: int, share: Share = ALONE
+    ) -> None:
+        super().__init__(recipe, teacher, runtime, seed)
+        self.recipe = recipe
+        self.opponent = self.student if recipe.method.coupling == "online" else None
+        self.maker = _Maker(recipe.method, recipe.settings, recipe.turns, teacher, teacher_sha256, runtime, seed, share)
+
     def time_draw(self, teacher_image: float) -> Timing:
         """One batch of the set, nothing where its turns make it; online, one batch of a student that is fed new images each step."""
         if self.recipe.method.inverts:
             return _NOTHING
-        synthesizer = self.whole()
+        synthesizer = self.maker.whole()
         if self.recipe.method.coupling == "online":
             if self.recipe.synthesis.feed != "fresh":
                 return _NOTHING
@@ -244,6 +295,23 @@ def _timed(make: Callable[[int], Callable[[], object]], full: int, seconds: floa
     while len(took) < _REPEATS and time.perf_counter() + took[0] < deadline:
         took.append(once(call))
     return Timing(median(took) * full / size, size, full, int(weigh.peak() * full / size))
+
+
+def _others(teacher: Classifier, runtime: Runtime, seed: int) -> ImagePool:
+    """Images of another domain: whatever such images show, they cost the same."""
+    pool = ImagePool(teacher.spec, runtime.device)
+    pool.append(_noise(teacher, seed)[:_OOD])
+    return pool
+
+
+def _noise(teacher: Classifier, seed: int) -> torch.Tensor:
+    draws = torch.Generator().manual_seed(seed)
+    return torch.randint(256, (_OOD, *teacher.spec.shape), dtype=torch.uint8, generator=draws)
+
+
+def _time_look(look: Callable[[torch.Tensor], object], images: torch.Tensor, runtime: Runtime) -> float:
+    """Seconds of a forward pass of one image."""
+    return _timed(partial(_look, look, images), len(images), FORWARD_SECONDS, runtime).seconds / len(images)
 
 
 def _look(look: Callable[[torch.Tensor], object], images: torch.Tensor, n: int) -> Callable[[], object]:

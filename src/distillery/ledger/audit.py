@@ -14,8 +14,9 @@ from distillery.errors import ConfigError, DistilleryError, MissingResourceError
 from distillery.evaluation.report import flat_metrics, load_report
 from distillery.grammar import counted
 from distillery.ledger.behind import Behind
+from distillery.ledger.behind_statistics import SUFFIX, audit_statistics
 from distillery.ledger.evidence import Link, agree, broken, check_bundle, fetch, find_link, keep, match
-from distillery.ledger.origins import Origin, maker_of_student
+from distillery.ledger.origins import Origin, maker_of
 from distillery.models.bundle import DOCUMENT, WEIGHTS
 from distillery.provenance import Provenance, sha256_bytes
 from distillery.storage import Store, open_store
@@ -30,7 +31,8 @@ def audit(subject: str, store_uri: str = "") -> tuple[Link, ...]:
     """Walk from a student to its teacher and hash everything on the way.
 
     Args:
-        subject: `name:version`, `name@alias` or `models:/name/version` of the registry, or the folder or URI of a bundle.
+        subject: `name:version`, `name@alias` or `models:/name/version` of the registry, the folder or URI of a bundle, or a file of
+            statistics of each class.
         store_uri: where runs, sets and checkpoints lie; "" takes the store that the version names, or that the bundle lies in.
 
     Returns:
@@ -45,9 +47,13 @@ def audit(subject: str, store_uri: str = "") -> tuple[Link, ...]:
     with TemporaryDirectory() as scratch:
         if not is_folder and parse_reference(subject):
             return _of_version(find_version(subject), store_uri, Path(scratch)).links()
+        if subject.endswith(SUFFIX):
+            return audit_statistics(subject, store_uri, Path(scratch))
         if is_folder or "://" in subject:
             return _of_bundle(subject, store_uri, Path(scratch)).links()
-    raise ConfigError(f"{subject!r} is neither a folder nor a version: give name:number, name@alias, or a bundle's folder or URI.")
+    raise ConfigError(
+        f"{subject!r} is neither a folder nor a version: give name:number, name@alias, a bundle's folder or URI, or a file of statistics."
+    )
 
 
 def _of_version(version: Version, store_uri: str, scratch: Path) -> "_Walk":
@@ -149,7 +155,7 @@ class _Walk:
         sha256 = sha256_bytes(fetch(place, prefix + DOCUMENT))
         if self.named not in ("", sha256):
             raise MissingResourceError("The bundle is not the one that its folder is called after.")
-        return maker_of_student(self.own.store, sha256)
+        return maker_of(self.own.store, "student", student_of(sha256))
 
     def _student(self, link: Link) -> None:
         notes = [self.unfetched] if self.unfetched else []

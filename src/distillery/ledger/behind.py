@@ -1,4 +1,4 @@
-"""What lies behind a student: the images that it was trained on and what made them, back to the teacher, each link by hash."""
+"""What lies behind a student, or statistics of each class: the images that were used and what made them, back to the teacher, by hash."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,8 +10,9 @@ from distillery.errors import MissingResourceError, StoreError
 from distillery.grammar import counted
 from distillery.ledger.evidence import Link, agree, find_bundle, find_link, names
 from distillery.ledger.origins import Origin, maker_of_set, read_set
-from distillery.models.bundle import read_bundle
+from distillery.models.bundle import BundleInfo, read_bundle
 from distillery.provenance import Provenance
+from distillery.statistics.counts import tell_measured
 from distillery.statistics.moments import load_moments
 from distillery.statistics.moments import read_origin as origin_of_moments
 from distillery.step_table import STEPS
@@ -27,9 +28,10 @@ class Behind:
     """The chain from a student's images to its teacher, as far as it is known.
 
     Attributes:
-        scratch: a temporary folder; the student's bundle lies in it, below `student`.
-        own: the run that made the student.
-        made: where the student comes from.
+        scratch: a temporary folder; a bundle lies in it that has the shape and the classes of the images, such as the student's.
+        own: the run that made the student, or whatever else begins the chain.
+        made: where that comes from.
+        bundle: the name of that bundle's folder.
         source: the run that made its set: the same, but where the set was there before.
         synthesizers: hashes by the set, one or those of an ensemble; "" stands for what its own step wrote.
         statistics: hash by the generator, or by the set where there was none; None where that was not reached.
@@ -40,6 +42,7 @@ class Behind:
     scratch: Path
     own: Origin
     made: Provenance
+    bundle: str = "student"
     source: Origin = field(init=False)
     synthesizers: tuple[str, ...] = ("",)
     statistics: str | None = None
@@ -66,6 +69,10 @@ class Behind:
         if "student_start" in self.made.inputs:
             rest.append(find_link("weights to begin with", "a network trained before", self._weights))
         return [*rest, find_link("teacher", "the network that it learned from", self._teacher)]
+
+    @property
+    def _info(self) -> BundleInfo:
+        return read_bundle(self.scratch / self.bundle)[0]
 
     def _set(self, link: Link) -> None:
         own = self.own
@@ -102,7 +109,7 @@ class Behind:
         noise = is_noise(link.where)
         if "://" in link.where and not noise:
             names(open_store(link.where), "")  # a server that is down is no break
-        info = read_bundle(self.scratch / "student")[0]
+        info = self._info
         found = load_given(link.where, info.spec, facts.classes or info.class_names, facts.labels)
         if found.digest != sha256:
             raise StoreError(f"those at {link.where!r} have sha256 {found.digest}, but the student names {sha256}")
@@ -160,6 +167,9 @@ class Behind:
         self.source.recorded("statistics", self.statistics, origin)
         given = f", as given in a file with sha256 {origin.inputs['moments']}" if "moments" in origin.inputs else ""
         link.what = f"{moments.kind} BatchNorm moments of {counted(len(moments.mean), 'layer')} of the teacher{given}"
+        if moments.counts is not None:
+            measured_on = str(origin.config.get("measured_on", ""))
+            link.what += f"; {tell_measured(moments.counts.tolist(), self._info.class_names, measured_on)}"
 
     def _ood(self, link: Link) -> None:
         link.sha256 = ", ".join(sorted(self.ood))
@@ -169,7 +179,7 @@ class Behind:
         for sha256, where in self.ood.items():
             if "://" in where and not is_noise(where):
                 names(open_store(where), "")  # a server that is down is no break
-            found = load_ood(where, read_bundle(self.scratch / "student")[0].spec)
+            found = load_ood(where, self._info.spec)
             if found.digest != sha256:
                 raise StoreError(f"those at {where!r} have sha256 {found.digest}, but what was made with them names {sha256}")
             images += len(found.images)

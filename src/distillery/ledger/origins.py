@@ -13,7 +13,7 @@ from distillery.provenance import Provenance
 from distillery.step_table import STEPS
 from distillery.storage import Store, open_store
 from distillery.workbench.keys import is_planned, keys_of
-from distillery.workbench.lineage import StepRecord, find_record, parse_record, records_of, student_of
+from distillery.workbench.lineage import StepRecord, find_record, parse_record, records_of
 
 
 @dataclass
@@ -94,18 +94,22 @@ class Origin:
         return keep(folder / output, files)
 
 
-def maker_of_student(store: Store | None, sha256: str) -> str:
-    """The newest run of a store whose result is a student.
+def maker_of(store: Store | None, name: str, result: str) -> str:
+    """The newest run of a store whose result is a student or a file of statistics.
+
+    Args:
+        store: of the run.
+        name: what the run's results call it.
+        result: where the store holds it.
 
     Raises:
         MissingResourceError: the store cannot be asked.
         StoreError: no run says so; names the records that could not be read.
     """
-    result = student_of(sha256)
-    found, unread = _newest(store, lambda run, said: (said.get("results") or {}).get("student") == result)
+    found, unread = _newest(store, lambda run, said: (said.get("results") or {}).get(name) == result)
     if not found:
         place = repr(f"{store.uri}/runs") if store is not None else ""
-        raise StoreError(f"no run in {place} says that it made {result}, so the bundle or the run's record was changed{unread}")
+        raise StoreError(f"no run in {place} says that it made {result}, so it or the run's record was changed{unread}")
     return found
 
 

@@ -25,16 +25,17 @@ from distillery.models.bundle import DOCUMENT, read_origin
 from distillery.models.bundle import FORMAT as BUNDLE
 from distillery.provenance import Provenance, code_version, sha256_bytes, sha256_file
 from distillery.recipes.sections import Section
-from distillery.reporting.page import LineageEntry, PageData, RunRecord, SetFacts
+from distillery.reporting.page import ClassStatistics, LineageEntry, PageData, RunRecord, SetFacts
 from distillery.reporting.pictures import ClassPicture, sample_classes
 from distillery.reporting.real_images import RealImages, find_real_images
 from distillery.reporting.words import count
+from distillery.statistics.moments import parse_moments
 from distillery.step_table import LAST, STEPS, Artifact, makers_of
 from distillery.step_version import step_version
 from distillery.storage import Store, open_store
 from distillery.tracking.history import History, read_history, together
 from distillery.workbench.keys import keys_of
-from distillery.workbench.lineage import evaluation_of, name_together, student_of
+from distillery.workbench.lineage import evaluation_of, find_record, name_together, read_records, student_of
 from distillery.workbench.weights import FIELD
 
 T = TypeVar("T")
@@ -90,6 +91,7 @@ class PageCollector:
             samples=samples,
             histories=histories,
             health=None if self._is_given else self._attempt("health", self._health, None),
+            statistics=self._attempt("statistics", lambda: self._class_statistics(run), None),
             lineage=lineage,
             real=self._attempt("real images", lambda: self._real(run, found), None),
             code_version=code_version(),
@@ -174,6 +176,18 @@ class PageCollector:
     def _student(self) -> Provenance:
         return read_origin(self.student_path)
 
+    def _class_statistics(self, run: RunRecord) -> ClassStatistics | None:
+        """Those that the run was given; the step that took them up has left them under its key."""
+        planned = next(iter(STEPS["extract_statistics"].planned(run.sections)), {})
+        if planned.get("kind") != "per_class":
+            return None
+        record = find_record(read_records(self.store, run.id), "statistics")
+        if record is None:
+            raise MissingResourceError("The step that took the teacher's statistics up has left no record.")
+        key = record.at("statistics", "")
+        counts = parse_moments(self.store.read(key), key, self.section.teacher_sha256)[0].counts
+        return ClassStatistics(counts=() if counts is None else tuple(counts.tolist()), measured_on=str(planned.get("measured_on", "")))
+
     def _method(self, run: RunRecord) -> str:
         synthesis = run.recipe.get("synthesis", {})
         return str(synthesis.get("method") or self._student.config.get("method") or "")
@@ -214,6 +228,8 @@ class PageCollector:
         report, made = self.report, found.manifest.provenance if found else self._student
         statistics = made.inputs.get("statistics", "")
         moments = "BatchNorm moments: what the teacher's layers kept of its training pictures."
+        if next(iter(STEPS["extract_statistics"].planned(run.sections)), {}).get("kind") == "per_class":
+            moments = "BatchNorm moments of each class: what the teacher's layers saw of pictures of it."
         entries = [
             LineageEntry(name="Teacher", sha256=self.section.teacher_sha256, what=_model(report.teacher), where=self.teacher_uri),
             LineageEntry(name="Statistics", sha256=statistics, what=moments),

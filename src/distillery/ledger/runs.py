@@ -25,7 +25,7 @@ RUN_FORMAT = Format("distillery-run", 3, "copy it back from where it is whole, o
 _SET = re.compile(r"(?:^|(?<=/))sets/[0-9a-f]{64}$")
 
 Standing = Literal["finished", "running", "stopped", "failed", "superseded", "open", "damaged"]
-"""finished: its register step has noted the results; superseded: stopped or failed, and an equal run finished since; open: no runner notes
+"""finished: its last step has noted the results; superseded: stopped or failed, and an equal run finished since; open: no runner notes
 how it goes, as on a cluster, and it has not finished yet."""
 
 Noted = Literal["running", "stopped", "failed", "finished"]
@@ -42,8 +42,11 @@ class _Said(Fields):
     step_versions: dict[str, Any] = Field(default_factory=dict)
     results: dict[str, Any] = Field(default_factory=dict)
     source: dict[str, Any] = Field(default_factory=dict)
+    recipe: str = ""
 
 
+PLACES = ("student", "statistics", "evaluation", "page")
+"""What may lie where in the store, by a run's results."""
 LOCK = "locks/run.lock"
 """Held in a workspace for as long as a run works in it."""
 
@@ -109,7 +112,8 @@ class Run:
         evaluation: its `evaluation.json`, empty where there is none.
         standing: how it stands.
         successor: the finished run that made a superseded one needless.
-        results: where in the store the student, the set, the evaluation and the page lie; empty before the end.
+        results: where in the store the student or the statistics of each class, the set, the evaluation and the page lie; empty before
+            the end.
         damage: a sentence for each of its records that is damaged.
     """
 
@@ -139,8 +143,8 @@ class Run:
     @property
     def recipe(self) -> str:
         """The recipe's name."""
-        sections = self.document.get("sections", {}).values()
-        return next((str(section["recipe"]) for section in sections if "recipe" in section), "")
+        sections = self.document.get("sections", {}).values()  # of a record of before it said the name itself
+        return str(self.document.get("recipe") or next((section["recipe"] for section in sections if "recipe" in section), ""))
 
     @property
     def student_method(self) -> str:
@@ -188,7 +192,7 @@ class Run:
 
     def to_json(self, uri: str) -> dict[str, Any]:
         """What programs read of it; `uri` is the store's."""
-        places: dict[str, Any] = {name: f"{uri}/{self.results[name]}" for name in ("student", "evaluation", "page") if name in self.results}
+        places: dict[str, Any] = {name: f"{uri}/{self.results[name]}" for name in PLACES if name in self.results}
         return {
             "run": self.id,
             "recipe": self.recipe,
@@ -300,7 +304,7 @@ def amend_run(store: Store, run: str, fields: Mapping[str, Any]) -> dict[str, An
     return amended
 
 
-def note_results(store: Store, run: str, student: str) -> None:
+def note_results(store: Store, run: str, made: Mapping[str, str]) -> None:
     """Note in a run's record where everything that it made lies in the store, which finishes it; of a run without a record, nothing.
 
     Equal whoever does it and however often.
@@ -308,7 +312,7 @@ def note_results(store: Store, run: str, student: str) -> None:
     Args:
         store: of the run.
         run: its id.
-        student: where the store holds its student.
+        made: where the store holds what the run was for: its `student`, or its `statistics` of each class.
 
     Raises:
         StoreError: a record is damaged, or the store cannot be written.
@@ -318,15 +322,15 @@ def note_results(store: Store, run: str, student: str) -> None:
     if not store.exists(key):
         return
     places = {"evaluation": evaluation_of(run), "page": page_of(run)}
-    results: dict[str, Any] = {"student": student, **{name: place for name, place in places.items() if store.exists(place)}}
+    results: dict[str, Any] = {**made, **{name: place for name, place in places.items() if store.exists(place)}}
     said = read_run(store.read(key), key).fields
     if source := said.get("source"):  # it was there before, and lies where the run was told
         inside = place_in_store(str(source["uri"]))
         own = inside and str(source["uri"]).removesuffix(f"/{inside}") in (store.uri, place_of(store))
         results["dataset"] = {"place": inside} if own else {"at": source["uri"]}
         results["dataset"]["sha256"] = source["sha256"]
-    elif made := find_record(read_records(store, run), "set"):
-        results["dataset"] = {"place": set_of(made.key), "sha256": made.sha256("set")}
+    elif drawn := find_record(read_records(store, run), "set"):
+        results["dataset"] = {"place": set_of(drawn.key), "sha256": drawn.sha256("set")}
     if said.get("results") != results:
         amend_run(store, run, {"results": results})
 

@@ -8,7 +8,7 @@ from distillery.catalog import CatalogRow
 from distillery.config import Config, nearest
 from distillery.errors import ConfigError
 from distillery.host import spoken
-from distillery.step_table import find_pipeline
+from distillery.step_table import DEFAULT_KIND, STATISTICS_KIND, find_pipeline
 from distillery.synthesis.config import MethodConfig
 
 Need = Literal["moments", "class_moments", "batchnorm", "ood"]
@@ -98,9 +98,21 @@ class Method(CatalogRow[Need]):
         """The pipeline that runs the method, with one generator where it trains any."""
         return self.pipeline_for(1)
 
-    def pipeline_for(self, generators: object) -> str:
-        """The pipeline that runs the method with as many generators as a recipe asks for: 1, or whatever else it says."""
-        return find_pipeline(coupling=self.coupling, target=self.target, generators=2 if self.ensembles and generators != 1 else 1)
+    def pipeline_for(self, generators: object, kind: str = DEFAULT_KIND) -> str:
+        """The pipeline that runs the method.
+
+        Args:
+            generators: as many as a recipe asks for: 1, or whatever else it says.
+            kind: of the recipe.
+
+        Raises:
+            ConfigError: statistics of each class by a method that inverts no images.
+        """
+        if kind == STATISTICS_KIND and not self.inverts:
+            ways = ", ".join(name for name, other in METHODS.items() if other.inverts)
+            how = "needs a student to play against" if self.target == "images" else "trains a generator"
+            raise ConfigError(f"{self.name} {how} and inverts no images: give a recipe of one of {ways or 'none here'}.")
+        return find_pipeline(kind, self.coupling, self.target, 2 if self.ensembles and generators != 1 else 1)
 
     def required(self, config: Config) -> tuple[Need, ...]:
         """What is needed under these settings: a term of weight 0 needs nothing, and another setting may need something of its own."""

@@ -11,7 +11,7 @@ import yaml
 
 from distillery.errors import ConfigError, MissingResourceError
 from distillery.plain_yaml import read_yaml
-from distillery.step_table import DEFAULT_KIND, PIPELINES, find_pipeline
+from distillery.step_table import DEFAULT_KIND, PIPELINES, STATISTICS_KIND, find_pipeline
 
 if TYPE_CHECKING:
     from distillery.recipes.schema import Recipe
@@ -20,6 +20,13 @@ PRESETS = Path(__file__).parent
 _CHOICES = {"student.architecture": ("name", "arguments"), "synthesis": ("method", "config")}  # place -> what names it, what belongs to it
 _NAMED = re.compile(r"student\.stages\.\d+\.(objective|objectives\.\d+|optimizer|schedule)|synthesis\.config\.generator")
 """Places of parts whose settings are those of what their `name` says."""
+_LEFT_BEHIND = {
+    STATISTICS_KIND: (
+        *("student", "evaluation", "registration", "statistics", "set.size", "set.batch", "set.holdout", "set.labels"),
+        *("about.student", "about.student_steps", "about.images", "about.published", "about.minutes"),
+    )
+}
+"""What a recipe of a kind does not take along from one of another kind: it would have no effect, or tell of the other."""
 
 
 @dataclass(frozen=True)
@@ -82,9 +89,10 @@ def pipeline_of(document: Mapping[str, Any]) -> str:
 def _pipeline_for(kind: str, method: str, generators: object) -> str:
     from distillery.methods.catalog import find_method
 
-    if not any(row.coupling for row in PIPELINES.values() if row.kind == kind):
+    rows = [row for row in PIPELINES.values() if row.kind == kind]
+    if not any(row.coupling for row in rows) or not (method or all(row.coupling for row in rows)):
         return find_pipeline(kind)
-    return find_method(method).pipeline_for(generators)
+    return find_method(method).pipeline_for(generators, kind)
 
 
 def recipe_name(source: str) -> str:
@@ -197,11 +205,18 @@ def merge(base: dict[str, Any], changes: Mapping[Any, Any]) -> None:
     """Merge `changes` into `base` in place: mappings deeply, a mapping with numbers as keys into a list's elements, all else replaced.
 
     Where they name another student architecture, method, generator, objective, optimizer or schedule, the old one's arguments or settings
-    are dropped first: they would not fit it. So is what the other method never reads, see `recipes/effects.py`.
+    are dropped first: they would not fit it. So is what the other method never reads, see `recipes/effects.py`, or another kind of recipe.
 
     Raises:
         ConfigError: see `apply_overrides`.
     """
+    kind = changes.get("kind")  # whatever else it is, is refused where it is parsed
+    if isinstance(kind, str) and base.get("kind", DEFAULT_KIND) != kind:
+        for place in _LEFT_BEHIND.get(kind, ()):
+            holder, _, key = place.rpartition(".")
+            part = _find(base, holder) if holder else base
+            if isinstance(part, dict):
+                part.pop(key, None)
     for place, (name, owned) in _CHOICES.items():
         old, new = _find(base, place), _find(changes, place)
         if isinstance(old, dict) and isinstance(new, Mapping) and name in old and new.get(name, old[name]) != old[name]:

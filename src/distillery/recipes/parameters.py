@@ -8,7 +8,7 @@ from typing import Any
 from distillery.config import nearest
 from distillery.errors import ConfigError
 from distillery.host import PLACES, spoken
-from distillery.step_table import PIPELINES, STEPS, makers_of
+from distillery.step_table import DEFAULT_KIND, PIPELINES, STATISTICS_KIND, STEPS, makers_of
 
 LARGEST_SEED = 2**53 - 1  # larger integers do not survive the float that Kubeflow makes of them
 
@@ -26,12 +26,14 @@ class Parameter:
         summary: one line for the form's documentation.
         required: no default makes sense, so the form must be given a value; `default` then only says the type.
         steps: another value than the default has a meaning only for pipelines with one of these steps; empty for all.
+        kind: and only for pipelines of this kind of recipes; empty for all.
     """
 
     name: str
     default: Value | list[Any]
     summary: str
     steps: tuple[str, ...] = ()
+    kind: str = ""
     required: bool = False
 
     @property
@@ -41,10 +43,13 @@ class Parameter:
 
     def means_something(self, pipeline: str) -> bool:
         """Whether a pipeline reads it."""
-        return not self.steps or not set(self.steps).isdisjoint(PIPELINES[pipeline].steps)
+        row = PIPELINES[pipeline]
+        return self.kind in ("", row.kind) and (not self.steps or not set(self.steps).isdisjoint(row.steps))
 
 
-_OOD = tuple(name for name, row in STEPS.items() if {"synthesizer", "set", "student"} & set(row.writes))
+_OOD = tuple(name for name, row in STEPS.items() if {"synthesizer", "set", "student"} & set(row.writes) and not row.opens_its_set)
+_TRAINERS = makers_of("student")
+_DRAWERS = tuple(name for name in makers_of("set") if name not in _TRAINERS)
 _OPENERS = tuple(name for name, row in STEPS.items() if row.opens_its_set)
 _TABLE = (
     Parameter("run_recipe_uri", "", "Path or URI of a recipe file of your own; it wins over run_recipe."),
@@ -53,21 +58,24 @@ _TABLE = (
     Parameter("run_seed", 0, "Seed of every random stream of the run, from 0 to 2^53 - 1."),
     Parameter("teacher_uri", "", "Folder or URI of the teacher's bundle, as written by `distillery import-teacher`.", required=True),
     Parameter("teacher_sha256", "", "Digest that the teacher must have; empty takes any."),
-    Parameter("eval_data_uri", "", "Labelled test images; empty measures agreement on held-out synthetic images."),
+    Parameter(
+        "eval_data_uri", "", "Labelled test images; empty measures agreement on held-out synthetic images.", steps=makers_of("report")
+    ),
     Parameter("gen_rounds", 0, "Rounds of the method.", steps=makers_of("synthesizer")),
     Parameter("synth_ood_uri", "", "Images of another domain, for methods and stages that use some.", steps=_OOD),
     Parameter("synth_start_uri", "", "Set made before, of the same teacher, with which the pool begins.", steps=("distill_online",)),
     Parameter(
         "synth_statistics_uri", "", "The teacher's moments, measured before; empty reads its buffers.", steps=makers_of("statistics")
     ),
-    Parameter("synth_size", 0, "Images of the synthetic set.", steps=("materialize",)),
-    Parameter("student_architecture", "", "Student network, such as resnet18 or wrn_16_1."),
-    Parameter("student_method", "", "Plan of the student's training instead of the recipe's.", steps=makers_of("student")),
+    Parameter("synth_size", 0, "Images of the synthetic set.", steps=_DRAWERS, kind=DEFAULT_KIND),
+    Parameter("synth_per_class", 0, "Images to invert of each class.", steps=_DRAWERS, kind=STATISTICS_KIND),
+    Parameter("student_architecture", "", "Student network, such as resnet18 or wrn_16_1.", steps=_TRAINERS),
+    Parameter("student_method", "", "Plan of the student's training instead of the recipe's.", steps=_TRAINERS),
     Parameter(
         "images_uri", "", "Set made before, or real images, that the run takes instead of making some.", steps=_OPENERS, required=True
     ),
-    Parameter("student_start_uri", "", "Bundle whose weights the student begins with; empty draws new ones.", steps=makers_of("student")),
-    Parameter("mlflow_model_name", "", "Name in the model registry."),
+    Parameter("student_start_uri", "", "Bundle whose weights the student begins with; empty draws new ones.", steps=_TRAINERS),
+    Parameter("mlflow_model_name", "", "Name in the model registry.", steps=makers_of("registration")),
 )
 
 

@@ -12,45 +12,14 @@ from distillery.evaluation.health import HealthConfig
 from distillery.evaluation.report import EvaluationConfig
 from distillery.methods.catalog import METHODS, Method, find_method
 from distillery.models.catalog import check_architecture
+from distillery.recipes.about import About, Expects
+from distillery.recipes.class_statistics import StatisticsRecipe
 from distillery.recipes.effects import check_effects, drop_idle
 from distillery.runtime import Precision
-from distillery.step_table import DEFAULT_KIND, check_kind, find_pipeline
+from distillery.step_table import DEFAULT_KIND, STATISTICS_KIND, check_kind, find_pipeline
 from distillery.students.plan import StudentConfig, needs_of
 from distillery.synthesis.config import MethodConfig
 from distillery.tracking.protocol import RegistrationConfig
-
-
-class About(Config):
-    """What a reader wants to know before running a recipe; nothing in it changes a result.
-
-    Attributes:
-        published: the number to compare with, as text, empty where there is none.
-        weights: where the loss weights come from, in words.
-        images: images that the student is trained on.
-        student_steps: optimiser steps of the student.
-        minutes: measured time with its hardware, as text.
-    """
-
-    title: str = ""
-    paper: str = ""
-    table: str = ""
-    dataset: str = ""
-    teacher: str = ""
-    student: str = ""
-    published: str = ""
-    weights: str = ""
-    images: int = Field(default=0, ge=0)
-    student_steps: int = Field(default=0, ge=0)
-    minutes: str = ""
-
-
-class Expects(Config):
-    """The teacher a recipe was written for; 0 means any."""
-
-    channels: int = Field(default=0, ge=0)
-    height: int = Field(default=0, ge=0)
-    width: int = Field(default=0, ge=0)
-    classes: int = Field(default=0, ge=0)
 
 
 class StudentExpects(Expects):
@@ -260,9 +229,15 @@ class StudentRecipe(Config):
         return find_pipeline(self.kind)
 
 
-Recipe: TypeAlias = DistillationRecipe | StudentRecipe
+Recipe: TypeAlias = DistillationRecipe | StudentRecipe | StatisticsRecipe
 """A recipe of any kind: the union of their classes."""
-KINDS: dict[str, type[DistillationRecipe] | type[StudentRecipe]] = {DEFAULT_KIND: DistillationRecipe, "student": StudentRecipe}
+StudentsRecipe: TypeAlias = DistillationRecipe | StudentRecipe
+"""A recipe of a kind that trains a student."""
+KINDS: dict[str, type[DistillationRecipe] | type[StudentRecipe] | type[StatisticsRecipe]] = {
+    DEFAULT_KIND: DistillationRecipe,
+    "student": StudentRecipe,
+    STATISTICS_KIND: StatisticsRecipe,
+}
 """The class of each kind."""
 
 
@@ -275,6 +250,20 @@ def read_recipe(document: Mapping[str, Any]) -> Recipe:
     kind = str(document.get("kind", DEFAULT_KIND))
     check_kind(kind)
     return KINDS[kind].resolve(document)
+
+
+def training(recipe: Recipe) -> StudentsRecipe:
+    """The recipe, unless it trains no student.
+
+    Raises:
+        ConfigError: it measures statistics.
+    """
+    if isinstance(recipe, StatisticsRecipe):
+        raise ConfigError(
+            "A recipe of kind statistics measures the teacher's statistics of each class and trains no student: give it to `distillery "
+            "run` or `distillery invert`, or give a recipe of another kind here."
+        )
+    return recipe
 
 
 def _check_unread(student: StudentConfig) -> None:

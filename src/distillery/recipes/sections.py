@@ -83,17 +83,21 @@ def common_fields(seed: object, teacher_sha256: str, precision: Precision, *arch
 
 
 class StatisticsSection(Section):
-    """Which moments are read: the teacher's own, those of a file, or those of each class, measured on labelled images.
+    """Which moments are read: the teacher's own, or those of a file.
 
     Attributes:
         kind: of the moments.
-        given_sha256: of a file of moments that the run was given; "" where they are read or measured here.
+        given_sha256: of a file of moments that the run was given; "" where they are the teacher's own.
         measured_on: what that file says its moments of classes were measured on; "" for nothing.
     """
 
     kind: Kind = "global"
     given_sha256: str = ""
     measured_on: Literal["", "data", "set"] = ""
+
+
+class ClassStatisticsSection(Section):
+    """Measuring the moments of each class asks for nothing but the images that its step is handed."""
 
 
 class OodSection(Section):
@@ -250,6 +254,7 @@ SECTIONS: dict[str, type[Section]] = {
     "generator": GeneratorSection,
     "materialize": MaterializeSection,
     "source": SourceSection,
+    "class_statistics": ClassStatisticsSection,
     "student": StudentSection,
     "distill": DistillSection,
     "evaluation": EvaluationSection,

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from distillery.engine.feeds import own_images
+from distillery.recipes.class_statistics import StatisticsRecipe
 from distillery.recipes.schema import DistillationRecipe, Recipe
 from distillery.students.plan import StageConfig
 
@@ -31,11 +32,15 @@ class Workload:
 def workload_of(recipe: Recipe) -> Workload:
     """Images and student steps of a resolved recipe; of one that synthesizes nothing, no images, and the steps of stages that name them.
 
+    Statistics take as many images as the classes that the recipe expects ask for.
+
     Online, a turn makes one batch of images, and the student rests during the method's warm-up. Of images that it is never shown, those
     of the warm-up under `feed: round` and all of a turn's own under `fresh`, only the held-out share is kept. Offline, the images are
     the set's, and a stage without steps of its own passes once over the set's training part in each epoch. A class's held-out share is
     rounded, so the offline steps may be off by one an epoch.
     """
+    if isinstance(recipe, StatisticsRecipe):
+        return Workload(recipe.per_class * recipe.expects.classes * recipe.inverts, 0)
     if not isinstance(recipe, DistillationRecipe):
         return Workload(0, sum(stage.epochs * stage.steps_per_epoch for stage in recipe.student.stages))
     synthesis = recipe.synthesis

@@ -20,6 +20,7 @@ MOST_COLUMNS = 400
 _SIZE = 100.0
 _LABELS = 4
 _TINY = 1e-280  # below it a step would lose its digits
+_APART = 0.15  # shares of the height that two labels need to stand one above the other
 _NAMED, _LETTERS = 20, 40  # columns that have room for a name each, and letters of all names together in one line
 
 Point = tuple[float, float]
@@ -155,7 +156,8 @@ def column_chart(values: Sequence[int], names: Sequence[str], even: float, alt: 
     shown = names if len(names) <= _NAMED else ()
     turned = " turned" if shown and max(map(len, names)) * len(names) > _LETTERS else ""
     below = Markup("").join(_label("left", (index + 0.5) * width, name) for index, name in enumerate(shown))
-    beside = _label("bottom", 0, "0") + _label("bottom", 100 * even / top, count(even))
+    zero = _label("bottom", 0, "0") if even / top > _APART else Markup("")
+    beside = zero + _label("bottom", 100 * even / top, count(even))
     return Markup(
         '<div class="chart low{turned}" role="img" aria-label="{alt}"><div class="ticks" aria-hidden="true">{beside}</div>'
         '<svg class="plot" viewBox="0 0 100 100" preserveAspectRatio="none" aria-hidden="true">{drawing}</svg>'

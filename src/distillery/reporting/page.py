@@ -58,6 +58,18 @@ class SetFacts(Config):
     shortfall: int = 0
 
 
+class ClassStatistics(Config):
+    """Moments of each class that a run was given, as far as they can be told.
+
+    Attributes:
+        counts: images that each class was measured on.
+        measured_on: "data", labelled real images, or "set", synthetic ones; "" where the file does not say.
+    """
+
+    counts: tuple[int, ...]
+    measured_on: str = ""
+
+
 class LineageEntry(Config):
     """One thing of the lineage.
 
@@ -86,6 +98,7 @@ class PageData(Config):
         samples: pictures of it.
         histories: by step, in the order of the run.
         health: whether the set collapsed; None where nobody looked.
+        statistics: those of each class that the images were made to match; None where the run was given none.
         lineage: from the teacher to the report.
         real: which real images it comes from; None where nobody looked.
         code_version: of the code that made the report.
@@ -103,6 +116,7 @@ class PageData(Config):
     samples: tuple[ClassPicture, ...] = ()
     histories: dict[str, History] = Field(default_factory=dict)
     health: HealthReport | None = None
+    statistics: ClassStatistics | None = None
     lineage: tuple[LineageEntry, ...] = ()
     real: RealImages | None = None
     code_version: str = ""

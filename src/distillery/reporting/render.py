@@ -16,6 +16,7 @@ from distillery.reporting.charts import Scale, Series, column_chart, key, line_c
 from distillery.reporting.page import PageData
 from distillery.reporting.pictures import heat_map
 from distillery.reporting.stages import stage_rows
+from distillery.statistics.counts import STABLE_IMAGES, few, tell_counts
 from distillery.step_table import STEPS
 from distillery.tracking.history import WORST, History
 
@@ -55,6 +56,7 @@ def render(data: PageData) -> str:
         reliability=reliability(data.report),
         classes=by_class(data.report),
         spread=spread(data),
+        behind_statistics=behind_statistics(data),
         config=write_yaml(data.config, width=100)[:_CONFIG_CHARACTERS] if data.config else "",
     )
     assert len(page.encode()) < LARGEST, "a page outgrew its bound"
@@ -272,6 +274,16 @@ def spread(data: PageData) -> Markup:
     ends = f"from {words.count(counts[rare])} ({names[rare]}) to {words.count(counts[often])} ({names[often]})"
     alt = f"Images by class: {ends}; even would be {words.count(even)}."
     return column_chart(counts, names, even, alt)
+
+
+def behind_statistics(data: PageData) -> dict[str, Any]:
+    """On how many images the statistics of each class were measured, as a chart and in words; empty where the run was given none."""
+    if data.statistics is None or not data.statistics.counts:
+        return {}
+    counts, names = data.statistics.counts, data.report.class_names
+    told, rare = tell_counts(counts, names), few(counts, names)
+    alt = f"Images behind the statistics of each class: {told}; stable are those on {STABLE_IMAGES} or more."
+    return {"told": told, "few": rare, "stable": STABLE_IMAGES, "chart": column_chart(counts, names, STABLE_IMAGES, alt)}
 
 
 _WEAK = 0.01

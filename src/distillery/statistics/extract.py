@@ -8,6 +8,7 @@ from torch import Tensor
 from distillery.errors import ConfigError
 from distillery.grammar import counted
 from distillery.numerics import exact
+from distillery.statistics.counts import check_every_class
 from distillery.statistics.layers import Layers, find_layers, statistics_of
 from distillery.statistics.modes import eval_mode
 from distillery.statistics.moments import Moments
@@ -169,7 +170,5 @@ def _count(images: Tensor, labels: Tensor, class_names: Sequence[str]) -> Tensor
         given = f"{int(labels.min())} to {int(labels.max())}"
         raise ConfigError(f"Labels go from {given}, but the teacher knows classes 0 to {len(class_names) - 1}: check the labels.")
     counts = labels.bincount(minlength=len(class_names)).cpu()
-    empty = [name for name, count in zip(class_names, counts.tolist(), strict=True) if not count]
-    if empty:
-        raise ConfigError(f"No images of class {', '.join(empty[:5])} were given: per-class moments need images of every class.")
+    check_every_class(counts.tolist(), class_names)
     return counts

@@ -1,4 +1,4 @@
-"""The step that leaves a teacher's BatchNorm moments in one file: from its buffers, measured class by class, or as they were given."""
+"""The step that leaves a teacher's BatchNorm moments in one file: those of its buffers, or of a file that the run was given."""
 
 import logging
 from collections.abc import Mapping
@@ -10,14 +10,13 @@ from distillery.host import spoken
 from distillery.methods.catalog import Supply, methods_fitting
 from distillery.provenance import check_pinned
 from distillery.recipes.sections import StatisticsSection
-from distillery.statistics.extract import class_moments, global_moments
+from distillery.statistics.extract import global_moments
 from distillery.statistics.layers import find_layers
 from distillery.statistics.moments import Moments, save_moments
 from distillery.step_table import StatisticsFile
 from distillery.types import Classifier
-from distillery.workbench.assembly import Teacher, open_teacher
+from distillery.workbench.assembly import open_teacher
 from distillery.workbench.bench import Workbench, reporting, workbench
-from distillery.workbench.class_images import ClassImages, open_class_images
 from distillery.workbench.moments import FIELD, open_moments
 
 STEP = "extract_statistics"
@@ -31,14 +30,10 @@ class Inputs:
 
     Attributes:
         teacher_uri: the teacher's bundle, a folder or a URI.
-        data_uri: labelled images of every class, for moments of kind per_class; pipelines give none.
-        set_uri: a synthetic set of every class instead; pipelines give none.
         synth_statistics_uri: a file of moments, the one that the plan saw; "" for none.
     """
 
     teacher_uri: str
-    data_uri: str = ""
-    set_uri: str = ""
     synth_statistics_uri: str = ""
 
 
@@ -51,7 +46,7 @@ class Outputs:
 
 @reporting(STEP)
 def run(section: Mapping[str, Any], inputs: Inputs, outputs: Outputs) -> dict[str, float]:
-    """Write a teacher's global moments, or those of each class, measured here or in a file that is given.
+    """Write a teacher's global moments, or those of a file that is given.
 
     Args:
         section: a `StatisticsSection` as JSON.
@@ -59,15 +54,14 @@ def run(section: Mapping[str, Any], inputs: Inputs, outputs: Outputs) -> dict[st
         outputs: where it writes.
 
     Returns:
-        layers: visits of layers with running statistics, see `find_layers`; channels: of all of them together; images: that were
-            measured on, where there are any.
+        layers: visits of layers with running statistics, see `find_layers`; channels: of all of them together; images: that
+        those of a file were measured on, where it says so.
 
     Raises:
         CheckpointMismatchError: another teacher than the plan was made for, or another file of moments than it saw.
-        ConfigError: per-class moments without images or of a teacher without BatchNorm2d; images that do not fit the teacher, or that
-            leave out a class.
-        MissingResourceError: there is no bundle, or no images there.
-        StoreError: damaged weights or images, or a file that cannot be written.
+        ConfigError: a file of moments where the plan saw none, or none where it saw one.
+        MissingResourceError: there is no bundle, or no file of moments there.
+        StoreError: damaged weights or moments, or a file that cannot be written.
     """
     parsed = StatisticsSection.parse(section, "statistics")
     if bool(inputs.synth_statistics_uri) != bool(parsed.given_sha256):
@@ -77,15 +71,9 @@ def run(section: Mapping[str, Any], inputs: Inputs, outputs: Outputs) -> dict[st
         )
     if parsed.given_sha256:
         return _take(parsed, inputs, outputs)
-    images_uri = inputs.data_uri or inputs.set_uri
-    if parsed.kind == "per_class" and not images_uri:
-        raise ConfigError("Moments of kind per_class are measured on labelled images: give some, or ask for kind global.")
-    if parsed.kind == "global" and images_uri:
-        raise ConfigError(f"Moments of kind global are the teacher's own: leave the images {images_uri!r} out, or ask for kind per_class.")
     teacher = open_teacher(parsed, inputs.teacher_uri)
-    source = open_class_images(inputs.data_uri, inputs.set_uri, teacher) if images_uri else None
-    with workbench(STEP, parsed, {"teacher": teacher.sha256, **(source.inputs if source else {})}) as bench:
-        return bench.do(vars(outputs), lambda: _measure(bench, teacher, source, outputs))
+    with workbench(STEP, parsed, {"teacher": teacher.sha256}) as bench:
+        return bench.do(vars(outputs), lambda: _leave(bench, read_moments(teacher.classifier, teacher.sha256), outputs, {}))
 
 
 def _take(section: StatisticsSection, inputs: Inputs, outputs: Outputs) -> dict[str, float]:
@@ -97,18 +85,6 @@ def _take(section: StatisticsSection, inputs: Inputs, outputs: Outputs) -> dict[
     counted = {} if counts is None else {"images": float(counts.sum())}
     with workbench(STEP, section, {"teacher": teacher.sha256, "moments": given.digest}) as bench:
         return bench.do(vars(outputs), lambda: _leave(bench, given.moments, outputs, counted))
-
-
-def _measure(bench: Workbench, teacher: Teacher, source: ClassImages | None, outputs: Outputs) -> dict[str, float]:
-    if source is None:
-        moments, counted = read_moments(teacher.classifier, teacher.sha256), {}
-    else:
-        source.show(bench)
-        source.warn(teacher.classifier.class_names)
-        placed = bench.runtime.place(teacher.classifier)
-        moments = class_moments(placed, source.images, source.labels, teacher.sha256)
-        counted = {"images": float(len(source.labels))}
-    return _leave(bench, moments, outputs, counted)
 
 
 def _leave(bench: Workbench, moments: Moments, outputs: Outputs, counted: Mapping[str, float]) -> dict[str, float]:

@@ -1,19 +1,18 @@
-"""The step that opens what a student is to learn from, where no step makes it: a published set, or real images."""
+"""The step that opens the images which a run works on, where no step makes them: a published set, or real ones."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from distillery.data.given import write_facts, write_images_reference
+from distillery.data.given import write_facts
 from distillery.data.manifest import MANIFEST
-from distillery.data.reference import SetReference, write_reference
 from distillery.errors import CheckpointMismatchError
-from distillery.models.bundle import BundleInfo, fetch_bundle, read_bundle
+from distillery.models.bundle import fetch_bundle, read_bundle
 from distillery.recipes.sections import SourceSection
 from distillery.step_table import SetFolder
 from distillery.storage import FolderStore
-from distillery.workbench.bench import Workbench, reporting, workbench, workspace
-from distillery.workbench.given import GivenSource, open_planned
+from distillery.workbench.bench import reporting, workbench, workspace
+from distillery.workbench.given import open_planned, refer_to
 
 STEP = "open_set"
 
@@ -76,12 +75,4 @@ def run(section: Mapping[str, Any], inputs: Inputs, outputs: Outputs) -> dict[st
             bench.progress.write("images", found.training, found.training, {})
             return numbers
 
-        return bench.do(vars(outputs), keep, lambda: _refer(bench, found, info, outputs.set))
-
-
-def _refer(bench: Workbench, found: GivenSource, info: BundleInfo, folder: SetFolder) -> None:
-    """Say where they lie, which differs between machines where the bytes do not."""
-    if found.synthetic:
-        write_reference(folder, SetReference(uri=found.uri, sha256=found.sha256))
-    else:
-        write_images_reference(folder, found.facts(info), found.uri, bench.provenance)
+        return bench.do(vars(outputs), keep, lambda: refer_to(found, info, outputs.set, bench.provenance))

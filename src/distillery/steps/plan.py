@@ -13,12 +13,12 @@ from distillery.models.catalog import code_of_others
 from distillery.placement.pools import PLACED as PLACED
 from distillery.placement.profiles import choose_placement, without_placement
 from distillery.provenance import Provenance, code_version
+from distillery.recipes.class_statistics import StatisticsRecipe
 from distillery.recipes.loader import recipe_name
 from distillery.recipes.parameters import Value, read_parameters
-from distillery.recipes.schema import DistillationRecipe, Recipe
+from distillery.recipes.schema import DistillationRecipe, Recipe, StudentsRecipe
 from distillery.recipes.sections import SECTIONS, common_fields
 from distillery.step_table import PIPELINES, STEPS
-from distillery.students.check import check_classes, check_judged, check_labels
 from distillery.synthesis.share import ALONE, Share
 from distillery.tracking.open import check_observer, open_parent
 from distillery.workbench.amounts import warn_quotas, warn_space
@@ -31,6 +31,7 @@ from distillery.workbench.planning import (
     check_data,
     check_expected,
     check_pipeline,
+    check_plan,
     check_room,
     check_teacher,
     ood_of_turn,
@@ -77,11 +78,8 @@ def run(pipeline: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
     check_room(recipe, teacher.info, given.start.images if given.start else 0)
     if values["eval_data_uri"]:
         check_data(str(values["eval_data_uri"]), recipe, teacher.info)
-    if not given.labelled:
-        check_labels(recipe.student.stages)
-        check_classes(recipe.student)
+    check_plan(recipe, given, bool(values["eval_data_uri"]))
     check_networks(recipe, teacher, runtime_here(recipe.precision))
-    check_judged(recipe.student, bool(values["eval_data_uri"]), recipe.registration.metric)
     check_teacher(recipe, teacher.info, given)
     warn_quotas(recipe, teacher.info)
     warn_space(recipe, teacher.info, store, given.start.images if given.start else 0)
@@ -99,22 +97,12 @@ def build_sections(
     """Every section of the pipeline as plain JSON; where its generator is fanned out, a list with the section of each shard."""
     common = common_fields(values["run_seed"], teacher.sha256, recipe.precision, teacher.info.architecture)
     common["salt"] = values["run_salt"]
-    both = code_of_others(teacher.info.architecture, recipe.student.architecture)
-    parts: dict[str, dict[str, Any]] = {
-        "student": {**both, "student": recipe.student},
-        "evaluation": {**both, "evaluation": recipe.evaluation},
-        "registration": {**both, "recipe": recipe_name(recipe_source(values)), "registration": recipe.registration},
-    }
-    _, mixed, _ = pinned = _ood_of(recipe, given)
-    begun = {"student_start_sha256": given.weights.sha256 if given.weights else ""}
-    parts["student"] |= mixed | begun
-    if isinstance(recipe, DistillationRecipe):
-        parts |= _synthesis(recipe, given, both, pinned)
-        parts["distill"] |= begun
-        parts["materialize"]["generators"] = shards[-1].last
-    elif given.source:
+    if isinstance(recipe, StatisticsRecipe):
+        parts = _of_statistics(recipe, teacher, given)
+    else:
+        parts = _of_student(recipe, teacher, given, recipe_name(recipe_source(values)), shards[-1].last)
+    if given.source:
         parts["source"] = given.source.section(teacher.info)
-        parts["student"]["holdout"] = given.source.share
     sections: dict[str, Any] = {}
     for step in PIPELINES[pipeline].steps:
         if not (name := STEPS[step].section):
@@ -125,6 +113,35 @@ def build_sections(
         else:
             sections[name] = section.to_json()
     return sections
+
+
+def _of_student(recipe: StudentsRecipe, teacher: VerifiedBundle, given: Given, name: str, generators: int) -> dict[str, dict[str, Any]]:
+    """What the steps of a run get that trains a student, beside what all get."""
+    both = code_of_others(teacher.info.architecture, recipe.student.architecture)
+    _, mixed, _ = pinned = _ood_of(recipe, given)
+    begun = {"student_start_sha256": given.weights.sha256 if given.weights else ""}
+    withheld = {"holdout": given.source.share} if given.source else {}
+    parts: dict[str, dict[str, Any]] = {
+        "student": {**both, **mixed, **begun, **withheld, "student": recipe.student},
+        "evaluation": {**both, "evaluation": recipe.evaluation},
+        "registration": {**both, "recipe": name, "registration": recipe.registration},
+    }
+    if isinstance(recipe, DistillationRecipe):
+        parts |= _synthesis(recipe, given, both, pinned)
+        parts["distill"] |= begun
+        parts["materialize"]["generators"] = generators
+    return parts
+
+
+def _of_statistics(recipe: StatisticsRecipe, teacher: VerifiedBundle, given: Given) -> dict[str, dict[str, Any]]:
+    """What the steps of a run get that measures statistics of each class, beside what all get."""
+    parts: dict[str, dict[str, Any]] = {"class_statistics": {}}
+    if recipe.inverts:
+        parts["statistics"] = given.statistics.section() if given.statistics else {}
+        synthesis: dict[str, Any] = {"method": recipe.synthesis.method, "method_config": recipe.synthesis.config}
+        synthesis |= {"ood_sha256": given.ood.digest} if given.ood else {}
+        parts["materialize"] = {**synthesis, "set": recipe.drawn(teacher.info.num_classes), "health": recipe.health}
+    return parts
 
 
 def _synthesis(
@@ -157,7 +174,7 @@ def _synthesis(
     }
 
 
-def _ood_of(recipe: Recipe, given: Given) -> tuple[dict[str, str], dict[str, str], dict[str, str]]:
+def _ood_of(recipe: StudentsRecipe, given: Given) -> tuple[dict[str, str], dict[str, str], dict[str, str]]:
     """The images of another domain as the sections of a method, of a student and of both pin them: a step that uses none names none."""
     by_method = isinstance(recipe, DistillationRecipe) and bool(ood_of_turn(recipe.method, recipe.settings))
     by_student = any(stage.ood_share for stage in recipe.student.stages)
@@ -182,6 +199,7 @@ def _record(
     provenance = Provenance(inputs={"teacher": teacher.sha256}, config=config, seeds=seeds, code_version=code_version())
     fields = {
         "pipeline": pipeline,
+        "recipe": name,
         "parameters": dict(values),
         "sections": dict(sections),
         "step_versions": step_versions(),

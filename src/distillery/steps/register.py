@@ -95,7 +95,7 @@ def run(section: Mapping[str, Any], inputs: Inputs, outputs: Outputs) -> dict[st
         fields = {"student_sha256": student, **registered.to_json()}
         open_store(str(outputs.registration.parent)).write(outputs.registration.name, FORMAT.write(bench.provenance, fields))
         if run := run_identity():
-            note_results(bench.store, run, kept)
+            note_results(bench.store, run, {"student": kept})
     _tell(registered)
     close_parent("FINISHED")
     return fields

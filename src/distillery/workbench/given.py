@@ -4,14 +4,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from distillery.data.given import GivenImages, ImagesFacts, load_given
+from distillery.data.given import GivenImages, ImagesFacts, load_given, write_images_reference
 from distillery.data.noise import is_noise
-from distillery.data.reference import find_set
+from distillery.data.reference import SetReference, find_set, write_reference
 from distillery.data.store import SyntheticSet
 from distillery.errors import CheckpointMismatchError, ConfigError
 from distillery.host import spoken
 from distillery.models.bundle import BundleInfo
-from distillery.provenance import check_pinned
+from distillery.provenance import Provenance, check_pinned
 from distillery.recipes.sections import SourceSection
 from distillery.students.catalog import find_objective
 from distillery.students.plan import StudentConfig, parse_objective
@@ -96,7 +96,9 @@ class GivenSource:
         return ImagesFacts(sha256=found.digest, images=len(found.images), labels=self.labelled, **said)
 
 
-def open_source(uri: str, info: BundleInfo, teacher_sha256: str, classes: Sequence[str], labels: bool, holdout: float = 0) -> GivenSource:
+def open_source(
+    uri: str, info: BundleInfo, teacher_sha256: str, classes: Sequence[str], labels: bool, holdout: float = 0, must: bool = False
+) -> GivenSource:
     """What lies at a URI.
 
     Args:
@@ -106,6 +108,7 @@ def open_source(uri: str, info: BundleInfo, teacher_sha256: str, classes: Sequen
         classes: the student's.
         labels: read those of real images; noise has none.
         holdout: share of real images that is withheld from training.
+        must: nothing can be done with real images without their labels.
 
     Raises:
         ConfigError: none is given, images that cannot be read or do not fit the teacher, or a set without images to train on.
@@ -118,7 +121,7 @@ def open_source(uri: str, info: BundleInfo, teacher_sha256: str, classes: Sequen
         raise ConfigError(f"{field} is missing: give the set, or the folder of images, that the run is to work on.")
     found = find_set(uri)
     if found is None:
-        real = load_given(uri, info.spec, classes, labels and not is_noise(uri))
+        real = load_given(uri, info.spec, classes, labels and not is_noise(uri), must)
         return _withheld(GivenSource(real=real, classes=tuple(classes), share=holdout), info)
     if holdout:
         raise ConfigError(
@@ -150,6 +153,24 @@ def _withheld(found: GivenSource, info: BundleInfo) -> GivenSource:
             f"{found.holdout} to choose the best epoch by: give more images or another share."
         )
     return found
+
+
+def refer_to(found: GivenSource, info: BundleInfo, folder: Path, provenance: Provenance) -> None:
+    """Write the reference that a step hands on: where they lie, and of real images what is known of them.
+
+    Args:
+        found: what is referred to.
+        info: of the teacher.
+        folder: for the reference.
+        provenance: of who writes it.
+
+    Raises:
+        StoreError: the folder cannot be written.
+    """
+    if found.synthetic:
+        write_reference(folder, SetReference(uri=found.uri, sha256=found.sha256))
+    else:
+        write_images_reference(folder, found.facts(info), found.uri, provenance)
 
 
 def open_planned(section: SourceSection, uri: str, info: BundleInfo) -> GivenSource:

@@ -94,6 +94,11 @@ def set_of(key: str) -> str:
     return f"sets/{key}"
 
 
+def class_statistics_of(sha256: str) -> str:
+    """Where a store holds moments of each class that were measured in it, by the hash of the file."""
+    return f"statistics/{sha256}.safetensors"
+
+
 def evaluation_of(run: str) -> str:
     """Where a store holds what a run's student reached."""
     return f"runs/{run}/evaluation.json"

@@ -1,13 +1,15 @@
-"""Moments that somebody measured before a run: opened where the run is planned, and again where it begins."""
+"""Moments of each class between runs: kept in the store by the run that measured them, opened by the plan and the steps of a later one."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from distillery.errors import ConfigError
 from distillery.host import spoken
-from distillery.provenance import sha256_bytes
+from distillery.provenance import sha256_bytes, sha256_file
 from distillery.statistics.moments import Moments, parse_moments
-from distillery.storage import read_uri
+from distillery.storage import Store, read_uri
+from distillery.workbench.lineage import class_statistics_of
 
 FIELD = "synth_statistics_uri"
 
@@ -37,6 +39,22 @@ class GivenMoments:
     def section(self) -> dict[str, Any]:
         """What the section of the step that takes them up says of them."""
         return {"kind": self.moments.kind, "given_sha256": self.digest, "measured_on": self.measured_on}
+
+
+def keep_class_statistics(store: Store, path: Path) -> str:
+    """Copy a file of moments into a store, where it is written anew if it is not there byte for byte, and return its key.
+
+    May be repeated, and two may do it at once: the file is called after what is in it.
+
+    Args:
+        store: of the run.
+        path: of the file.
+    """
+    sha256 = sha256_file(path)
+    key = class_statistics_of(sha256)
+    if not store.holds(key, path.stat().st_size, sha256):
+        store.write_file(key, path, sha256)
+    return key
 
 
 def open_moments(uri: str, teacher_sha256: str, class_names: tuple[str, ...]) -> GivenMoments:

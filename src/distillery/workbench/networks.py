@@ -7,7 +7,8 @@ from distillery.models.bundle import BundleInfo, VerifiedBundle
 from distillery.models.catalog import Architecture, build_network
 from distillery.models.findings import judge
 from distillery.models.trial import confirm, try_architecture
-from distillery.recipes.schema import DistillationRecipe, Recipe
+from distillery.recipes.class_statistics import StatisticsRecipe
+from distillery.recipes.schema import DistillationRecipe, Recipe, StudentRecipe, StudentsRecipe
 from distillery.runtime import Runtime
 from distillery.seeding import seeded
 from distillery.students.check import check_stages, looks_inside
@@ -30,19 +31,20 @@ def check_networks(recipe: Recipe, teacher: VerifiedBundle, runtime: Runtime, ma
             sentence.
     """
     info = teacher.info
-    names = recipe.student.class_names(info.class_names)
-    order = try_architecture(recipe.student.architecture, info.spec, len(names), runtime)
-    if looks_inside(recipe.student.stages) or recipe.student.classes:
-        check_stages(recipe.student.stages, *_built(recipe, info, runtime, order))
-    if makes_images and isinstance(recipe, DistillationRecipe) and recipe.method.target == "images":
-        teacher_alike, student = _built(recipe, info, runtime, order)
-        recipe.settings.check_networks(teacher_alike.eval(), student.freeze().eval())
+    if not isinstance(recipe, StatisticsRecipe):
+        _check_student(recipe, info, runtime, makes_images)
     name = info.architecture.name
     if ":" not in name:
         return
     found = confirm(teacher.classifier, name, runtime)
     judge(found, name)
-    if makes_images and isinstance(recipe, DistillationRecipe) and found.blocked:
+    is_inverting = isinstance(recipe, StatisticsRecipe) and recipe.inverts
+    if (
+        makes_images
+        and not isinstance(recipe, StudentRecipe)
+        and (is_inverting or isinstance(recipe, DistillationRecipe))
+        and found.blocked
+    ):
         raise ConfigError(
             f"{recipe.method.title} makes images by the teacher's gradients, but {name} lets none through to them ({found.blocked}): "
             "import a network that does, or train a student on a set that exists with `distillery train-student --images`."
@@ -51,7 +53,17 @@ def check_networks(recipe: Recipe, teacher: VerifiedBundle, runtime: Runtime, ma
         raise ConfigError(found.bfloat16)
 
 
-def _built(recipe: Recipe, info: BundleInfo, runtime: Runtime, order: MemoryFormat) -> tuple[Classifier, Classifier]:
+def _check_student(recipe: StudentsRecipe, info: BundleInfo, runtime: Runtime, makes_images: bool) -> None:
+    names = recipe.student.class_names(info.class_names)
+    order = try_architecture(recipe.student.architecture, info.spec, len(names), runtime)
+    if looks_inside(recipe.student.stages) or recipe.student.classes:
+        check_stages(recipe.student.stages, *_built(recipe, info, runtime, order))
+    if makes_images and isinstance(recipe, DistillationRecipe) and recipe.method.target == "images":
+        teacher_alike, student = _built(recipe, info, runtime, order)
+        recipe.settings.check_networks(teacher_alike.eval(), student.freeze().eval())
+
+
+def _built(recipe: StudentsRecipe, info: BundleInfo, runtime: Runtime, order: MemoryFormat) -> tuple[Classifier, Classifier]:
     """Networks to try things on: ours without memory; where one is foreign, whose factory may not know that, both as they are."""
     names = info.class_names, recipe.student.class_names(info.class_names)
     networks = (info.architecture, info.memory_format, names[0]), (recipe.student.architecture, order, names[1])

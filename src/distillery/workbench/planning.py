@@ -16,17 +16,19 @@ from distillery.host import spoken
 from distillery.methods.catalog import Method, Supply, find_method
 from distillery.models.allowance import check_allowed
 from distillery.models.bundle import BundleInfo, VerifiedBundle, fetch_bundle
+from distillery.recipes.class_statistics import StatisticsRecipe
 from distillery.recipes.loader import is_own_file, recipe_name
 from distillery.recipes.parameters import Value, parameters_of
-from distillery.recipes.schema import DistillationRecipe, Recipe, StudentRecipe, read_recipe
+from distillery.recipes.schema import DistillationRecipe, Recipe, StudentRecipe, StudentsRecipe, read_recipe, training
 from distillery.recipes.student_plans import changed_document
 from distillery.recipes.workload import workload_of
 from distillery.storage.workspace import workspace
-from distillery.students.check import check_ood
+from distillery.students.check import check_classes, check_judged, check_labels, check_ood
 from distillery.students.plan import StageConfig, needs_of
 from distillery.synthesis.bundle import SynthesizerFacts
 from distillery.synthesis.config import MethodConfig
 from distillery.types import ImageSpec
+from distillery.workbench.class_images import check_measurable, open_measured
 from distillery.workbench.given import GivenSource, open_source, wants_labels
 from distillery.workbench.moments import GivenMoments, open_moments
 from distillery.workbench.weights import FIELD, open_weights
@@ -96,6 +98,8 @@ def check_pipeline(pipeline: str, recipe: Recipe, source: str) -> None:
     if recipe.pipeline == pipeline:
         return
     what = "trains a student on images that are there"
+    if isinstance(recipe, StatisticsRecipe):
+        what = f"measures statistics of each class on {'images that are inverted' if recipe.inverts else 'images that are there'}"
     if isinstance(recipe, DistillationRecipe):
         what = f"uses {recipe.method.title}, an {recipe.method.coupling} method"
     raise ConfigError(f"Recipe {recipe_name(source)!r} {what}, which {pipeline} does not run: run it with {recipe.pipeline}.")
@@ -152,8 +156,10 @@ def check_teacher(recipe: Recipe, info: BundleInfo, given: Given) -> None:
         ConfigError: another task, image shape or class count, or a need of the method that the run does not meet.
     """
     check_expected(recipe, info)
-    if not isinstance(recipe, DistillationRecipe):
+    if isinstance(recipe, StudentRecipe) or (isinstance(recipe, StatisticsRecipe) and not recipe.inverts):
         return
+    if isinstance(recipe, StatisticsRecipe):
+        check_measurable(info)
     by_class = given.statistics is not None and given.statistics.by_class
     supply = Supply(info.has_batchnorm, by_class=by_class, ood=given.ood is not None, teacher=f" {info.architecture.name!r}")
     recipe.method.check(recipe.settings, supply)
@@ -171,6 +177,11 @@ def open_given(values: Mapping[str, Value], recipe: Recipe, teacher: VerifiedBun
     Raises:
         DistilleryError: as `open_start`, `open_ood`, `open_moments`, `open_source` and `open_weights` do.
     """
+    if isinstance(recipe, StatisticsRecipe):
+        if not recipe.inverts:
+            return Given(source=open_measured(str(values["images_uri"]), teacher))
+        others = open_ood(str(values["synth_ood_uri"]), (), ood_of_turn(recipe.method, recipe.settings), teacher.info.spec)
+        return Given(ood=others, statistics=_open_moments(values, teacher))
     weights = open_weights(str(values[FIELD]), recipe.student, teacher.info)
     if isinstance(recipe, StudentRecipe):
         check_begun(recipe, weights)
@@ -182,12 +193,10 @@ def open_given(values: Mapping[str, Value], recipe: Recipe, teacher: VerifiedBun
     start = open_start(str(values["synth_start_uri"]), recipe, teacher)
     a_turn = ood_of_turn(recipe.method, recipe.settings)
     others = open_ood(str(values["synth_ood_uri"]), recipe.student.stages, a_turn, teacher.info.spec)
-    measured = str(values["synth_statistics_uri"])
-    moments = open_moments(measured, teacher.sha256, teacher.info.class_names) if measured else None
-    return Given(start, others, moments, weights=weights)
+    return Given(start, others, _open_moments(values, teacher), weights=weights)
 
 
-def check_begun(recipe: Recipe, weights: VerifiedBundle | None) -> None:
+def check_begun(recipe: StudentsRecipe, weights: VerifiedBundle | None) -> None:
     """Refuse a student without weights to begin with, where its recipe is the second part of a training.
 
     Raises:
@@ -198,6 +207,11 @@ def check_begun(recipe: Recipe, weights: VerifiedBundle | None) -> None:
             f"{spoken(FIELD)} is missing: the recipe goes on from the weights of a student or a teacher; give its bundle, or override "
             "expects.student_start."
         )
+
+
+def _open_moments(values: Mapping[str, Value], teacher: VerifiedBundle) -> GivenMoments | None:
+    uri = str(values["synth_statistics_uri"])
+    return open_moments(uri, teacher.sha256, teacher.info.class_names) if uri else None
 
 
 def ood_of_turn(method: Method, config: MethodConfig) -> int:
@@ -289,15 +303,36 @@ def check_room(recipe: Recipe, info: BundleInfo, more: int = 0) -> None:
     Raises:
         ConfigError: names the bytes and the bound.
     """
-    if not isinstance(recipe, DistillationRecipe):
+    if isinstance(recipe, StudentRecipe):
         return
-    images, bound = workload_of(recipe).kept + more, recipe.set.max_bytes
-    size = images * info.spec.channels * info.spec.height * info.spec.width
+    images, lower = (
+        workload_of(recipe).kept + more,
+        "set.size or synthesis.rounds, let synthesis.record sample what the student sees only once",
+    )
+    if isinstance(recipe, StatisticsRecipe):
+        images, lower = recipe.per_class * info.num_classes * recipe.inverts, "per_class"
+    size, bound = images * info.spec.channels * info.spec.height * info.spec.width, recipe.set.max_bytes
     if size > bound:
-        raise ConfigError(
-            f"The recipe's set keeps {images} images, {size} bytes, but set.max_bytes = {bound}: lower set.size or synthesis.rounds, let "
-            "synthesis.record sample what the student sees only once, or raise it."
-        )
+        raise ConfigError(f"The recipe's set keeps {images} images, {size} bytes, but set.max_bytes = {bound}: lower {lower}, or raise it.")
+
+
+def check_plan(recipe: Recipe, given: Given, tested: bool) -> None:
+    """Refuse a student's plan that needs true labels where the run has none.
+
+    Args:
+        recipe: which may train no student.
+        given: to the run.
+        tested: whether it has labelled images to evaluate on.
+
+    Raises:
+        ConfigError: names the objective, or the student's other classes.
+    """
+    if isinstance(recipe, StatisticsRecipe):
+        return
+    if not given.labelled:
+        check_labels(recipe.student.stages)
+        check_classes(recipe.student)
+    check_judged(recipe.student, tested, recipe.registration.metric)
 
 
 def check_data(uri: str, recipe: Recipe, info: BundleInfo) -> int:
@@ -317,7 +352,7 @@ def check_data(uri: str, recipe: Recipe, info: BundleInfo) -> int:
     """
     from distillery.data.real import load_labelled
 
-    names = recipe.student.class_names(info.class_names)
+    names = training(recipe).student.class_names(info.class_names)
     labelled = load_labelled(uri, names, info.spec)
     labelled.check(info.spec, len(names))
     return len(labelled)
@@ -325,6 +360,8 @@ def check_data(uri: str, recipe: Recipe, info: BundleInfo) -> int:
 
 def warn_answers(recipe: Recipe) -> None:
     """Say so where no objective looks at the student's answers: in the end it knows no class, and serves to begin others with."""
+    if isinstance(recipe, StatisticsRecipe):
+        return
     objectives = [objective for stage in recipe.student.stages for objective in stage.objectives]
     if all("features" in needs_of(objective) for objective in objectives):
         names = ", ".join(dict.fromkeys(str(objective["name"]) for objective in objectives))

@@ -10,7 +10,6 @@ from torch import Tensor
 from distillery.data.given import GivenImages, is_of_images, load_given, read_facts, withhold
 from distillery.data.ood import OodImages, load_ood
 from distillery.data.pool import ImagePool
-from distillery.data.real import load_labelled
 from distillery.data.reference import SetReference, open_reference, read_reference
 from distillery.data.store import SyntheticSet
 from distillery.engine.feeds import Feed, FreshFeed, LabelledFeed, PoolFeed
@@ -55,8 +54,8 @@ class Source(Protocol):
         """sha256 of what it reads, by name."""
         ...
 
-    def show(self, bench: Workbench) -> None:
-        """Tell the tracker what is trained on."""
+    def show(self, bench: Workbench, context: str = "training") -> None:
+        """Tell the tracker what is trained on, or used for something else."""
         ...
 
     def open(self, bench: Workbench, teacher: Teacher, student: Classifier) -> OpenedSource:
@@ -87,9 +86,9 @@ class SetSource:
         """The digest of its manifest."""
         return {"set": self.synthetic.digest}
 
-    def show(self, bench: Workbench) -> None:
+    def show(self, bench: Workbench, context: str = "training") -> None:
         """By its manifest."""
-        show_set(bench, self.reference, "training")
+        show_set(bench, self.reference, context)
 
     def open(self, bench: Workbench, teacher: Teacher, student: Classifier) -> OpenedSource:
         """Load the set, every shard verified.
@@ -129,10 +128,10 @@ class LiveSource:
     path: Path
     ood: OodImages | None = None
 
-    def show(self, bench: Workbench) -> None:
+    def show(self, bench: Workbench, context: str = "training") -> None:
         """By its bundles."""
         for sha256 in self.made.inputs.values():
-            bench.tracker.dataset("live synthesizer", str(self.path), sha256, "training")
+            bench.tracker.dataset("live synthesizer", str(self.path), sha256, context)
 
     def open(self, bench: Workbench, teacher: Teacher, student: Classifier) -> OpenedSource:
         """Build the synthesizer as it was when its training ended."""
@@ -154,10 +153,10 @@ class RealSource:
     inputs: dict[str, str]
     holdout: int = 0
 
-    def show(self, bench: Workbench) -> None:
+    def show(self, bench: Workbench, context: str = "training") -> None:
         """By the digest of its pixels, and of its labels where they are read."""
         name = "noise" if "noise" in self.inputs else "images without labels" if self.given.labels is None else "real images"
-        bench.tracker.dataset(name, self.given.uri, self.given.digest, "training")
+        bench.tracker.dataset(name, self.given.uri, self.given.digest, context)
 
     def open(self, bench: Workbench, teacher: Teacher, student: Classifier) -> OpenedSource:
         """Move the images to the device, and ask the teacher about those that are held out."""
@@ -229,20 +228,6 @@ def open_live(path: Path, statistics_path: Path | None, teacher: Teacher, ood: O
     plan = PlannedMethod.parse(first.method, first.config, statistics_path)
     inputs, made = plan.inputs(teacher), check_planned(states, plan, first.share.total)
     return LiveSource(plan, made, {**inputs, **made.inputs}, path, ood)
-
-
-def open_real(uri: str, teacher: Teacher) -> RealSource:
-    """Labelled images that fit the teacher.
-
-    Raises:
-        ConfigError: images of another size, or labels that the teacher does not know.
-        MissingResourceError: nothing there.
-        StoreError: a damaged file.
-    """
-    labelled = load_labelled(uri, teacher.classifier.class_names, teacher.classifier.spec, split="train")
-    labelled.check(teacher.classifier.spec, teacher.classifier.num_classes)
-    digest = labelled.digest()
-    return RealSource(GivenImages(labelled.images, labelled.labels, uri, digest), {"data": digest})
 
 
 def open_planned_ood(section: OodSection, uri: str, teacher: Teacher) -> OodImages | None:

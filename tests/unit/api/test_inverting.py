@@ -14,9 +14,10 @@ import distillery
 from chains import EXPECTS, make_teacher
 from distillery.errors import CheckpointMismatchError, ConfigError
 from distillery.models.bundle import VerifiedBundle
+from distillery.statistics.counts import STABLE_IMAGES
 from distillery.statistics.extract import class_moments
 from distillery.statistics.moments import load_moments, read_origin
-from distillery.workbench.class_images import STABLE_IMAGES, ClassImages
+from distillery.workbench.class_images import warn_of_few
 from distillery_kfp.pipelines.cli import app as cli
 from toy_methods import registered
 
@@ -114,8 +115,7 @@ def test_a_set_without_a_class_says_how_to_get_one_with_it(recipe: Path, tmp_pat
 
 @pytest.mark.parametrize(("counts", "named"), [([STABLE_IMAGES, STABLE_IMAGES], ""), ([STABLE_IMAGES, STABLE_IMAGES - 1], "b (299)")])
 def test_a_class_with_few_images_is_named_with_its_count(counts: list[int], named: str, caplog: pytest.LogCaptureFixture) -> None:
-    labels = torch.arange(2).repeat_interleave(torch.tensor(counts))
     with caplog.at_level(logging.WARNING):
-        ClassImages(torch.empty(0), labels, {"data": ""}, "").warn(("a", "b"))
+        warn_of_few(counts, ("a", "b"))
     assert named in caplog.text
     assert bool(caplog.records) == bool(named)

@@ -71,7 +71,7 @@ def test_another_kind_has_its_own_keys_and_pipeline() -> None:
     assert RunRequest("toys/small", "t", "s", Path("w")).pipeline() == "toys"
     with pytest.raises(ConfigError, match="Unknown key 'synthesis'; allowed here: about, images, kind"):
         load_recipe("toys/small", {"synthesis": {"method": "ls_gdfd"}})
-    with pytest.raises(ConfigError, match="no kind of recipe 'tyo'; known: distillation, student, toy, did you mean 'toy'"):
+    with pytest.raises(ConfigError, match="no kind of recipe 'tyo'; known: distillation, statistics, student, toy, did you mean 'toy'"):
         load_recipe("toys/small", {"kind": "tyo"})
 
 
@@ -82,3 +82,20 @@ def test_labels_that_are_let_be_are_refused_where_an_objective_needs_them() -> N
     for method in ("students/digits-kd", "students/digits-plain"):
         load_recipe(method, {"data.labels": "read"})
     load_recipe("students/digits-kd", {"data.labels": "ignore"})
+
+
+def test_a_recipe_of_statistics_leaves_behind_what_another_kind_alone_reads() -> None:
+    document = load_document("deep_inversion/digits")
+    changed = apply_overrides(document, {"kind": "statistics", "per_class": 7, "synthesis.config.steps": 3})
+    assert set(changed) == {"about", "expects", "kind", "per_class", "set", "synthesis"}
+    assert "size" not in changed["set"]
+    assert document["student"], "the other recipe stays as it was"
+    assert not {"student", "student_steps", "images"} & set(changed["about"])
+    recipe = read_recipe(changed)
+    assert (recipe.pipeline, recipe.per_class) == ("class_statistics", 7)  # type: ignore[union-attr]
+    assert read_recipe(recipe.to_json()) == recipe
+    with pytest.raises(ConfigError, match="Unknown key 'student'"):
+        read_recipe({**changed, "student": document["student"]})
+    with pytest.raises(ConfigError, match="^per_class has no effect without synthesis.method"):
+        load_recipe("statistics/images", {"per_class": 7})
+    assert "per_class" not in load_recipe("statistics/images").to_json()

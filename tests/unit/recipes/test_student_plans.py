@@ -10,7 +10,7 @@ from distillery.recipes.student_plans import apply_plan, find_plan, plan_names
 TWO_STAGES = {"student": {"stages": [{"epochs": 10}, {"objectives": [{"name": "kd", "temperature": 4.0}], "epochs": 30, "batch": 8}]}}
 
 
-@pytest.mark.parametrize("recipe", recipe_names())
+@pytest.mark.parametrize("recipe", [name for name in recipe_names() if not name.startswith("statistics/")])
 @pytest.mark.parametrize("plan", plan_names())
 def test_every_plan_fits_every_recipe_and_is_as_long(plan: str, recipe: str) -> None:
     document = load_document(recipe)

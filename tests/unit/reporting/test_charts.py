@@ -106,6 +106,13 @@ def test_columns_are_as_high_as_their_counts() -> None:
     assert heights[2] < 100
 
 
+def test_the_labels_of_a_line_near_the_ground_do_not_stand_on_each_other() -> None:
+    assert ">0<" in column_chart([10, 0, 30], ["a", "b", "c"], 40 / 3, "alt")
+    low = column_chart([5000, 299], ["a", "b"], 300, "alt")
+    assert ">0<" not in low
+    assert ">300<" in low
+
+
 def test_parts_of_a_bar_fill_it_in_order() -> None:
     bar = share_bar([("synthesis", 1.0), ("io", 0.0), ("student", 3.0)], "alt")
     found = re.findall(r'class="part (\w+)" x="([\d.]+)" y="0" width="([\d.]+)"', bar)

@@ -5,7 +5,7 @@ from html.parser import HTMLParser
 import pytest
 
 from distillery.evaluation.report import SnapshotScore
-from distillery.reporting.page import PageData, RunRecord, SetFacts
+from distillery.reporting.page import ClassStatistics, PageData, RunRecord, SetFacts
 from distillery.reporting.render import LARGEST, comparison, gradient_chart, learning_curves, render
 from distillery.tracking.history import Entry, History
 from page_data import made_up_history, made_up_page, made_up_report
@@ -57,6 +57,10 @@ PAGES = {
     "nothing but the report": PageData(report=made_up_report(("a", "b"))),
     "no run": made_up_page(run=RunRecord(), config={}, lineage=(), missing={"command": "Nobody knows the <command>."}),
     "no set": made_up_page(set=SetFacts(), samples=(), health=None, missing={"samples": "The set is gone.", "health": "Nobody looked."}),
+    "statistics of each class": made_up_page(statistics=ClassStatistics(counts=(5_000, 299, 300), measured_on="data")),
+    "statistics of many classes": made_up_page(
+        tuple(f"c{number}" for number in range(200)), statistics=ClassStatistics(counts=(3,) * 150 + (400,) * 50, measured_on="set")
+    ),
     "no history": made_up_page(histories={}),
     "a round without numbers": made_up_page(histories={"materialize": History(rounds=(Entry(),), after={"io": 1.0})}),
     "many classes": made_up_page(tuple(f"class {index}" for index in range(100))),
@@ -214,3 +218,16 @@ def test_a_run_with_other_settings_is_not_called_by_its_recipes_title_alone() ->
     assert "<dt>other settings</dt><dd>expects.height, synthesis.rounds</dd>" in changed
     assert "<h1>Digits at 16 px</h1>" in plain
     assert "other settings" not in plain
+
+
+def test_statistics_of_each_class_tell_on_how_many_images_they_were_measured() -> None:
+    page = render(PAGES["statistics of each class"])
+    assert "real labelled images, by whoever owns them: 5,000 of cat, 299 of dog, 300 of owl." in page
+    assert "Below it: dog (299)." in page
+    many = render(PAGES["statistics of many classes"])
+    assert "inverted from the teacher: 3 to 400 of each of 200 classes." in many
+    assert "c9 (3) and 140 more." in many
+    assert "Statistics of each class" not in render(PAGES["whole"])
+    said = render(made_up_page(missing={"statistics": "Its step left no record."}))
+    assert "Its step left no record." in said
+    assert "No class is below it." in render(made_up_page(statistics=ClassStatistics(counts=(300, 300, 301))))

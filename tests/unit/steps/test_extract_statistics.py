@@ -8,13 +8,15 @@ import pytest
 import torch
 
 from distillery.errors import CheckpointMismatchError, ConfigError, MissingResourceError
-from distillery.models.bundle import load_classifier, save_classifier
+from distillery.models.bundle import VerifiedBundle, load_classifier, read_bundle, save_classifier
 from distillery.models.catalog import Architecture, build_network
 from distillery.provenance import Provenance, code_version, sha256_file
 from distillery.statistics.extract import class_moments
 from distillery.statistics.moments import load_moments
+from distillery.steps import extract_class_statistics
 from distillery.steps.extract_statistics import Inputs, Outputs, run
 from distillery.types import Classifier, ImageSpec
+from distillery.workbench.given import open_source, refer_to
 from distillery_kfp.pipelines.cli import app as cli
 
 SPEC = ImageSpec(channels=1, height=16, width=16, mean=(0.3,), std=(0.4,))
@@ -40,8 +42,18 @@ def make_section(teacher_sha256: str, **changes: Any) -> dict[str, Any]:
     return {"seed": 0.0, "code_version": code_version(), "teacher_sha256": teacher_sha256, "kind": "global", **changes}
 
 
-def ask(section: dict[str, Any], teacher: Path, out: Path, data: str = "") -> dict[str, float]:
-    return run(section, Inputs(teacher_uri=str(teacher), data_uri=data), Outputs(statistics=out))
+def ask(section: dict[str, Any], teacher: Path, out: Path) -> dict[str, float]:
+    return run(section, Inputs(teacher_uri=str(teacher)), Outputs(statistics=out))
+
+
+def measure(teacher: Path, out: Path, data: str) -> dict[str, float]:
+    """The step of each class, by a reference to labelled images as the one before it leaves it."""
+    bundle = VerifiedBundle(teacher)
+    found = open_source(data, bundle.info, bundle.sha256, bundle.info.class_names, labels=True)
+    refer_to(found, bundle.info, out.with_suffix(".set"), Provenance(code_version="1"))
+    section = {"seed": 0.0, "code_version": code_version(), "teacher_sha256": bundle.sha256}
+    inputs = extract_class_statistics.Inputs(teacher_uri=str(teacher), set=out.with_suffix(".set"))
+    return extract_class_statistics.run(section, inputs, extract_class_statistics.Outputs(class_statistics=out))
 
 
 def test_the_file_holds_the_teachers_buffers(tmp_path: Path) -> None:
@@ -97,38 +109,45 @@ def make_data(path: Path, labels: list[int], size: int = 16, seed: int = 0) -> s
 def test_moments_of_each_class_are_measured_on_labelled_images(tmp_path: Path) -> None:
     sha256 = make_teacher(tmp_path / "teacher")
     data = make_data(tmp_path / "own.npz", [0, 1, 2, 3, 0, 1, 2, 3, 3])
-    section = make_section(sha256, kind="per_class")
-    metrics = ask(section, tmp_path / "teacher", tmp_path / "one", data)
+    metrics = measure(tmp_path / "teacher", tmp_path / "one", data)
     found = load_moments(tmp_path / "one", sha256)
     with np.load(data) as arrays:
         images, labels = torch.from_numpy(arrays["images"]), torch.from_numpy(arrays["labels"])
     expected = class_moments(load_classifier(tmp_path / "teacher"), images, labels, sha256)
     assert found.counts is not None
-    assert (found.kind, found.counts.tolist(), metrics["images"]) == ("per_class", [2, 2, 2, 3], 9)
+    assert (found.kind, found.counts.tolist(), metrics["images"], metrics["fewest"]) == ("per_class", [2, 2, 2, 3], 9, 2)
     assert metrics["channels"] == sum(value.shape[1] for value in found.mean.values())
     for path, value in expected.mean.items():
         torch.testing.assert_close(found.mean[path], value, rtol=1e-4, atol=1e-5)  # in channels-last order
         torch.testing.assert_close(found.variance[path], expected.variance[path], rtol=1e-4, atol=1e-5)
-    ask(section, tmp_path / "teacher", tmp_path / "two", make_data(tmp_path / "other.npz", [0, 1, 2, 3] * 2, seed=1))
+    measure(tmp_path / "teacher", tmp_path / "two", make_data(tmp_path / "other.npz", [0, 1, 2, 3] * 2, seed=1))
     assert load_moments(tmp_path / "two", sha256).counts.tolist() == [2, 2, 2, 2]  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize(
-    ("kind", "data", "sentence"),
+    ("data", "sentence"),
     [
-        ("per_class", None, "kind per_class are measured on labelled images"),
-        ("global", {"labels": [0, 1, 2, 3]}, "kind global are the teacher's own"),
-        ("per_class", {"labels": [0, 1, 2, 3], "size": 8}, "1 x 8 x 8, but the classifier expects 1 x 16 x 16"),
-        ("per_class", {"labels": [0, 1, 2, 4]}, "have a label 4"),
-        ("per_class", {"labels": [0, 1, 3, 3]}, "No images of class c were given"),
+        ({"labels": [0, 1, 2, 3], "size": 8}, "1 x 8 x 8, but the classifier expects 1 x 16 x 16"),
+        ({"labels": [0, 1, 2, 4]}, "have a label 4"),
+        ({"labels": [0, 1, 3, 3]}, "No images of class c were given"),
     ],
 )
-def test_images_that_do_not_fit_are_refused(tmp_path: Path, kind: str, data: dict[str, Any] | None, sentence: str) -> None:
-    sha256 = make_teacher(tmp_path / "teacher")
-    uri = make_data(tmp_path / "own.npz", **data) if data else ""
+def test_images_that_do_not_fit_are_refused(tmp_path: Path, data: dict[str, Any], sentence: str) -> None:
+    make_teacher(tmp_path / "teacher")
     with pytest.raises(ConfigError, match=sentence):
-        ask(make_section(sha256, kind=kind), tmp_path / "teacher", tmp_path / "statistics", uri)
+        measure(tmp_path / "teacher", tmp_path / "statistics", make_data(tmp_path / "own.npz", **data))
     assert not (tmp_path / "statistics").exists()
+
+
+def test_images_without_labels_have_no_class_to_measure(tmp_path: Path) -> None:
+    sha256 = make_teacher(tmp_path / "teacher")
+    info = read_bundle(tmp_path / "teacher")[0]
+    found = open_source(make_data(tmp_path / "own.npz", [0, 1, 2, 3]), info, sha256, info.class_names, labels=False)
+    refer_to(found, info, tmp_path / "set", Provenance(code_version="1"))
+    section = {"seed": 0.0, "code_version": code_version(), "teacher_sha256": sha256}
+    inputs = extract_class_statistics.Inputs(teacher_uri=str(tmp_path / "teacher"), set=tmp_path / "set")
+    with pytest.raises(ConfigError, match="were opened without labels: moments of classes need those"):
+        extract_class_statistics.run(section, inputs, extract_class_statistics.Outputs(class_statistics=tmp_path / "statistics"))
 
 
 def call(monkeypatch: pytest.MonkeyPatch, *words: object) -> int:
@@ -156,7 +175,7 @@ def test_the_command_writes_either_kind(
     out = capsys.readouterr().out
     assert "images 8" in out
     assert f"sha256 {sha256_file(tmp_path / 'out' / 'classes')}" in out
-    assert data not in (tmp_path / "out" / "classes").read_bytes().decode(errors="replace")
+    assert str(tmp_path) not in (tmp_path / "out" / "classes").read_bytes().decode(errors="replace")
 
 
 def test_the_file_is_all_that_the_command_leaves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -72,11 +72,11 @@ def test_a_runner_adds_nothing_but_when_and_where_it_ran(chain: Chain) -> None:
     said = [{name: value for name, value in json.loads(one[record]).items() if name not in NOTED_BY_A_RUNNER} for one in (cluster, local)]
     assert said[0] == said[1]
     assert {f"{chain.key}/{name}" for name in ("bundle.json", "weights.safetensors", "best/bundle.json")} <= local.keys()
-    assert (result.student, result.student_uri) == (Path(chain.store, chain.key), f"{chain.store}/{chain.key}")
+    assert (result.student, result.uri) == (Path(chain.store, chain.key), f"{chain.store}/{chain.key}")
     assert result.dataset["kind"] == "set"
     assert Path(result.dataset["uri"], "manifest.json").is_file()
     assert result.report == Path(chain.store, "runs", chain.run, "evaluation.json")
-    assert {link.state for link in audit(result.student_uri)} == {"ok"}
+    assert {link.state for link in audit(result.uri)} == {"ok"}
 
 
 def test_what_is_noted_is_what_was_made(chain: Chain) -> None:

@@ -43,7 +43,7 @@ def test_every_component_hands_its_promise_to_its_step(step: str, tmp_path: Path
 
 
 def test_there_are_such_steps() -> None:
-    assert len(ACCELERATED) == 5
+    assert len(ACCELERATED) == 6
 
 
 @pytest.mark.parametrize("device", ["", "auto", "cpu", "cuda"])

@@ -27,7 +27,7 @@ from distillery.seeding import seeded
 from distillery.statistics.extract import global_moments
 from distillery.statistics.moments import Moments, save_moments
 from distillery.step_table import STEPS
-from distillery.steps import extract_statistics
+from distillery.steps import extract_class_statistics, extract_statistics
 from distillery.synthesis.bundle import SynthesizerState, save_synthesizer
 from distillery.types import Classifier
 from distillery.workbench.assembly import PlannedMethod
@@ -48,6 +48,7 @@ SECTIONS: dict[str, dict[str, Any]] = {
     "train_generator": {**METHOD, "rounds": 2},
     "materialize": {**METHOD, "set": SET},
     "open_set": {},
+    "extract_class_statistics": {},
     "train_student": {"student": STUDENT},
     "distill_online": ONLINE,
 }
@@ -83,7 +84,7 @@ class Ground:
         """Do a step."""
         common = {"seed": 1, "code_version": code_version(), "teacher_sha256": self.sha256, "precision": "float32"}
         given, places = {"teacher_uri": str(self.folder / "teacher")}, {name: out / name for name in STEPS[step].writes}
-        if step == "train_student":
+        if step in ("train_student", "extract_class_statistics"):
             places["set"] = self.folder / "given"
         else:
             places |= {name: self.folder / name for name in STEPS[step].reads}
@@ -120,6 +121,13 @@ def _other_hardware(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator
         return replace(found, mean={path: mean + hardware() for path, mean in found.mean.items()})
 
     monkeypatch.setattr(extract_statistics, "read_moments", moments)
+    measured = extract_class_statistics.class_moments
+
+    def of_classes(*given: Any) -> Moments:
+        found = measured(*given)
+        return replace(found, mean={path: mean + hardware() for path, mean in found.mean.items()})
+
+    monkeypatch.setattr(extract_class_statistics, "class_moments", of_classes)
     thresholds = gc.get_threshold()
     yield
     gc.set_threshold(*thresholds)  # two threads put it back in any order

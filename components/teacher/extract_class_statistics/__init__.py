@@ -1,0 +1,1 @@
+"""Measures the teacher's BatchNorm moments of each class."""
