@@ -114,10 +114,10 @@ def test_the_best_epoch_says_on_how_many_images_it_was_chosen(whole: CardSources
     assert "best epoch" not in model_card(whole)
     best = SnapshotScore(name="best", agreement=0.5, correct=9, total=37, epoch=1367, chosen_on=1280)
     card = model_card(replace(whole, report=whole.report.model_copy(update={"snapshots": (best,)})))
-    assert "| its best epoch (1,367), chosen on 1,280 held-out synthetic images |  | same class as the teacher 50.00%; top-1 24.32%" in card
+    assert "| its best epoch (1,367), chosen on 1,280 held-out images |  | same class as the teacher 50.00%; top-1 24.32%" in card
     unknown = best.model_copy(update={"epoch": 0, "chosen_on": 0})
     card = model_card(replace(whole, report=whole.report.model_copy(update={"snapshots": (unknown,)})))
-    assert "| its best epoch, chosen on held-out synthetic images |" in card
+    assert "| its best epoch, chosen on held-out images |" in card
 
 
 def test_limits_come_from_the_data(whole: CardSources) -> None:
