@@ -194,8 +194,8 @@ def test_a_turn_of_many_steps_is_told_from_two_short_ones(steps: int, seconds: f
 
     recipe = load_recipe("ls_gdfd/digits", {**EXPECTS, "synthesis.config": {"batch": 16, "steps_per_round": steps}})
     monkeypatch.setattr(profiling.time, "perf_counter", lambda: clock[0])
-    monkeypatch.setattr(profiling._Bench, "synthesizer", lambda self, images, steps: Slow(images, steps))
-    found = profiling._Bench(recipe, CPU.place(tiny_teacher(steps=1)), "t" * 64, CPU, 0).time_turn()
+    monkeypatch.setattr(profiling._Maker, "synthesizer", lambda self, images, steps: Slow(images, steps))
+    found = profiling._Bench(recipe, CPU.place(tiny_teacher(steps=1)), "t" * 64, CPU, 0).maker.time_turn()
     assert (found.seconds, found.measured, found.full) == (pytest.approx(seconds), 8, 16)
 
 
