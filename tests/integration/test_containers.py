@@ -1,7 +1,8 @@
 """The compiled pipelines' own commands in containers, as the most careful platform would run them: tests/containers.py says what is real.
 
-Kubeflow's DockerRunner reports success where it finds a container gone before it has asked how it ended, which podman's are. So a canary
-that has to fail goes before everything that has to succeed.
+Kubeflow's DockerRunner reports success where it finds a container gone before it has asked how it ended, as podman's are, and a busy
+engine's now and then: it asks for their removal itself. So the tests keep each container until it was asked, and a canary that has to
+fail goes before everything that has to succeed.
 """
 
 import json
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 import yaml
+from docker.models.containers import Container, ContainerCollection
 from docker.types import Mount
 from kfp import components, dsl, local
 from kfp.local.config import LocalExecutionConfig
@@ -111,8 +113,15 @@ def look_around() -> str:
 
 
 @pytest.fixture
-def runner(made: Images, desk: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def runner(made: Images, desk: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """Kubeflow's own runner on the engine, with the rights of a pod and no more; its root."""
+    kept, run = [], ContainerCollection.run
+
+    def keep(self: ContainerCollection, **settings: Any) -> Container:
+        kept.append(run(self, **{**settings, "auto_remove": False}))
+        return kept[-1]
+
+    monkeypatch.setattr(ContainerCollection, "run", keep)
     monkeypatch.setenv("DOCKER_HOST", made.docker.address)
     monkeypatch.setattr(LocalExecutionConfig, "instance", None)  # what `init` puts there is gone after the test
     for image in dict.fromkeys(IMAGES.values()):
@@ -125,7 +134,9 @@ def runner(made: Images, desk: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     scratch = dict.fromkeys(("/tmp", "/scratch", *SCRATCH), "")
     docker_runner = local.DockerRunner(**rights, mounts=mounts, tmpfs=scratch)
     local.init(docker_runner, pipeline_root=str(desk / "root"), raise_on_error=True)
-    return desk / "root"
+    yield desk / "root"
+    for container in kept:
+        container.remove(force=True)
 
 
 def test_a_task_that_fails_is_seen_to_fail(runner: Path) -> None:

@@ -23,6 +23,13 @@ from s3_servers import environment, free_port
 
 pytestmark = pytest.mark.integration
 
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A set that is read from a bucket here, in no step's workspace, keeps its cache below the present folder."""
+    monkeypatch.chdir(tmp_path)
+
+
 ONLINE = {
     "synthesis.rounds": 3,
     "synthesis.student_steps_per_turn": 2,
