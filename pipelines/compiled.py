@@ -3,14 +3,53 @@
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Literal
 
 import yaml
 
+from distillery.errors import ConfigError, MissingResourceError
 from distillery_kfp.pipelines.deployment import Deployment
 from distillery_kfp.pipelines.metadata import component_of
 
+Document = dict[str, Any]
+_COMPILED = "give a file that `distillery compile --out` wrote"
 _PLACEHOLDER = re.compile(r"\{\{\$\.inputs\.parameters\['([^']+)'\]\}\}")
+
+
+def read_file(path: Path) -> bytes:
+    """The bytes of a compiled pipeline.
+
+    Raises:
+        MissingResourceError: there is no such file.
+    """
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise MissingResourceError(f"The package {str(path)!r} cannot be read ({error.strerror}): {_COMPILED}.") from None
+
+
+def documents_of(data: bytes, path: Path) -> list[Document]:
+    """The documents of a compiled pipeline, the first of which names it.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    try:
+        found = list(yaml.load_all(data, Loader=loader))
+    except (yaml.YAMLError, ValueError, RecursionError):  # bytes that are no text, an integer of thousands of digits, brackets without end
+        found = []
+    if found and all(isinstance(document, dict) for document in found):
+        first = found[0]
+        if isinstance(first.get("pipelineInfo"), dict) and "name" in first["pipelineInfo"] and isinstance(first.get("root"), dict):
+            return found
+    raise not_compiled(path)
+
+
+def not_compiled(path: Path) -> ConfigError:
+    """What is said of a file that is no compiled pipeline."""
+    return ConfigError(f"{str(path)!r} is no compiled pipeline: {_COMPILED}.")
 
 
 @dataclass(frozen=True)

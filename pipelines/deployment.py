@@ -6,12 +6,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from distillery.config import nearest
-from distillery.errors import ConfigError, MissingResourceError
+from distillery.errors import ConfigError
 from distillery.placement.profiles import DEFAULT_PROFILE, Fixed, NodeProfile, find_profile, profile_names, read_profile
-from distillery.plain_yaml import read_yaml
+from distillery.plain_yaml import read_yaml_file
 from distillery.step_table import STEPS
 from distillery_kfp.pipelines.fixed import fix
 from distillery_kfp.pipelines.form import check_name
@@ -180,14 +178,9 @@ def faults_of(reference: str) -> str:
 
 
 def _read_table(path: str) -> dict[str, str]:
-    try:
-        found = read_yaml(Path(path).read_bytes())
-    except OSError as error:
-        raise MissingResourceError(
-            f"--images {path!r} cannot be read ({error.strerror}): give a YAML file with rows as images.yaml."
-        ) from None
-    except yaml.YAMLError:
-        raise ConfigError(f"--images {path!r} is no YAML: write rows such as gpu: registry.example.com/team/name:1.0.0.") from None
+    what = f"--images {path!r}"
+    wrong = f"{what} is no YAML: write rows such as gpu: registry.example.com/team/name:1.0.0."
+    found = read_yaml_file(Path(path), what, "give a YAML file with rows as images.yaml", wrong)
     if not isinstance(found, dict) or not found:
         raise ConfigError(f"--images {path!r} is no table: write rows such as gpu: registry.example.com/team/name:1.0.0.")
     known = sorted(images())

@@ -8,13 +8,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from distillery.config import nearest
-from distillery.errors import ConfigError, MissingResourceError
+from distillery.errors import ConfigError
 from distillery.placement.amounts import read_cpu, read_memory
 from distillery.placement.profiles import choose_placement
-from distillery_kfp.pipelines.compiled import Compiled, placeholders
+from distillery_kfp.pipelines.compiled import Compiled, documents_of, not_compiled, placeholders, read_file
 from distillery_kfp.pipelines.form import ALL, check_form, profiles_of
 
 Document = dict[str, Any]
@@ -51,19 +49,14 @@ def read_package(path: Path) -> Compiled:
         MissingResourceError: there is no such file.
         ConfigError: it is no compiled pipeline of ours.
     """
+    documents = documents_of(data := read_file(path), path)
+    name = str(documents[0]["pipelineInfo"]["name"]).replace("-", "_")
+    if len(documents) != 2 or name not in ALL:
+        raise not_compiled(path)
     try:
-        text = path.read_text()
-        documents = list(yaml.safe_load_all(text))
-        name = str(documents[0]["pipelineInfo"]["name"]).replace("-", "_")
-        if len(documents) == 2 and name in ALL:
-            return Compiled.of(name, text, *documents)
-    except OSError as error:
-        raise MissingResourceError(
-            f"The package {str(path)!r} cannot be read ({error.strerror}): give a file that `distillery compile --out` wrote."
-        ) from None
-    except (yaml.YAMLError, UnicodeDecodeError, LookupError, TypeError):
-        pass
-    raise ConfigError(f"{str(path)!r} is no compiled pipeline: give a file that `distillery compile --out` wrote.")
+        return Compiled.of(name, data.decode(), *documents)
+    except (UnicodeDecodeError, LookupError, TypeError):
+        raise not_compiled(path) from None
 
 
 def render_pods(compiled: Compiled, given: Mapping[str, Any]) -> list[Document]:

@@ -7,11 +7,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from distillery.config import canonical_json
 from distillery.errors import ConfigError, MissingResourceError
 from distillery.provenance import sha256_bytes
+from distillery_kfp.pipelines.compiled import documents_of, read_file
 from distillery_kfp.pipelines.deployment import PLACEHOLDER_HOST
 from distillery_kfp.pipelines.form import profiles_of
 
@@ -93,17 +92,10 @@ def read_package(path: Path) -> PipelinePackage:
         MissingResourceError: there is no such file.
         ConfigError: it is no compiled pipeline, too large, or names images that are nobody's.
     """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise MissingResourceError(
-            f"The package {str(path)!r} cannot be read ({error.strerror}): give a file that `distillery compile --out` wrote."
-        ) from None
+    data = read_file(path)
     if len(data) > LARGEST_BYTES:
         raise ConfigError(f"The package {str(path)!r} has {len(data):,} bytes: Kubeflow takes at most {LARGEST_BYTES:,}.")
-    documents = _documents(data)
-    if documents is None:
-        raise ConfigError(f"{str(path)!r} is no compiled pipeline: give a file that `distillery compile --out` wrote.")
+    documents = documents_of(data, path)
     info, root = documents[0]["pipelineInfo"], documents[0]["root"]
     name = str(info["name"])
     if not _NAME.fullmatch(name):
@@ -117,16 +109,3 @@ def read_package(path: Path) -> PipelinePackage:
         )
     parameters = root.get("inputDefinitions", {}).get("parameters", {})
     return PipelinePackage(name, data, sha256_bytes(text.encode()), str(info.get("description", "")), parameters, profiles_of(documents[0]))
-
-
-def _documents(data: bytes) -> list[dict[str, Any]] | None:
-    loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    try:
-        found = list(yaml.load_all(data, Loader=loader))
-    except (yaml.YAMLError, ValueError, RecursionError):  # bytes that are no text, an integer of thousands of digits, brackets without end
-        return None
-    if not found or not all(isinstance(document, dict) for document in found):
-        return None
-    first = found[0]
-    whole = isinstance(first.get("pipelineInfo"), dict) and "name" in first["pipelineInfo"] and isinstance(first.get("root"), dict)
-    return found if whole else None

@@ -64,6 +64,11 @@ def check_parameters(package: PipelinePackage, given: Mapping[str, Any], where: 
     return values
 
 
+def runtime_config(parameters: Mapping[str, Any], root: str) -> dict[str, Any]:
+    """What the API is told of a run's values, and of the place for its artifacts; "" leaves that to the namespace."""
+    return {"parameters": dict(parameters), **({"pipeline_root": root} if root else {})}
+
+
 def refuse_macro(where: str, text: str) -> None:
     """Refuse a text of a schedule in which its controller would replace something.
 

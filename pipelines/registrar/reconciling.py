@@ -73,7 +73,8 @@ def apply(api: KubeflowApi, owner: str, wanted: Sequence[Wanted]) -> list[Change
     Raises:
         DistilleryError: the server refuses or fails, a name is somebody else's, or another registrar keeps changing things.
     """
-    versions = {item.package.name: upload(api, item.package, item.release) for item in wanted}
+    packages = {item.package.name: item for item in wanted}  # several schedules may be of one
+    versions = {name: upload(api, item.package, item.release) for name, item in packages.items()}
     changes = compare(api, owner, wanted)
     for item in wanted:
         _settle(api, item, _Place(versions[item.package.name], open_experiment(api, item.experiment)))

@@ -6,17 +6,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import Field, StrictBool, field_validator
 
 from distillery.config import Config, canonical_json, nearest
-from distillery.errors import ConfigError, MissingResourceError
-from distillery.plain_yaml import read_yaml
+from distillery.errors import ConfigError
+from distillery.plain_yaml import read_yaml_file
 from distillery.provenance import sha256_bytes
 from distillery.tracking.protocol import DEFAULT_EXPERIMENT
 from distillery_kfp.pipelines.registrar.cron import check_cron
 from distillery_kfp.pipelines.registrar.package import PipelinePackage
-from distillery_kfp.pipelines.registrar.parameters import check_parameters, refuse_macro, texts_of
+from distillery_kfp.pipelines.registrar.parameters import check_parameters, refuse_macro, runtime_config, texts_of
 
 PLUGINS: dict[str, dict[str, Any]] = {"mlflow": {"experiment_name": DEFAULT_EXPERIMENT}}
 """Sent where nothing else is said: MLflow's plugin, where Kubeflow has it, writes into the experiment that our steps write into."""
@@ -137,15 +136,12 @@ class Wanted:
             version: id of the version.
             experiment: id of the experiment.
         """
-        runtime: dict[str, Any] = {"parameters": dict(self.parameters)}
-        if self.schedule.pipeline_root:
-            runtime["pipeline_root"] = self.schedule.pipeline_root
         body = {
             "display_name": self.schedule.name,
             "description": self.description,
             "experiment_id": experiment,
             "pipeline_version_reference": {"pipeline_id": pipeline, "pipeline_version_id": version},
-            "runtime_config": runtime,
+            "runtime_config": runtime_config(self.parameters, self.schedule.pipeline_root),
             "trigger": {"cron_schedule": {"cron": self.schedule.cron}},
             "max_concurrency": "1",
             "no_catchup": self.schedule.no_catchup,
@@ -173,13 +169,8 @@ def read_schedules(path: Path, packages: Mapping[str, PipelinePackage], release:
         MissingResourceError: there is no such file.
         ConfigError: no YAML, or anything in it that is not allowed.
     """
-    try:
-        found = read_yaml(path.read_bytes())
-    except OSError as error:
-        raise MissingResourceError(f"The schedules {str(path)!r} cannot be read ({error.strerror}): give a YAML file.") from None
-    except yaml.YAMLError:
-        raise ConfigError(f"{str(path)!r} is no YAML: write owner, and schedules with name, pipeline, cron and no_catchup.") from None
-    file = ScheduleFile.parse(found, path.name)
+    wrong = f"{str(path)!r} is no YAML: write owner, and schedules with name, pipeline, cron and no_catchup."
+    file = ScheduleFile.parse(read_yaml_file(path, f"The schedules {str(path)!r}", "give a YAML file", wrong), path.name)
     return file, [_check(file, number, schedule, packages, release) for number, schedule in enumerate(file.schedules)]
 
 

@@ -8,13 +8,11 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-import yaml
-
 from distillery.errors import ConfigError, MissingResourceError
-from distillery.plain_yaml import read_yaml
+from distillery.plain_yaml import read_yaml_file
 from distillery_kfp.pipelines.registrar.api import OVER, Document, KubeflowApi
 from distillery_kfp.pipelines.registrar.package import PipelinePackage
-from distillery_kfp.pipelines.registrar.parameters import check_parameters
+from distillery_kfp.pipelines.registrar.parameters import check_parameters, runtime_config
 from distillery_kfp.pipelines.registrar.schedules import PLUGINS
 from distillery_kfp.pipelines.registrar.uploading import open_experiment, upload
 
@@ -52,14 +50,10 @@ def read_params(path: Path) -> dict[str, Any]:
         MissingResourceError: there is no such file.
         ConfigError: it is no YAML, or no mapping.
     """
-    try:
-        found = read_yaml(path.read_bytes())
-    except OSError as error:
-        raise MissingResourceError(f"The values {str(path)!r} cannot be read ({error.strerror}): give a YAML file.") from None
-    except yaml.YAMLError:
-        found = None
+    wrong = f"{str(path)!r} holds no values: write a name of the run form and its value a line, such as run_seed: 1."
+    found = read_yaml_file(path, f"The values {str(path)!r}", "give a YAML file", wrong)
     if not isinstance(found, dict):
-        raise ConfigError(f"{str(path)!r} holds no values: write a name of the run form and its value a line, such as run_seed: 1.")
+        raise ConfigError(wrong)
     return found
 
 
@@ -82,7 +76,7 @@ def submit(api: KubeflowApi, package: PipelinePackage, release: str, wanted: Sub
         "description": package.description,
         "experiment_id": open_experiment(api, wanted.experiment),
         "pipeline_version_reference": {"pipeline_id": there.pipeline, "pipeline_version_id": there.version},
-        "runtime_config": _runtime(parameters, wanted.pipeline_root),
+        "runtime_config": runtime_config(parameters, wanted.pipeline_root),
         "plugins_input": PLUGINS,
         **({"service_account": wanted.service_account} if wanted.service_account else {}),
     }
@@ -127,15 +121,11 @@ def submit_again(api: KubeflowApi, run: str, package: PipelinePackage | None = N
         "display_name": f"{str(before.get('display_name', run)).removesuffix(' again')} again",
         "description": f"Goes on with run {run}.",
         "pipeline_version_reference": {name: reference[name] for name in ("pipeline_id", "pipeline_version_id")},
-        "runtime_config": _runtime(parameters, str(runtime.get("pipeline_root", ""))),
+        "runtime_config": runtime_config(parameters, str(runtime.get("pipeline_root", ""))),
         "plugins_input": before.get("plugins_input") or PLUGINS,
         **kept,
     }
     return _begin(api, body)
-
-
-def _runtime(parameters: Mapping[str, Any], root: str) -> dict[str, Any]:
-    return {"parameters": dict(parameters), **({"pipeline_root": root} if root else {})}
 
 
 def _begin(api: KubeflowApi, body: Mapping[str, Any]) -> Document:

@@ -4,9 +4,12 @@
 """
 
 import re
+from pathlib import Path
 from typing import Any
 
 import yaml
+
+from distillery.errors import ConfigError, MissingResourceError
 
 _BOOLEAN, _INTEGER, _FLOAT, _NULL = (f"tag:yaml.org,2002:{name}" for name in ("bool", "int", "float", "null"))
 _DIGITS = "[0-9]+(?:_[0-9]+)*"  # with underscores, as Python has them
@@ -38,6 +41,27 @@ def read_yaml(text: str | bytes) -> Any:
         return yaml.load(text, Loader=_READER)
     except (ValueError, RecursionError) as error:  # bytes that are no text, an integer of thousands of digits, brackets without end
         raise yaml.YAMLError(f"not readable: {type(error).__name__}") from None
+
+
+def read_yaml_file(path: Path, what: str, missing: str, wrong: str) -> Any:
+    """The value of a file that somebody named.
+
+    Args:
+        path: of the file.
+        what: a noun phrase that names it, for messages.
+        missing: what to give instead of a file that cannot be read.
+        wrong: the whole sentence about a file that is no YAML.
+
+    Raises:
+        MissingResourceError: it cannot be read.
+        ConfigError: it is no YAML.
+    """
+    try:
+        return read_yaml(path.read_bytes())
+    except OSError as error:
+        raise MissingResourceError(f"{what} cannot be read ({error.strerror}): {missing}.") from None
+    except yaml.YAMLError:
+        raise ConfigError(wrong) from None
 
 
 def write_yaml(value: Any, **style: Any) -> str:

@@ -17,19 +17,10 @@ from distillery.storage.s3 import make_client
 from distillery_kfp.pipelines.registrar.access import PROJECTED, TOKEN_PATH
 from kubeflow_api import FakeKubeflow
 from s3_servers import Moto
+from torchless import WITHOUT_TORCH
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
 TOKEN = "a-token"
-WITHOUT_TORCH = """import sys
-
-class Missing:
-    @staticmethod
-    def find_spec(name, path=None, target=None):
-        if name.partition(".")[0] in ("torch", "torchvision"):
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-
-sys.meta_path.insert(0, Missing)
-"""
 Objects = dict[tuple[str, str], dict[str, Any]]
 
 

@@ -6,17 +6,9 @@ from pathlib import Path
 
 import pytest
 
-# As where torch is not installed: no module of that name is found.
-WITHOUT = """
-import sys
+from torchless import WITHOUT_TORCH
 
-class Missing:
-    @staticmethod
-    def find_spec(name, path=None, target=None):
-        if name.partition(".")[0] in ("torch", "torchvision"):
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-
-sys.meta_path.insert(0, Missing)
+COMMAND = """
 sys.argv = ["distillery", *sys.argv[1:]]
 from distillery_kfp.pipelines.cli.app import main
 main()
@@ -24,7 +16,7 @@ main()
 
 
 def without_torch(*words: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run([sys.executable, "-c", WITHOUT, *words], capture_output=True, text=True, check=False)
+    return subprocess.run([sys.executable, "-c", WITHOUT_TORCH + COMMAND, *words], capture_output=True, text=True, check=False)
 
 
 @pytest.mark.parametrize("words", [["--help"], ["upload", "--help"], ["recipes"], ["methods"]], ids=" ".join)

@@ -65,9 +65,9 @@ _NOTHING = Timing(0.0, 0, 0)
 """Of work that a run does not do."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Profile:
-    """What the parts of a run cost on this machine.
+    """What the parts of a run cost on this machine; nothing, where it does not do them.
 
     Attributes:
         turn: one turn of the synthesizer.
@@ -83,17 +83,17 @@ class Profile:
         trainer_bytes: state of the student's training.
     """
 
-    turn: Timing
-    stages: tuple[Timing, ...]
-    draw: Timing
+    turn: Timing = _NOTHING
+    stages: tuple[Timing, ...] = ()
+    draw: Timing = _NOTHING
     teacher_image: float
-    student_image: float
+    student_image: float = 0.0
     startup: float
     startup_bytes: int
     teacher_bytes: int
-    student_bytes: int
-    synthesizer_bytes: int
-    trainer_bytes: int
+    student_bytes: int = 0
+    synthesizer_bytes: int = 0
+    trainer_bytes: int = 0
 
 
 def profile_statistics(recipe: StatisticsRecipe, teacher: Classifier, teacher_sha256: str, runtime: Runtime, seed: int = 0) -> Profile:
@@ -114,16 +114,11 @@ def profile_statistics(recipe: StatisticsRecipe, teacher: Classifier, teacher_sh
     startup, startup_bytes = _start()
     return Profile(
         turn=maker.time_turn() if maker else _NOTHING,
-        stages=(),
-        draw=_NOTHING,
         teacher_image=_time_look(lambda part: teacher_logits(teacher, part), images, runtime),
-        student_image=0.0,
         startup=startup,
         startup_bytes=startup_bytes,
         teacher_bytes=_size(teacher.state_dict()),
-        student_bytes=0,
         synthesizer_bytes=_size(maker.whole().state_dict()) if maker else 0,
-        trainer_bytes=0,
     )
 
 

@@ -106,15 +106,13 @@ class Behind:
         facts = read_facts(self.own.outputs(record, "set", self.scratch))
         link.where = self._given(sha256)
         agree({"sha256": sha256}, {"sha256": facts.sha256}, f"the step {record.step}")
-        noise = is_noise(link.where)
-        if "://" in link.where and not noise:
-            names(open_store(link.where), "")  # a server that is down is no break
+        _reach(link.where)
         info = self._info
         found = load_given(link.where, info.spec, facts.classes or info.class_names, facts.labels)
         if found.digest != sha256:
             raise StoreError(f"those at {link.where!r} have sha256 {found.digest}, but the student names {sha256}")
         labels = "with their labels" if facts.labels else "read without labels"
-        kind = "images of noise, drawn again" if noise else f"images that were there before, {labels}"
+        kind = "images of noise, drawn again" if is_noise(link.where) else f"images that were there before, {labels}"
         link.what = f"{len(found.images):,} {kind}"
 
     def _given(self, sha256: str) -> str:
@@ -177,8 +175,7 @@ class Behind:
             raise MissingResourceError(missed)
         link.where, images = ", ".join(dict.fromkeys(self.ood.values())), 0
         for sha256, where in self.ood.items():
-            if "://" in where and not is_noise(where):
-                names(open_store(where), "")  # a server that is down is no break
+            _reach(where)
             found = load_ood(where, self._info.spec)
             if found.digest != sha256:
                 raise StoreError(f"those at {where!r} have sha256 {found.digest}, but what was made with them names {sha256}")
@@ -202,3 +199,9 @@ class Behind:
 
     def _of_this_teacher(self, sha256: str) -> None:
         agree({"teacher": self.made.inputs.get("teacher", "")}, {"teacher": sha256}, "it")
+
+
+def _reach(uri: str) -> None:
+    """Ask the store that images lie in for anything: a server that is down is no break."""
+    if "://" in uri and not is_noise(uri):
+        names(open_store(uri), "")

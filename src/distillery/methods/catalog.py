@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from distillery.catalog import CatalogRow
 from distillery.config import Config, nearest
@@ -113,6 +113,15 @@ class Method(CatalogRow[Need]):
             how = "needs a student to play against" if self.target == "images" else "trains a generator"
             raise ConfigError(f"{self.name} {how} and inverts no images: give a recipe of one of {ways or 'none here'}.")
         return find_pipeline(kind, self.coupling, self.target, 2 if self.ensembles and generators != 1 else 1)
+
+    def parse(self, config: Mapping[str, Any], where: str = "") -> MethodConfig:
+        """Settings of the method, by the config class of its row (imports torch).
+
+        Raises:
+            ConfigError: settings that it does not have or take, said to stand at `where`.
+        """
+        parsed: MethodConfig = self.load()[1].parse(config, where)
+        return parsed
 
     def required(self, config: Config) -> tuple[Need, ...]:
         """What is needed under these settings: a term of weight 0 needs nothing, and another setting may need something of its own."""

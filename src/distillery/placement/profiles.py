@@ -6,14 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import AfterValidator, Field, model_validator
 
 from distillery.config import Config, nearest
-from distillery.errors import ConfigError, MissingResourceError
+from distillery.errors import ConfigError
 from distillery.placement.amounts import read_accelerators
 from distillery.placement.pools import SIZES, Key, NodeRoom, Pools
-from distillery.plain_yaml import read_yaml
+from distillery.plain_yaml import read_yaml, read_yaml_file
 
 PROFILES = Path(__file__).parent / "profiles"
 DEFAULT_PROFILE = "nvidia"
@@ -184,14 +183,9 @@ def read_profile(source: str) -> tuple[str, NodeProfile]:
             f"--profile {source!r} is not allowed: call the file by small letters, digits and hyphens, and not like one of "
             f"{', '.join(profile_names())}."
         )
-    try:
-        return path.stem, NodeProfile.parse(read_yaml(path.read_bytes()), path.stem)
-    except OSError as error:
-        raise MissingResourceError(
-            f"--profile {source!r} cannot be read ({error.strerror}): give a YAML file, or a profile's name."
-        ) from None
-    except yaml.YAMLError:
-        raise ConfigError(f"--profile {source!r} is no YAML: copy a profile of the package and change that.") from None
+    what = f"--profile {source!r}"
+    wrong = f"{what} is no YAML: copy a profile of the package and change that."
+    return path.stem, NodeProfile.parse(read_yaml_file(path, what, "give a YAML file, or a profile's name", wrong), path.stem)
 
 
 def choose_placement(form: Mapping[str, Any]) -> Placement | None:

@@ -84,8 +84,7 @@ class StatisticsRecipe(Config):
     @property
     def settings(self) -> MethodConfig:
         """The method's settings, parsed by the config class of its row."""
-        parsed: MethodConfig = self.method.load()[1].parse(self.synthesis.config, "synthesis.config")
-        return parsed
+        return self.method.parse(self.synthesis.config, "synthesis.config")
 
     @property
     def pipeline(self) -> str:

@@ -110,7 +110,7 @@ class DistillationRecipe(Config):
         recipe: DistillationRecipe = cls.parse(document)
         method = find_method(recipe.synthesis.method)
         check_effects(document, method)
-        settings = method.load()[1].parse(recipe.synthesis.config, "synthesis.config")
+        settings = method.parse(recipe.synthesis.config, "synthesis.config")
         check_architecture(recipe.student.architecture)
         update = {"config": settings.to_json(), "feed": recipe.synthesis.feed or method.feed}
         if not (recipe.synthesis.rounds or method.inverts):
@@ -152,8 +152,7 @@ class DistillationRecipe(Config):
     @property
     def settings(self) -> MethodConfig:
         """The method's settings, parsed by the config class of its row."""
-        parsed: MethodConfig = self.method.load()[1].parse(self.synthesis.config, "synthesis.config")
-        return parsed
+        return self.method.parse(self.synthesis.config, "synthesis.config")
 
     @property
     def pipeline(self) -> str:

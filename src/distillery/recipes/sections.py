@@ -132,8 +132,7 @@ class MethodSection(OodSection):
     @classmethod
     def _parsed(cls, config: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
         # parsed here too, because integers arrive as floats, and 5.0 must hash as 5
-        parsed: Config = find_method(info.data.get("method", "")).load()[1].parse(config, "method_config")
-        return parsed.to_json()
+        return find_method(info.data.get("method", "")).parse(config, "method_config").to_json()
 
 
 class GeneratorSection(MethodSection):

@@ -72,7 +72,7 @@ class PlannedMethod:
             ConfigError: no such method, settings that it does not have, or no statistics for a method that needs them.
         """
         row = find_method(method)
-        parsed = row.load()[1].parse(config, "method_config")
+        parsed = row.parse(config, "method_config")
         needed = not _READ_FROM_STATISTICS.isdisjoint(row.required(parsed))
         if needed and statistics_path is None:
             raise ConfigError(f"The method {method} needs the teacher's statistics, and none are given: give their file too.")

@@ -38,12 +38,11 @@ def check_networks(recipe: Recipe, teacher: VerifiedBundle, runtime: Runtime, ma
         return
     found = confirm(teacher.classifier, name, runtime)
     judge(found, name)
-    is_inverting = isinstance(recipe, StatisticsRecipe) and recipe.inverts
     if (
         makes_images
-        and not isinstance(recipe, StudentRecipe)
-        and (is_inverting or isinstance(recipe, DistillationRecipe))
         and found.blocked
+        and not isinstance(recipe, StudentRecipe)
+        and (isinstance(recipe, DistillationRecipe) or recipe.inverts)
     ):
         raise ConfigError(
             f"{recipe.method.title} makes images by the teacher's gradients, but {name} lets none through to them ({found.blocked}): "

@@ -262,7 +262,7 @@ def open_ood_of_trained(uri: str, stages: Sequence[StageConfig], made: Synthesiz
         spec: of the teacher's images.
     """
     method = find_method(made.method)
-    a_turn = ood_of_turn(method, method.load()[1].parse(made.method_config, "method_config"))
+    a_turn = ood_of_turn(method, method.parse(made.method_config, "method_config"))
     if a_turn and not uri:
         raise ConfigError(
             f"The synthesizer was trained by {method.title}, which learns from images of another domain, and none are given: "
